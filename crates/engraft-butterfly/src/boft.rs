@@ -1,0 +1,324 @@
+//! BOFT: orthogonal fine-tuning by butterfly factorisation.
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+use engraft_core::{
+    Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method, MethodMeta,
+    Parts, Result, check_dropout,
+};
+use engraft_tensor::{Init, bridge};
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+
+use crate::blocks::{BlockLayout, Blocks, inadmissible};
+use crate::cayley::{Cayley, eye, skew_part};
+use crate::perm::{from_blocks, to_blocks};
+use crate::rotation::rotate;
+
+/// Configuration of [`Boft`]. Defaults: BOFT(2, 8), two factors of blocks of 8, as in most of
+/// the paper's tables.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct BoftConfig {
+    /// The blocks: `{ size = b }` or `{ number = n }`.
+    pub blocks: Blocks,
+    /// Number m of butterfly factors.
+    pub factors: usize,
+    /// Multiplicative dropout: the share of the blocks of one factor, drawn at each step, that is
+    /// replaced by the identity in training.
+    pub dropout: f64,
+}
+
+impl Default for BoftConfig {
+    fn default() -> Self {
+        Self {
+            blocks: Blocks::Size(8),
+            factors: 2,
+            dropout: 0.0,
+        }
+    }
+}
+
+/// y = (x R) W diag(s) + b with R = B_m ... B_2 B_1, B_i = P_i blockdiag(R_i) P_i^T.
+///
+/// | symbol | shape | |
+/// |---|---|---|
+/// | A | [m, n, b, b] | trained, zero at first; Q = (A - A^T) / 2 |
+/// | R_i | [n, b, b] | (I - Q)(I + Q)^-1 of the blocks of A_i |
+/// | s | [d_out] | trained scale of the outputs, one at first |
+/// | P_i | | butterfly permutation: the two halves of a block lie 2^(i-1) half blocks apart |
+///
+/// n = d_in / b. With m = 1 and s = 1 it is OFT. A token costs O(m d_in b) beside the layer; no
+/// d_in x d_in matrix is formed.
+///
+/// Liu et al., Parameter-Efficient Orthogonal Finetuning via Butterfly Factorization, arXiv
+/// 2311.06243, section 4. s, and blocks stored whole rather than as their skew-symmetric half, are
+/// as in the authors' code; R has m d_in (b - 1) / 2 degrees of freedom, which is what the paper's
+/// text counts.
+#[derive(Module, Debug)]
+pub struct Boft {
+    /// A, [m, n, b, b].
+    pub a: Param<Tensor<4>>,
+    /// s, [d_out].
+    pub s: Param<Tensor<1>>,
+    /// Share of dropped blocks.
+    pub dropout: f64,
+}
+
+impl Boft {
+    /// The blocks R_i of each factor, m times [n, b, b].
+    pub fn factors(&self, ctx: &Ctx) -> Vec<Tensor<3>> {
+        let [m, n, b, _] = self.a.dims();
+        let blocks = Cayley::Exact.rotations(skew_part(self.a.val().reshape([m * n, b, b])));
+        let blocks = self.drop_blocks(blocks, ctx);
+        (0..m)
+            .map(|factor| blocks.clone().narrow(0, factor * n, n))
+            .collect()
+    }
+
+    /// Replaces the chosen blocks by the identity, in training.
+    fn drop_blocks(&self, blocks: Tensor<3>, ctx: &Ctx) -> Tensor<3> {
+        let [m, n, b, _] = self.a.dims();
+        let dropped = (self.dropout * n as f64) as usize;
+        let (Some(key), true) = (ctx.key("blocks"), dropped > 0) else {
+            return blocks;
+        };
+        let mut rng = key.rng();
+        let factor = rng.random_range(0..m);
+        let mut kept = vec![1.0; m * n];
+        for block in rand::seq::index::sample(&mut rng, n, dropped) {
+            kept[factor * n + block] = 0.0;
+        }
+        let kept = bridge::tensor(kept, [m * n, 1, 1], &blocks.device(), blocks.dtype());
+        let identity = eye(b, &blocks.device(), blocks.dtype());
+        blocks * kept.clone() + identity * (kept.neg() + 1.0)
+    }
+}
+
+/// x B_i for tokens x [tokens, d].
+fn apply_factor(x: Tensor<2>, stage: usize, blocks: Tensor<3>) -> Tensor<2> {
+    let b = blocks.dims()[1];
+    from_blocks(rotate(to_blocks(x, b, stage), blocks), b, stage)
+}
+
+impl Adapter for Boft {
+    fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
+        // (R W)^T = W^T B_1^T B_2^T ... B_m^T: rows of W^T as tokens.
+        let rotated = self
+            .factors(ctx)
+            .into_iter()
+            .enumerate()
+            .fold(base.weight.clone().transpose(), |w, (stage, blocks)| {
+                apply_factor(w, stage, blocks.swap_dims(1, 2))
+            });
+        Ok(base.with_weight(rotated.transpose() * self.s.val().unsqueeze()))
+    }
+
+    fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
+        let rotated = self
+            .factors(ctx)
+            .into_iter()
+            .enumerate()
+            .rev()
+            .fold(x, |x, (stage, blocks)| apply_factor(x, stage, blocks));
+        base.add_bias(rotated.matmul(base.weight.clone()) * self.s.val().unsqueeze())
+    }
+}
+
+impl Graft for BoftConfig {
+    type Adapter = Boft;
+
+    fn admits(&self, layer: &LayerShape) -> Result<(), String> {
+        self.blocks.resolve(layer.d_in, self.factors).map(drop)
+    }
+
+    fn count(&self, layer: &LayerShape) -> Counts {
+        let rotation = self
+            .blocks
+            .resolve(layer.d_in, self.factors)
+            .map_or(0, |BlockLayout { number, size }| {
+                self.factors * number * size * size
+            });
+        Counts::trained(rotation + layer.d_out)
+    }
+
+    fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<Boft> {
+        let BlockLayout { number, size } = self
+            .blocks
+            .resolve(base.d_in(), self.factors)
+            .map_err(|reason| inadmissible(Self::META.id, base, ctx, reason))?;
+        Ok(Boft {
+            a: Param::from_tensor(ctx.tensor(Init::ZEROS, [self.factors, number, size, size], "a")),
+            s: Param::from_tensor(ctx.tensor(Init::ONES, [base.d_out()], "s")),
+            dropout: self.dropout,
+        })
+    }
+}
+
+impl Method for BoftConfig {
+    const META: MethodMeta = MethodMeta {
+        peft: Some("BOFT"),
+        admits: "d_in a multiple of the block size b >= 2; with m > 1 factors, b even and d_in a multiple of 2^(m-1) b",
+        ..MethodMeta::graft(
+            "boft",
+            "BOFT",
+            Family::Butterfly,
+            "2311.06243",
+            "y = (x B_m ... B_1) W diag(s) + b, B_i = P_i blockdiag(R_i) P_i^T",
+        )
+    };
+
+    fn parts(&self) -> Parts {
+        Parts::graft(self.clone())
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        if self.factors == 0 {
+            return Err("0 butterfly factors: expected at least 1".to_owned());
+        }
+        check_dropout(self.dropout)
+    }
+
+    fn examples(layer: &LayerShape) -> Vec<Self> {
+        let first = |factors: usize| {
+            (2..=layer.d_in)
+                .map(Blocks::Size)
+                .find(|blocks| blocks.resolve(layer.d_in, factors).is_ok())
+        };
+        let mut examples: Vec<Self> = (1..=3)
+            .filter_map(|factors| {
+                Some(Self {
+                    blocks: first(factors)?,
+                    factors,
+                    dropout: 0.0,
+                })
+            })
+            .collect();
+        examples.extend(examples.last().cloned().map(|last| Self {
+            dropout: 0.5,
+            ..last
+        }));
+        if layer.d_in > 1 {
+            examples.push(Self {
+                blocks: Blocks::Number(1),
+                factors: 1,
+                dropout: 0.0,
+            });
+        }
+        examples
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use engraft_core::{Bank, Mode};
+
+    use super::*;
+    use crate::testing::{draw, largest};
+
+    fn random(m: usize, n: usize, b: usize, d_out: usize, dropout: f64) -> (Boft, FrozenBase) {
+        let boft = Boft {
+            a: Param::from_tensor(draw([m, n, b, b], 2, "a")),
+            s: Param::from_tensor(draw([d_out], 2, "s")),
+            dropout,
+        };
+        (
+            boft,
+            FrozenBase::new(draw([n * b, d_out], 2, "w"), Some(draw([d_out], 2, "b"))),
+        )
+    }
+
+    #[test]
+    fn the_rotation_is_orthogonal_and_both_forms_agree() {
+        let bank = Bank::default();
+        for (m, n, b) in [
+            (1, 6, 4),
+            (2, 8, 4),
+            (3, 8, 4),
+            (1, 3, 5),
+            (4, 8, 2),
+            (1, 1, 6),
+        ] {
+            let (boft, base) = random(m, n, b, 7, 0.5);
+            for mode in [Mode::Eval, Mode::Train { seed: 1, step: 2 }] {
+                let ctx = Ctx::new(&bank, mode);
+                let merged = boft.effective(&base, &ctx).unwrap();
+                let x = draw([3, n * b], 2, "x");
+                assert!(largest(boft.forward(x.clone(), &base, &ctx) - merged.forward(x)) < 1e-12);
+                // With s = 1, R^T R = I: lengths and angles of the columns of W survive.
+                let unscaled = merged.weight / boft.s.val().unsqueeze();
+                let gram = |w: Tensor<2>| w.clone().transpose().matmul(w);
+                assert!(largest(gram(unscaled) - gram(base.weight.clone())) < 1e-11);
+            }
+        }
+    }
+
+    #[test]
+    fn m_factors_reach_every_output_from_every_input_of_a_group() {
+        // Blocks of 2 on a width of 8: three factors connect all coordinates, as in an FFT.
+        let (boft, _) = random(3, 4, 2, 8, 0.0);
+        let rotate = |m: usize| {
+            let identity = eye(8, &boft.a.device(), boft.a.val().dtype()).reshape([8, 8]);
+            let factors = boft.factors(&Ctx::default());
+            let r = factors
+                .into_iter()
+                .take(m)
+                .enumerate()
+                .fold(identity, |x, (stage, blocks)| {
+                    apply_factor(x, stage, blocks)
+                });
+            bridge::values(&r)
+                .into_iter()
+                .filter(|value| value.abs() > 1e-12)
+                .count()
+        };
+        assert_eq!([rotate(1), rotate(2), rotate(3)], [16, 32, 64]);
+    }
+
+    #[test]
+    fn dropout_replaces_its_share_of_the_blocks_of_one_factor() {
+        let (boft, _) = random(2, 8, 4, 3, 0.3);
+        let bank = Bank::default();
+        let plain = boft.factors(&Ctx::default());
+        let dropped = boft.factors(&Ctx::new(&bank, Mode::Train { seed: 3, step: 0 }));
+        let changed: Vec<usize> = plain
+            .into_iter()
+            .zip(dropped)
+            .map(|(plain, dropped)| {
+                (0..8)
+                    .filter(|&block| {
+                        largest(
+                            plain.clone().narrow(0, block, 1) - dropped.clone().narrow(0, block, 1),
+                        ) > 0.0
+                    })
+                    .count()
+            })
+            .collect();
+        assert!(changed == [2, 0] || changed == [0, 2], "{changed:?}");
+    }
+
+    #[test]
+    fn counts_are_the_published_ones() {
+        let count = |config: &BoftConfig, d_in, d_out| {
+            config
+                .count(&LayerShape::linear("", d_in, d_out, false))
+                .trainable
+        };
+        // PEFT's MetaMathQA benchmark: one factor of blocks of 4 on q and v of Llama-3.2-3B's 28 layers.
+        let config = BoftConfig {
+            blocks: Blocks::Size(4),
+            factors: 1,
+            dropout: 0.0,
+        };
+        assert_eq!(
+            28 * (count(&config, 3072, 3072) + count(&config, 3072, 1024)),
+            802_816
+        );
+        // SVFT, table 1: BOFT(2, 8) on q and v of Gemma-2B's 18 layers.
+        let config = BoftConfig::default();
+        assert_eq!(
+            18 * (count(&config, 2048, 2048) + count(&config, 2048, 256)),
+            1_221_120
+        );
+    }
+}

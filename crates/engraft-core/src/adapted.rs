@@ -1,0 +1,284 @@
+//! A model and what was grafted onto it.
+
+use std::collections::BTreeMap;
+
+use burn::module::Module;
+use burn::tensor::TensorData;
+use engraft_tensor::suggestion;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::adaptable::{Adaptable, Slot, Slots};
+use crate::adapter::InitContext;
+use crate::bank::Bank;
+use crate::base::FrozenBase;
+use crate::counts::Counts;
+use crate::ctx::{Ctx, Mode};
+use crate::error::{Error, Result};
+use crate::method::AnyMethod;
+use crate::params::{self, Found};
+use crate::plan::Plan;
+use crate::set::{Composition, unknown_adapter};
+use crate::targets::Targets;
+
+/// How a method is attached.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Injection {
+    /// Layers and sites.
+    #[serde(default)]
+    pub targets: Targets,
+    /// Seed of all random draws.
+    #[serde(default)]
+    pub seed: u64,
+    /// Whether the task head is trained along.
+    #[serde(default)]
+    pub train_head: bool,
+    /// Parameters of the model, by exact path, that are trained along.
+    #[serde(default)]
+    pub train_also: Vec<String>,
+}
+
+impl Injection {
+    /// Default targets, frozen head.
+    pub fn new(seed: u64) -> Self {
+        Self { seed, ..Self::default() }
+    }
+
+    /// The same with these targets.
+    pub fn targets(self, targets: Targets) -> Self {
+        Self { targets, ..self }
+    }
+
+    /// The same with these parameters of the model trained along.
+    pub fn with_params(self, paths: Vec<String>) -> Self {
+        Self { train_also: paths, ..self }
+    }
+
+    /// The same with the task head trained along.
+    pub fn with_head(self) -> Self {
+        Self { train_head: true, ..self }
+    }
+}
+
+/// What was attached, and where: enough to attach it again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Attachment {
+    /// Name of the adapter.
+    pub name: String,
+    /// Id of the method.
+    pub method: String,
+    /// Its configuration.
+    pub config: Value,
+    /// How it was attached.
+    pub injection: Injection,
+    /// Adapted layers.
+    pub layers: Vec<String>,
+    /// Adapted sites.
+    pub sites: Vec<String>,
+    /// Trained parameters of the model itself.
+    pub params: Vec<String>,
+}
+
+/// A model with its adapters and their bank.
+#[derive(Module, Debug)]
+pub struct Adapted<M: Module> {
+    /// The model; its own parameters are frozen unless an attachment selects them.
+    pub model: M,
+    /// State shared between layers.
+    pub bank: Bank,
+    #[module(skip)]
+    pub(crate) held: Vec<Held>,
+    #[module(skip)]
+    pub(crate) disabled: bool,
+    /// Positions of the adapters whose selected values were in the model when it was disabled.
+    #[module(skip)]
+    pub(crate) suspended: Vec<usize>,
+}
+
+/// An attachment as the model holds it.
+#[derive(Debug, Clone)]
+pub(crate) struct Held {
+    pub(crate) attachment: Attachment,
+    pub(crate) counts: Counts,
+    /// The selected parameters before the adapter.
+    pub(crate) original: BTreeMap<String, TensorData>,
+    /// The adapter's own values of them while it is not active; `None` while they are in the model.
+    pub(crate) parked: Option<BTreeMap<String, TensorData>>,
+}
+
+impl<M: Adaptable> Adapted<M> {
+    /// Takes a model over and freezes it.
+    pub fn new(model: M) -> Self {
+        let model = params::set_trained(model, |_| Some(false));
+        Self { model, bank: Bank::default(), held: Vec::new(), disabled: false, suspended: Vec::new() }
+    }
+
+    /// Attaches a method under a name and makes it the active adapter.
+    ///
+    /// # Errors
+    /// A name that is taken, targets that match nothing, a layer that the method does not admit,
+    /// a merged model. On error nothing was attached.
+    pub fn attach(&mut self, name: &str, method: &AnyMethod, injection: &Injection) -> Result<()> {
+        if let Some(attachment) = self.attachments().find(|attachment| attachment.name == name) {
+            return Err(Error::AlreadyAdapted { path: format!("the model ({})", attachment.method), name: name.to_owned() });
+        }
+        if name.is_empty() || name.contains(['.', '/']) {
+            return Err(Error::BadConfig { what: "adapter name".to_owned(), reason: format!("found `{name}`, expected a name without `.` and `/`") });
+        }
+        self.refuse_while_merged()?;
+        let plan = Plan::new(method, &self.model.shapes(), injection)?;
+        let before = self.clone();
+        // The new adapter becomes the active one: what others selected goes back to its original.
+        self.activate(&[], Composition::Sum)?;
+        self.held.push(Held {
+            attachment: Attachment {
+                name: name.to_owned(),
+                method: method.meta().id.to_owned(),
+                config: method.config().clone(),
+                injection: injection.clone(),
+                layers: plan.layers.iter().map(|(layer, _)| layer.path.clone()).collect(),
+                sites: plan.sites.iter().map(|site| site.path.clone()).collect(),
+                params: plan.params.clone(),
+            },
+            counts: plan.counts(),
+            original: params::read(&self.model, |path| plan.params.iter().any(|chosen| chosen == path)),
+            parked: None,
+        });
+        if let Err(error) = self.graft(name, method, &plan, injection.seed) {
+            // Removing what was added would not bring back which adapters were active.
+            *self = before;
+            return Err(error);
+        }
+        self.select(&plan.params, true);
+        self.activate(&[name], Composition::Sum)
+    }
+
+    fn graft(&mut self, name: &str, method: &AnyMethod, plan: &Plan, seed: u64) -> Result<()> {
+        let parts = method.parts();
+        let bases = self.bases(plan)?;
+        if let Some((_, first)) = bases.first() {
+            let shapes: Vec<_> = bases.iter().map(|(layer, _)| layer.clone()).collect();
+            let own = parts.graft.iter().flat_map(|graft| graft.banks(&shapes));
+            let specs: Vec<_> = own.chain(parts.model.iter().flat_map(|model| model.banks(&shapes))).collect();
+            self.bank.grow(name, &specs, seed, &first.device(), first.dtype());
+        }
+        let site_specs = parts.site.iter().flat_map(|part| part.banks(&plan.sites)).collect::<Vec<_>>();
+        let reference = self.reference()?;
+        self.bank.grow(name, &site_specs, seed, &reference.device(), reference.dtype());
+
+        let bank = self.bank.clone();
+        let mut made: Vec<_> = match &parts.model {
+            Some(model) => model.graft(&bases, &InitContext::new(seed, "", name, &reference, &bank))?.into_iter().map(Some).collect(),
+            None => vec![None; bases.len()],
+        };
+        if made.len() != bases.len() {
+            return Err(Error::Unsupported(format!("`{}` made {} adapters for {} layers", method.meta().id, made.len(), bases.len())));
+        }
+        let mut outcome = Ok(());
+        self.each_slot(|path, slot| {
+            if outcome.is_err() {
+                return;
+            }
+            outcome = match slot {
+                Slot::Linear(linear) => match plan.layers.iter().position(|(layer, _)| layer.path == path) {
+                    None => Ok(()),
+                    Some(index) => {
+                        let base = linear.base();
+                        let adapter = match (made[index].take(), &plan.layers[index].1.parts().graft) {
+                            (Some(adapter), _) => Ok(adapter),
+                            (None, Some(graft)) => graft.init(&base, &InitContext::new(seed, path, name, &base, &bank)),
+                            (None, None) => return,
+                        };
+                        adapter.and_then(|adapter| linear.attach(path, name, adapter))
+                    }
+                },
+                Slot::Site(site) => match (plan.sites.iter().find(|shape| shape.path == path), &parts.site) {
+                    (Some(shape), Some(part)) => part
+                        .init(shape, &InitContext::new(seed, path, name, &reference, &bank))
+                        .and_then(|adapter| site.attach(path, name, adapter)),
+                    _ => Ok(()),
+                },
+            };
+        });
+        outcome
+    }
+
+    /// The frozen layers of a plan, in its order.
+    fn bases(&mut self, plan: &Plan) -> Result<Vec<(crate::LayerShape, FrozenBase)>> {
+        let mut bases = Vec::with_capacity(plan.layers.len());
+        self.each_slot(|path, slot| {
+            if let (Slot::Linear(linear), Some((layer, _))) = (slot, plan.layers.iter().find(|(layer, _)| layer.path == path)) {
+                bases.push((layer.clone(), linear.base()));
+            }
+        });
+        if bases.len() != plan.layers.len() {
+            return Err(Error::Unsupported("the model's shapes name layers that it does not show as slots".to_owned()));
+        }
+        Ok(bases)
+    }
+
+    /// Any layer, for the device and precision of parameters that belong to no layer.
+    fn reference(&mut self) -> Result<FrozenBase> {
+        let mut found = None;
+        self.each_slot(|_, slot| {
+            if let (Slot::Linear(linear), None) = (slot, &found) {
+                found = Some(linear.base());
+            }
+        });
+        found.ok_or_else(|| Error::Unsupported("the model shows no linear layer".to_owned()))
+    }
+
+    /// Calls `visit` with every slot and site.
+    pub fn each_slot(&mut self, mut visit: impl FnMut(&str, Slot<'_>)) {
+        self.model.slots(&mut Slots::new(&mut visit));
+    }
+
+    /// The model whose exact derivative the gradient of this one is: the same values, with what
+    /// methods of a surrogate gradient detach held constant. See [`crate::Adapter::surrogate`].
+    pub fn surrogate(&self) -> Self {
+        let mut held = self.clone();
+        held.each_slot(|_, slot| {
+            if let Slot::Linear(linear) = slot {
+                linear.hold();
+            }
+        });
+        held
+    }
+
+    /// The context of a forward pass of this model.
+    pub fn ctx(&self, mode: Mode) -> Ctx<'_> {
+        Ctx::new(&self.bank, mode)
+    }
+
+    /// What is attached.
+    pub fn attachments(&self) -> impl Iterator<Item = &Attachment> {
+        self.held.iter().map(|held| &held.attachment)
+    }
+
+    /// What an adapter trains and stores.
+    ///
+    /// # Errors
+    /// If there is no adapter of that name.
+    pub fn counts(&self, name: &str) -> Result<Counts> {
+        Ok(self.held[self.index(name)?].counts)
+    }
+
+    /// The parameters that receive gradients, with their paths.
+    pub fn trainable(&self) -> Vec<Found> {
+        params::list(self).into_iter().filter(|param| param.trained).collect()
+    }
+
+    /// Position of an attachment.
+    pub(crate) fn index(&self, name: &str) -> Result<usize> {
+        self.attachments()
+            .position(|attachment| attachment.name == name)
+            .ok_or_else(|| unknown_adapter(name, self.attachments().map(|attachment| attachment.name.as_str())))
+    }
+}
+
+/// The error for a method id that no registry knows.
+pub fn unknown_method<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -> Error {
+    Error::UnknownMethod { found: found.to_owned(), suggestion: suggestion(found, known) }
+}

@@ -1,0 +1,168 @@
+//! The graft: an adapter on one frozen base layer.
+
+use std::any::Any;
+use std::fmt;
+
+use burn::module::{Module, ModuleDisplay};
+use burn::tensor::{DType, Device, Tensor};
+use engraft_tensor::Key;
+
+use crate::bank::{Bank, BankSpec};
+use crate::base::FrozenBase;
+use crate::counts::Counts;
+use crate::ctx::Ctx;
+use crate::erased::Erased;
+use crate::error::{Error, Result};
+use crate::shape::LayerShape;
+
+/// An adapter on a frozen layer y = x W + b, in two forms that a property test holds equal.
+pub trait Adapter: Module + ModuleDisplay + Sync + 'static {
+    /// Weight form: the layer's weight [d_in, d_out] and bias after adaptation.
+    ///
+    /// # Errors
+    /// Where the adapted map is not a linear layer, for example under dropout.
+    fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase>;
+
+    /// Activation form: tokens x [tokens, d_in] to y [tokens, d_out]. Structured methods override
+    /// it so that no d_in x d_out matrix is formed.
+    fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
+        match self.effective(base, ctx) {
+            Ok(layer) => layer.forward(x),
+            Err(error) => unreachable!("an adapter without a weight form overrides `forward`: {error}"),
+        }
+    }
+
+    /// A replacement of the frozen base that belongs to this adapter (PiSSA's residual), computed
+    /// when the adapter is attached. The original stays for other adapters and for `disable`.
+    fn rebase(&self, base: &FrozenBase) -> Option<FrozenBase> {
+        let _ = base;
+        None
+    }
+
+    /// The adapter whose exact derivative this one's gradient is, where the gradient is declared a
+    /// surrogate: quantities that the method detaches are held at their present value.
+    fn surrogate(&self, base: &FrozenBase) -> Self {
+        let _ = base;
+        self.clone()
+    }
+}
+
+/// What an adapter is made from.
+#[derive(Debug, Clone)]
+pub struct InitContext<'a> {
+    /// Path of the layer.
+    pub path: &'a str,
+    /// Name of the adapter that is being made.
+    pub name: &'a str,
+    /// Random streams of this layer.
+    pub key: Key,
+    /// Shared state, already grown.
+    pub bank: &'a Bank,
+    /// Where parameters go.
+    pub device: Device,
+    /// Their precision.
+    pub dtype: DType,
+}
+
+impl<'a> InitContext<'a> {
+    /// The context for the adapter `name` on `base` at `path` in a run of `seed`.
+    pub fn new(seed: u64, path: &'a str, name: &'a str, base: &FrozenBase, bank: &'a Bank) -> Self {
+        Self { path, name, key: Key::new(seed).child(path), bank, device: base.device(), dtype: base.dtype() }
+    }
+
+    /// The name under which [`Ctx::shared`] finds the method's bank entry `entry`; adapters keep it.
+    pub fn shared_name(&self, entry: &str) -> String {
+        crate::bank::scoped(self.name, entry)
+    }
+
+    /// A host-side draw as a tensor on the layer's device.
+    pub fn tensor<const D: usize>(&self, init: engraft_tensor::Init, shape: [usize; D], role: &str) -> Tensor<D> {
+        init.tensor(shape, &self.key.child(role), &self.device, self.dtype)
+    }
+
+    /// A failure of linear algebra at this layer.
+    pub fn numeric(&self, error: impl fmt::Display) -> Error {
+        Error::Numeric { path: self.path.to_owned(), reason: error.to_string() }
+    }
+}
+
+/// The configuration side of a graft.
+pub trait Graft: Clone + fmt::Debug + Send + Sync + 'static {
+    /// The adapter it makes.
+    type Adapter: Adapter;
+
+    /// Whether the configuration fits a layer of this shape: the reason if not.
+    fn admits(&self, layer: &LayerShape) -> Result<(), String>;
+
+    /// Parameters on one layer, from its shape; `admits` holds.
+    fn count(&self, layer: &LayerShape) -> Counts;
+
+    /// Shared state for all targeted layers.
+    fn banks(&self, layers: &[LayerShape]) -> Vec<BankSpec> {
+        let _ = layers;
+        Vec::new()
+    }
+
+    /// The adapter for `base`; `admits` holds.
+    ///
+    /// # Errors
+    /// When linear algebra on the base fails, for example on non-finite weights.
+    fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<Self::Adapter>;
+}
+
+/// Table of the operations of a graft whose type has been forgotten.
+#[derive(Debug)]
+#[expect(clippy::type_complexity, reason = "plain function pointers, named by their fields")]
+pub struct AdapterOps {
+    effective: fn(&dyn Any, &FrozenBase, &Ctx) -> Result<FrozenBase>,
+    forward: fn(&dyn Any, Tensor<2>, &FrozenBase, &Ctx) -> Tensor<2>,
+    rebase: fn(&dyn Any, &FrozenBase) -> Option<FrozenBase>,
+    surrogate: fn(&dyn Any, &FrozenBase) -> AnyAdapter,
+}
+
+/// An adapter of any method.
+pub type AnyAdapter = Erased<AdapterOps>;
+
+fn typed<A: Adapter>(module: &dyn Any) -> &A {
+    module.downcast_ref().expect("the table was made for this type")
+}
+
+impl AnyAdapter {
+    /// Forgets the adapter's type.
+    pub fn new<A: Adapter>(adapter: A) -> Self {
+        Self::from_parts(
+            adapter,
+            const {
+                &AdapterOps {
+                    effective: |module, base, ctx| typed::<A>(module).effective(base, ctx),
+                    forward: |module, x, base, ctx| typed::<A>(module).forward(x, base, ctx),
+                    rebase: |module, base| typed::<A>(module).rebase(base),
+                    surrogate: |module, base| AnyAdapter::new(typed::<A>(module).surrogate(base)),
+                }
+            },
+        )
+    }
+
+    /// See [`Adapter::effective`].
+    ///
+    /// # Errors
+    /// As the adapter's own.
+    pub fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
+        (self.ops().effective)(self.any(), base, ctx)
+    }
+
+    /// See [`Adapter::forward`].
+    pub fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
+        (self.ops().forward)(self.any(), x, base, ctx)
+    }
+
+    /// See [`Adapter::rebase`].
+    pub fn rebase(&self, base: &FrozenBase) -> Option<FrozenBase> {
+        (self.ops().rebase)(self.any(), base)
+    }
+
+    /// See [`Adapter::surrogate`].
+    pub fn surrogate(&self, base: &FrozenBase) -> Self {
+        (self.ops().surrogate)(self.any(), base)
+    }
+}

@@ -1,0 +1,154 @@
+//! What a forward pass tells the adapters.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use burn::tensor::{Int, Tensor, TensorData};
+use engraft_tensor::Key;
+
+use crate::bank::Bank;
+
+/// Whether dropout and sampling are on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// Deterministic.
+    #[default]
+    Eval,
+    /// Dropout and sampling draw from (seed, path, step).
+    Train {
+        /// The run's seed.
+        seed: u64,
+        /// The optimizer step.
+        step: u64,
+    },
+}
+
+/// Which adapter each row of a batch uses; `None` is the base model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowChoice(Vec<Option<String>>);
+
+impl RowChoice {
+    /// One name, or the base, per batch row.
+    pub fn new(rows: Vec<Option<String>>) -> Self {
+        Self(rows)
+    }
+
+    /// Number of batch rows.
+    pub fn rows(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Names in use, without the base.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().flatten().map(String::as_str)
+    }
+
+    /// Applies `apply` once per distinct choice to the tokens (rows of each of `tensors`) that
+    /// made it, and puts the results back in their places.
+    ///
+    /// # Panics
+    /// If the number of tokens is not a multiple of the number of batch rows.
+    pub(crate) fn dispatch(&self, tensors: &[Tensor<2>], mut apply: impl FnMut(Option<&str>, Vec<Tensor<2>>) -> Tensor<2>) -> Tensor<2> {
+        let tokens = tensors[0].dims()[0];
+        assert!(tokens.is_multiple_of(self.rows()), "{tokens} tokens cannot be shared among {} batch rows", self.rows());
+        let per_row = tokens / self.rows();
+        let mut groups: BTreeMap<Option<&str>, Vec<i64>> = BTreeMap::new();
+        for (row, name) in self.0.iter().enumerate() {
+            groups.entry(name.as_deref()).or_default().extend((row * per_row) as i64..((row + 1) * per_row) as i64);
+        }
+        let device = tensors[0].device();
+        let index = |values: Vec<i64>| { let len = values.len(); Tensor::<1, Int>::from_data(TensorData::new(values, [len]), &device) };
+        let mut place = vec![0; tokens];
+        let mut outputs = Vec::with_capacity(groups.len());
+        let mut position = 0;
+        for (name, members) in groups {
+            for token in &members {
+                place[*token as usize] = position;
+                position += 1;
+            }
+            let members = index(members);
+            outputs.push(apply(name, tensors.iter().map(|tensor| tensor.clone().select(0, members.clone())).collect()));
+        }
+        Tensor::cat(outputs, 0).select(0, index(place))
+    }
+}
+
+static EMPTY: LazyLock<Bank> = LazyLock::new(Bank::default);
+
+/// The context of a forward pass.
+#[derive(Debug, Clone, Copy)]
+pub struct Ctx<'a> {
+    bank: &'a Bank,
+    mode: Mode,
+    rows: Option<&'a RowChoice>,
+    path: &'a str,
+}
+
+impl Default for Ctx<'_> {
+    /// Evaluation without a bank: enough for an unadapted model.
+    fn default() -> Self {
+        Self { bank: &EMPTY, mode: Mode::Eval, rows: None, path: "" }
+    }
+}
+
+impl<'a> Ctx<'a> {
+    /// A context over a bank.
+    pub fn new(bank: &'a Bank, mode: Mode) -> Self {
+        Self { bank, mode, ..Self::default() }
+    }
+
+    /// The same context with a choice of adapter per batch row.
+    pub fn with_rows(self, rows: &'a RowChoice) -> Self {
+        Self { rows: Some(rows), ..self }
+    }
+
+    /// The same context, seen by the slot or site at `path`.
+    pub(crate) fn at<'b>(&self, path: &'b str) -> Ctx<'b>
+    where
+        'a: 'b,
+    {
+        Ctx { path, ..*self }
+    }
+
+    /// The same context without per-row choice.
+    pub(crate) fn without_rows(&self) -> Self {
+        Self { rows: None, ..*self }
+    }
+
+    /// The slot or site that sees this context; empty outside one.
+    pub fn path(&self) -> &'a str {
+        self.path
+    }
+
+    /// Train or eval.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Whether dropout and sampling are on.
+    pub fn is_training(&self) -> bool {
+        matches!(self.mode, Mode::Train { .. })
+    }
+
+    /// The choice of adapter per batch row, if any.
+    pub fn rows(&self) -> Option<&'a RowChoice> {
+        self.rows
+    }
+
+    /// The random stream of `role` at this path and step; `None` in evaluation.
+    pub fn key(&self, role: &str) -> Option<Key> {
+        match self.mode {
+            Mode::Eval => None,
+            Mode::Train { seed, step } => Some(Key::new(seed).child(self.path).child(role).child(&step.to_string())),
+        }
+    }
+
+    /// A shared matrix.
+    ///
+    /// # Panics
+    /// If the bank lacks it. Attaching an adapter grows the bank it needs, so this means that a
+    /// model was run with another model's bank.
+    pub fn shared(&self, name: &str) -> Tensor<2> {
+        self.bank.get(name).unwrap_or_else(|| panic!("{}: the bank has no `{name}`; run an adapted model through its own `ctx`", self.path))
+    }
+}

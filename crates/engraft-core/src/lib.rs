@@ -1,0 +1,68 @@
+//! The contract of Engraft.
+//!
+//! A method is one of four kinds, each with its own small trait, or a composition of several:
+//!
+//! | kind | trait | acts on | examples |
+//! |---|---|---|---|
+//! | graft | [`Graft`], [`Adapter`] | one frozen layer | LoRA, BOFT, LoKr, SHiRA |
+//! | selection | [`Selection`] | parameters of the model itself | BitFit, linear probe |
+//! | model graft | [`ModelGraft`] | several layers, coupled | cross-layer sharing |
+//! | site adapter | [`SiteGraft`], [`SiteAdapter`] | hidden states at a named site | bottlenecks, prompts |
+//!
+//! [`Method`] ties a configuration to its kinds and its declaration, [`AnyMethod`] is a configured
+//! method of any type, [`Plan`] says where it goes in a model and what it costs there, and
+//! [`Adapted`] owns the model with everything attached. Models are written with [`Linear`] slots
+//! and [`Site`]s and implement [`Adaptable`]; on any other Burn module, [`reparameterize`] attaches
+//! the grafts that have a weight form.
+
+mod adaptable;
+mod adapted;
+mod adapter;
+mod bank;
+mod base;
+mod counts;
+mod ctx;
+mod dropout;
+mod erased;
+mod error;
+pub mod file;
+mod linear;
+mod merging;
+mod meta;
+mod method;
+mod model_graft;
+mod named;
+pub mod params;
+mod plan;
+mod reparameterize;
+mod scaling;
+mod selection;
+mod set;
+mod shape;
+mod site;
+mod switching;
+mod targets;
+
+pub use adaptable::{Adaptable, Slot, Slots};
+pub use adapted::{Adapted, Attachment, Injection, unknown_method};
+pub use adapter::{Adapter, AdapterOps, AnyAdapter, Graft, InitContext};
+pub use bank::{Bank, BankSpec};
+pub use base::FrozenBase;
+pub use counts::Counts;
+pub use ctx::{Ctx, Mode, RowChoice};
+pub use dropout::{check_dropout, dropout, refuse_dropout};
+pub use erased::Erased;
+pub use error::{Error, Result};
+pub use linear::Linear;
+pub use meta::{AtInit, BaseWeights, Family, Gradient, Kind, MethodMeta};
+pub use method::{AnyMethod, DynGraft, DynSiteGraft, Method, MethodEntry, Parts};
+pub use model_graft::ModelGraft;
+pub use named::Named;
+pub use plan::Plan;
+pub use reparameterize::{WeightAdapter, reparameterize};
+pub use scaling::{Scaling, admit_rank, positive_rank};
+pub use selection::Selection;
+pub use set::{AdapterSet, Composition, Switch};
+pub use shape::{LayerKind, LayerShape, ModelShapes, ParamShape, Part, SiteKind, SiteShape};
+pub use site::{AnySite, Site, SiteAdapter, SiteGraft, SiteOps};
+pub use targets::{Include, Overrides, Targets};

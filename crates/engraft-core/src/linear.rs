@@ -1,0 +1,231 @@
+//! The slot: a linear layer that adapters can be grafted onto.
+
+use burn::module::{Module, Param};
+use burn::tensor::{DType, Device, Tensor};
+use engraft_tensor::{Init, Key};
+
+use crate::adapter::AnyAdapter;
+use crate::base::FrozenBase;
+use crate::ctx::Ctx;
+use crate::error::{Error, Result};
+use crate::named::Named;
+use crate::set::{AdapterSet, Composition};
+
+/// y = x W + b with the record keys of Burn's `Linear`, plus a set of adapters.
+///
+/// # Shapes
+/// - input: [..., d_in]; leading dimensions are flattened to tokens
+/// - output: [..., d_out]
+#[derive(Module, Debug)]
+pub struct Linear {
+    /// W, [d_in, d_out].
+    pub weight: Param<Tensor<2>>,
+    /// b, [d_out].
+    pub bias: Option<Param<Tensor<1>>>,
+    /// The adapters.
+    pub adapters: AdapterSet<AnyAdapter>,
+    /// The bases that adapters brought along, by name. Plain tensors: they move with the module
+    /// but are not part of its record, because `Adapter::rebase` computes them again.
+    rebased: Named<FrozenBase>,
+    /// The unmerged layer, while an adapter is merged into `weight`.
+    unmerged: Option<FrozenBase>,
+    /// Path of this layer in its model, known once it was adapted.
+    #[module(skip)]
+    path: String,
+}
+
+impl Linear {
+    /// A layer from its weight [d_in, d_out] and bias [d_out].
+    pub fn from_tensors(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
+        Self {
+            weight: Param::from_tensor(weight),
+            bias: bias.map(Param::from_tensor),
+            adapters: AdapterSet::default(),
+            rebased: Named::default(),
+            unmerged: None,
+            path: String::new(),
+        }
+    }
+
+    /// A fresh layer, weight and bias U(-1/sqrt(d_in), 1/sqrt(d_in)) as in PyTorch, from the streams of `key`.
+    pub fn new(d_in: usize, d_out: usize, bias: bool, key: &Key, device: &Device, dtype: DType) -> Self {
+        let init = Init::KaimingUniform { fan_in: d_in };
+        Self::from_tensors(
+            init.tensor([d_in, d_out], &key.child("weight"), device, dtype),
+            bias.then(|| init.tensor([d_out], &key.child("bias"), device, dtype)),
+        )
+    }
+
+    /// The layer without its adapters.
+    pub fn base(&self) -> FrozenBase {
+        FrozenBase::new(self.weight.val(), self.bias.as_ref().map(|bias| bias.val()))
+    }
+
+    /// Applies the layer and its active adapters.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>, ctx: &Ctx) -> Tensor<D> {
+        let mut dims = x.dims();
+        let d_in = dims[D - 1];
+        let tokens: usize = dims[..D - 1].iter().product();
+        let y = self.forward_tokens(x.reshape([tokens, d_in]), ctx);
+        dims[D - 1] = y.dims()[1];
+        y.reshape(dims)
+    }
+
+    fn forward_tokens(&self, x: Tensor<2>, ctx: &Ctx) -> Tensor<2> {
+        let base = self.base();
+        if self.adapters.is_empty() || self.unmerged.is_some() {
+            return base.forward(x);
+        }
+        let ctx = ctx.at(&self.path);
+        match ctx.rows() {
+            // An adapter that this layer lacks is the base.
+            Some(rows) => rows.dispatch(&[x], |name, mut picked| {
+                let chosen = name.and_then(|name| self.adapters.acting(name)).into_iter().collect::<Vec<_>>();
+                self.compose(&chosen, picked.remove(0), &base, &ctx.without_rows())
+            }),
+            None => self.compose(&self.adapters.active(), x, &base, &ctx),
+        }
+    }
+
+    /// The chosen adapters together, activation form.
+    fn compose(&self, chosen: &[(&str, &AnyAdapter)], x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
+        match (chosen, self.adapters.composition()) {
+            ([], _) => base.forward(x),
+            ([(name, one)], _) => one.forward(x, self.base_of(name, base), ctx),
+            (many, Composition::Sum) => {
+                let y = base.forward(x.clone());
+                many.iter().fold(y.clone(), |sum, (name, one)| sum + one.forward(x.clone(), self.base_of(name, base), ctx) - y.clone())
+            }
+            ([below @ .., (name, last)], Composition::Stack) => {
+                let layer = self.stack(below, base, ctx).unwrap_or_else(|error| panic!("stacked adapters need weight forms: {error}"));
+                last.forward(x, self.base_of(name, &layer), ctx)
+            }
+        }
+    }
+
+    /// Each adapter on the layer that the one before it made, weight form.
+    fn stack(&self, chosen: &[(&str, &AnyAdapter)], base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
+        chosen.iter().try_fold(base.clone(), |layer, (name, one)| one.effective(self.base_of(name, &layer), ctx))
+    }
+
+    /// The base that the adapter `name` acts on: its own, or the given one.
+    fn base_of<'a>(&'a self, name: &str, base: &'a FrozenBase) -> &'a FrozenBase {
+        self.rebased.get(name).unwrap_or(base)
+    }
+
+    /// The weight form of the active adapters together.
+    ///
+    /// # Errors
+    /// If one of them has no weight form.
+    pub fn effective(&self, ctx: &Ctx) -> Result<FrozenBase> {
+        let base = self.base();
+        let ctx = ctx.at(&self.path);
+        let active = self.adapters.active();
+        match (&active[..], self.adapters.composition()) {
+            // One adapter alone is exact: nothing is added and subtracted again.
+            ([_], _) | (_, Composition::Stack) => self.stack(&active, &base, &ctx),
+            (many, Composition::Sum) => many.iter().try_fold(base.clone(), |sum, (name, one)| {
+                Ok(add_change(sum, one.effective(self.base_of(name, &base), &ctx)?, &base))
+            }),
+        }
+    }
+
+    /// Grafts an adapter made for this layer at `path` and makes it active.
+    ///
+    /// # Errors
+    /// If the name is taken, or an adapter is merged into the weight.
+    pub fn attach(&mut self, path: &str, name: &str, adapter: AnyAdapter) -> Result<()> {
+        self.refuse_while_merged(path)?;
+        self.adapters.add(path, name, adapter)?;
+        self.path = path.to_owned();
+        self.refresh();
+        Ok(())
+    }
+
+    /// Takes an adapter out.
+    pub fn remove(&mut self, name: &str) {
+        self.adapters.remove(name);
+        self.rebased.remove(name);
+    }
+
+    /// Computes the bases again that adapters bring along, after their values were loaded.
+    pub fn refresh(&mut self) {
+        let base = self.base();
+        self.rebased = Named::default();
+        for (name, adapter) in self.adapters.iter() {
+            if let Some(own) = adapter.rebase(&base) {
+                self.rebased.push(name, own);
+            }
+        }
+    }
+
+    /// Replaces every adapter by the one whose exact derivative its gradient is.
+    pub(crate) fn hold(&mut self) {
+        let base = self.base();
+        let rebased = self.rebased.clone();
+        self.adapters.change(|name, adapter| adapter.surrogate(rebased.get(name).unwrap_or(&base)));
+    }
+
+    /// Folds the active adapters into weight and bias. The present ones are kept for
+    /// [`unmerge`](Self::unmerge), so that nothing is ever restored by subtraction.
+    ///
+    /// # Errors
+    /// If an adapter has no weight form, or one is merged already.
+    pub fn merge(&mut self, ctx: &Ctx) -> Result<()> {
+        self.refuse_while_merged(&self.path.clone())?;
+        let merged = self.effective(ctx)?;
+        let base = self.base();
+        let biased = merged.bias.is_some() && base.bias.is_none();
+        if biased {
+            self.bias = merged.bias.clone().map(|bias| Param::from_tensor(bias.detach()).set_require_grad(false));
+        }
+        self.set_values(&merged);
+        self.unmerged = Some(base);
+        Ok(())
+    }
+
+    /// Restores the layer from before [`merge`](Self::merge), bit by bit.
+    pub fn unmerge(&mut self) {
+        if let Some(base) = self.unmerged.take() {
+            self.set_values(&base);
+            if base.bias.is_none() {
+                self.bias = None;
+            }
+        }
+    }
+
+    /// Whether an adapter is merged.
+    pub fn is_merged(&self) -> bool {
+        self.unmerged.is_some()
+    }
+
+    fn set_values(&mut self, layer: &FrozenBase) {
+        self.weight = replace(self.weight.clone(), layer.weight.clone());
+        if let (Some(param), Some(bias)) = (self.bias.take(), layer.bias.clone()) {
+            self.bias = Some(replace(param, bias));
+        }
+    }
+
+    fn refuse_while_merged(&self, path: &str) -> Result<()> {
+        match self.unmerged {
+            Some(_) => Err(Error::Unsupported(format!("{path}: an adapter is merged into the weight; unmerge first"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The parameter with another value, and its own id and trainability.
+fn replace<const D: usize>(param: Param<Tensor<D>>, value: Tensor<D>) -> Param<Tensor<D>> {
+    let trained = param.val().is_require_grad();
+    param.map(|_| value.detach().set_require_grad(trained))
+}
+
+/// sum + (one - base), weight and bias.
+fn add_change(sum: FrozenBase, one: FrozenBase, base: &FrozenBase) -> FrozenBase {
+    let bias = match (sum.bias, one.bias, &base.bias) {
+        (Some(sum), Some(one), Some(base)) => Some(sum + one - base.clone()),
+        (Some(sum), Some(one), None) => Some(sum + one),
+        (sum, one, _) => sum.or(one),
+    };
+    FrozenBase { weight: sum.weight + one.weight - base.weight.clone(), bias }
+}

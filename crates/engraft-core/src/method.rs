@@ -1,0 +1,253 @@
+//! A method: what is registered, configured and planned.
+
+use std::fmt;
+use std::sync::Arc;
+
+use engraft_tensor::suggestion;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::adapter::{AnyAdapter, Graft, InitContext};
+use crate::bank::BankSpec;
+use crate::base::FrozenBase;
+use crate::counts::Counts;
+use crate::error::{Error, Result};
+use crate::meta::MethodMeta;
+use crate::model_graft::ModelGraft;
+use crate::selection::Selection;
+use crate::shape::{LayerShape, SiteShape};
+use crate::site::{AnySite, SiteGraft};
+use crate::targets::Overrides;
+
+/// The configuration of a method. One file per method implements this and the trait of its kind.
+pub trait Method: Serialize + DeserializeOwned + Default + Clone + fmt::Debug + Send + Sync + 'static {
+    /// What the method declares about itself.
+    const META: MethodMeta;
+
+    /// The kinds it consists of.
+    fn parts(&self) -> Parts;
+
+    /// Whether the values make sense whatever the shape: the reason if not.
+    fn validate(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Small configurations that a layer of this shape admits, for the contract suite; they cover
+    /// the method's options. None where the shape is inadmissible.
+    fn examples(layer: &LayerShape) -> Vec<Self> {
+        let _ = layer;
+        vec![Self::default()]
+    }
+}
+
+/// A graft without its type.
+pub trait DynGraft: fmt::Debug + Send + Sync {
+    /// See [`Graft::admits`].
+    fn admits(&self, layer: &LayerShape) -> Result<(), String>;
+    /// See [`Graft::count`].
+    fn count(&self, layer: &LayerShape) -> Counts;
+    /// See [`Graft::banks`].
+    fn banks(&self, layers: &[LayerShape]) -> Vec<BankSpec>;
+    /// See [`Graft::init`].
+    fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<AnyAdapter>;
+}
+
+impl<G: Graft> DynGraft for G {
+    fn admits(&self, layer: &LayerShape) -> Result<(), String> {
+        Graft::admits(self, layer)
+    }
+    fn count(&self, layer: &LayerShape) -> Counts {
+        Graft::count(self, layer)
+    }
+    fn banks(&self, layers: &[LayerShape]) -> Vec<BankSpec> {
+        Graft::banks(self, layers)
+    }
+    fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<AnyAdapter> {
+        Graft::init(self, base, ctx).map(AnyAdapter::new)
+    }
+}
+
+/// A site adapter's configuration without its type.
+pub trait DynSiteGraft: fmt::Debug + Send + Sync {
+    /// Whether it acts there by default.
+    fn takes(&self, site: &SiteShape) -> bool;
+    /// See [`SiteGraft::admits`]; a site of another kind is not admitted.
+    fn admits(&self, site: &SiteShape) -> Result<(), String>;
+    /// See [`SiteGraft::count`].
+    fn count(&self, site: &SiteShape) -> Counts;
+    /// See [`SiteGraft::banks`].
+    fn banks(&self, sites: &[SiteShape]) -> Vec<BankSpec>;
+    /// See [`SiteGraft::init`].
+    fn init(&self, site: &SiteShape, ctx: &InitContext) -> Result<AnySite>;
+}
+
+impl<S: SiteGraft> DynSiteGraft for S {
+    fn takes(&self, site: &SiteShape) -> bool {
+        S::SITES.contains(&site.kind) && SiteGraft::takes(self, site)
+    }
+    fn admits(&self, site: &SiteShape) -> Result<(), String> {
+        if !S::SITES.contains(&site.kind) {
+            return Err(format!("a site of kind {:?}; expected one of {:?}", site.kind, S::SITES));
+        }
+        SiteGraft::admits(self, site)
+    }
+    fn count(&self, site: &SiteShape) -> Counts {
+        SiteGraft::count(self, site)
+    }
+    fn banks(&self, sites: &[SiteShape]) -> Vec<BankSpec> {
+        SiteGraft::banks(self, sites)
+    }
+    fn init(&self, site: &SiteShape, ctx: &InitContext) -> Result<AnySite> {
+        SiteGraft::init(self, site, ctx).map(AnySite::new)
+    }
+}
+
+/// The kinds a method consists of: one, or several for a composition.
+#[derive(Debug, Clone, Default)]
+pub struct Parts {
+    /// Adapters on layers.
+    pub graft: Option<Arc<dyn DynGraft>>,
+    /// Adapters at sites.
+    pub site: Option<Arc<dyn DynSiteGraft>>,
+    /// Trained parameters of the model itself.
+    pub selection: Option<Arc<dyn Selection>>,
+    /// Adapters coupled across layers.
+    pub model: Option<Arc<dyn ModelGraft>>,
+}
+
+impl Parts {
+    /// An adapter on each targeted layer.
+    pub fn graft(graft: impl Graft) -> Self {
+        Self { graft: Some(Arc::new(graft)), ..Self::default() }
+    }
+
+    /// An adapter at each targeted site.
+    pub fn site(site: impl SiteGraft) -> Self {
+        Self { site: Some(Arc::new(site)), ..Self::default() }
+    }
+
+    /// Trained parameters of the model itself.
+    pub fn selection(selection: impl Selection) -> Self {
+        Self { selection: Some(Arc::new(selection)), ..Self::default() }
+    }
+
+    /// Adapters coupled across layers.
+    pub fn model(model: impl ModelGraft) -> Self {
+        Self { model: Some(Arc::new(model)), ..Self::default() }
+    }
+
+    /// The parts of both.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            graft: self.graft.or(other.graft),
+            site: self.site.or(other.site),
+            selection: self.selection.or(other.selection),
+            model: self.model.or(other.model),
+        }
+    }
+}
+
+/// A configured method of any type.
+#[derive(Debug, Clone)]
+pub struct AnyMethod {
+    meta: &'static MethodMeta,
+    config: Value,
+    parts: Parts,
+    entry: MethodEntry,
+}
+
+impl AnyMethod {
+    /// A configured method from its typed configuration.
+    ///
+    /// # Errors
+    /// If the values make no sense whatever the shape.
+    pub fn new<C: Method>(config: &C) -> Result<Self> {
+        config.validate().map_err(|reason| Error::BadConfig { what: C::META.id.to_owned(), reason })?;
+        let entry = MethodEntry::of::<C>();
+        Ok(Self { meta: entry.meta, config: serde_json::to_value(config).expect("plain data"), parts: config.parts(), entry })
+    }
+
+    /// Its declaration.
+    pub fn meta(&self) -> &'static MethodMeta {
+        self.meta
+    }
+
+    /// Its configuration, every key written out.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// The kinds it consists of.
+    pub fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    /// The method with a layer's own configuration keys.
+    ///
+    /// # Errors
+    /// If the method has no such key.
+    pub fn with(&self, overrides: Overrides) -> Result<Self> {
+        if overrides.is_empty() {
+            return Ok(self.clone());
+        }
+        let mut config = self.config.clone();
+        config.as_object_mut().expect("configurations are tables").extend(overrides);
+        self.entry.parse(&config)
+    }
+
+    /// The error for a layer that the method does not fit.
+    pub(crate) fn inadmissible(&self, layer: &LayerShape, reason: String) -> Error {
+        Error::Inadmissible { method: self.meta.id.to_owned(), path: layer.path.clone(), d_in: layer.d_in, d_out: layer.d_out, reason }
+    }
+}
+
+/// A line of the registry.
+#[derive(Debug, Clone, Copy)]
+pub struct MethodEntry {
+    /// What the method declares about itself.
+    pub meta: &'static MethodMeta,
+    parse: fn(&Value) -> Result<AnyMethod>,
+    examples: fn(&LayerShape) -> Vec<Value>,
+}
+
+impl MethodEntry {
+    /// The line of a method.
+    pub const fn of<C: Method>() -> Self {
+        Self { meta: const { &C::META }, parse: parse::<C>, examples: |layer| C::examples(layer).iter().map(|config| serde_json::to_value(config).expect("plain data")).collect() }
+    }
+
+    /// A configured method from a table of configuration keys; keys left out have their defaults.
+    ///
+    /// # Errors
+    /// Unknown keys (the message names the nearest), wrong types, senseless values.
+    pub fn parse(&self, config: &Value) -> Result<AnyMethod> {
+        (self.parse)(config)
+    }
+
+    /// Configurations for the contract suite; see [`Method::examples`].
+    pub fn examples(&self, layer: &LayerShape) -> Vec<AnyMethod> {
+        (self.examples)(layer).iter().map(|config| self.parse(config).expect("examples are valid")).collect()
+    }
+}
+
+fn parse<C: Method>(config: &Value) -> Result<AnyMethod> {
+    let id = C::META.id;
+    let known = serde_json::to_value(C::default()).expect("plain data");
+    let known: Vec<&str> = known.as_object().into_iter().flat_map(|table| table.keys()).map(String::as_str).collect();
+    let table = match config {
+        Value::Null => serde_json::Map::new(),
+        Value::Object(table) => table.clone(),
+        other => return Err(Error::BadConfig { what: id.to_owned(), reason: format!("expected a table of keys, found {other}") }),
+    };
+    if let Some(found) = table.keys().find(|key| !known.contains(&key.as_str())) {
+        return Err(Error::UnknownKey {
+            method: id.to_owned(),
+            found: found.clone(),
+            known: if known.is_empty() { "no keys".to_owned() } else { known.join(", ") },
+            suggestion: if known.is_empty() { String::new() } else { suggestion(found, known.iter().copied()) },
+        });
+    }
+    let config: C = serde_json::from_value(Value::Object(table)).map_err(|error| Error::BadConfig { what: id.to_owned(), reason: error.to_string() })?;
+    AnyMethod::new(&config)
+}

@@ -1,0 +1,231 @@
+//! The adapters of one slot or site: several by name, some of them active.
+
+use burn::module::Module;
+use burn::module::ModuleDisplay;
+use engraft_tensor::suggestion;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::named::Named;
+
+/// How several active adapters act together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Composition {
+    /// Their changes to the output add: y + sum_i (y_i - y).
+    #[default]
+    Sum,
+    /// Each acts on the layer that the one before it made.
+    Stack,
+}
+
+/// Which of a set's adapters act.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Switch {
+    /// Active names, in order.
+    pub active: Vec<String>,
+    /// Whether all are off.
+    pub disabled: bool,
+    /// How the active ones act together.
+    pub composition: Composition,
+}
+
+/// Named adapters of one slot, and which of them are active.
+#[derive(Debug, Clone)]
+pub struct AdapterSet<T> {
+    named: Named<T>,
+    switch: Switch,
+}
+
+impl<T> Default for AdapterSet<T> {
+    fn default() -> Self {
+        Self { named: Named::default(), switch: Switch::default() }
+    }
+}
+
+impl<T> AdapterSet<T> {
+    /// Adds an adapter and makes it the active one.
+    ///
+    /// # Errors
+    /// If the name is taken.
+    pub fn add(&mut self, path: &str, name: &str, adapter: T) -> Result<()> {
+        if self.named.get(name).is_some() {
+            return Err(Error::AlreadyAdapted { path: path.to_owned(), name: name.to_owned() });
+        }
+        self.named.push(name, adapter);
+        self.switch.active = vec![name.to_owned()];
+        Ok(())
+    }
+
+    /// Takes an adapter out.
+    pub fn remove(&mut self, name: &str) -> Option<T> {
+        self.switch.active.retain(|active| active != name);
+        self.named.remove(name)
+    }
+
+    /// Makes exactly `names` active. Names that this slot lacks are skipped, because a model's
+    /// adapters may target different layers.
+    pub fn activate(&mut self, names: &[String], composition: Composition) {
+        self.switch.active = names.iter().filter(|name| self.named.get(name).is_some()).cloned().collect();
+        self.switch.composition = composition;
+    }
+
+    /// Turns all adapters off, or on again.
+    pub fn disable(&mut self, disabled: bool) {
+        self.switch.disabled = disabled;
+    }
+
+    /// The adapters that act now, with their names, in order.
+    pub fn active(&self) -> Vec<(&str, &T)> {
+        self.switch.active.iter().filter_map(|name| self.acting(name)).collect()
+    }
+
+    /// The adapter called `name`, if there is one and the set is not disabled.
+    pub fn acting(&self, name: &str) -> Option<(&str, &T)> {
+        if self.switch.disabled { None } else { self.named.iter().find(|(known, _)| *known == name) }
+    }
+
+    /// How the active ones act together.
+    pub fn composition(&self) -> Composition {
+        self.switch.composition
+    }
+
+    /// The adapter called `name`.
+    ///
+    /// # Errors
+    /// If there is none: the message names those there are.
+    pub fn get(&self, name: &str) -> Result<&T> {
+        self.named.get(name).ok_or_else(|| unknown_adapter(name, self.named.names()))
+    }
+
+    /// The adapters with their names, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
+        self.named.iter()
+    }
+
+    /// Replaces every adapter.
+    pub(crate) fn change(&mut self, mut with: impl FnMut(&str, &T) -> T) {
+        for (name, value) in self.named.iter_mut() {
+            *value = with(name, value);
+        }
+    }
+
+    /// Whether nothing is attached.
+    pub fn is_empty(&self) -> bool {
+        self.named.is_empty()
+    }
+
+    /// The names attached, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.named.names()
+    }
+}
+
+/// The error for an adapter name that is not attached.
+pub(crate) fn unknown_adapter<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> Error {
+    let known: Vec<&str> = known.collect();
+    Error::UnknownAdapter {
+        found: found.to_owned(),
+        suggestion: suggestion(found, known.iter().copied()),
+        known: if known.is_empty() { "none".to_owned() } else { known.join(", ") },
+    }
+}
+
+// Forwards to the named modules so that the set adds no level of its own to parameter paths.
+mod module {
+    use burn::module::{Content, Devices, ModuleDisplayDefault, ModuleMapper, ModuleVisitor};
+    use burn::tensor::Device;
+
+    use super::{AdapterSet, Module, ModuleDisplay, Named};
+
+    impl<T> AdapterSet<T> {
+        fn with(self, change: impl FnOnce(Named<T>) -> Named<T>) -> Self {
+            Self { named: change(self.named), switch: self.switch }
+        }
+    }
+
+    impl<T: Module + ModuleDisplay> Module for AdapterSet<T> {
+        fn collect_devices(&self, devices: Devices) -> Devices {
+            self.named.collect_devices(devices)
+        }
+        fn fork(self, device: &Device) -> Self {
+            self.with(|named| named.fork(device))
+        }
+        fn to_device(self, device: &Device) -> Self {
+            self.with(|named| named.to_device(device))
+        }
+        fn train(self) -> Self {
+            self.with(Module::train)
+        }
+        fn valid(&self) -> Self {
+            Self { named: self.named.valid(), switch: self.switch.clone() }
+        }
+        fn materialize(self) -> Self {
+            self.with(Module::materialize)
+        }
+        fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
+            self.named.visit(visitor)
+        }
+        fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
+            self.with(|named| named.map(mapper))
+        }
+    }
+
+    impl<T: ModuleDisplay> ModuleDisplayDefault for AdapterSet<T> {
+        fn content(&self, content: Content) -> Option<Content> {
+            self.named.content(content)
+        }
+    }
+
+    impl<T: ModuleDisplay> ModuleDisplay for AdapterSet<T> {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set() -> AdapterSet<i32> {
+        let mut set = AdapterSet::default();
+        set.add("fc1", "french", 1).unwrap();
+        set.add("fc1", "german", 2).unwrap();
+        set
+    }
+
+    fn active(set: &AdapterSet<i32>) -> Vec<i32> {
+        set.active().into_iter().map(|(_, value)| *value).collect()
+    }
+
+    #[test]
+    fn the_last_added_is_active_and_a_name_is_taken_once() {
+        let mut set = set();
+        assert_eq!(active(&set), [2]);
+        let error = set.add("fc1", "french", 3).unwrap_err();
+        assert!(matches!(error, Error::AlreadyAdapted { .. }), "{error}");
+        assert_eq!(active(&set), [2]);
+    }
+
+    #[test]
+    fn activation_keeps_the_order_given_and_skips_what_the_slot_lacks() {
+        let mut set = set();
+        set.activate(&["german".to_owned(), "latin".to_owned(), "french".to_owned()], Composition::Stack);
+        assert_eq!(active(&set), [2, 1]);
+        assert_eq!(set.composition(), Composition::Stack);
+        set.remove("german");
+        assert_eq!(active(&set), [1]);
+    }
+
+    #[test]
+    fn disabled_nothing_acts_and_enabled_what_acted_acts_again() {
+        let mut set = set();
+        set.disable(true);
+        assert!(active(&set).is_empty() && set.acting("french").is_none());
+        set.disable(false);
+        assert_eq!(active(&set), [2]);
+    }
+
+    #[test]
+    fn an_unknown_name_shows_what_there_is() {
+        let message = set().get("germna").unwrap_err().to_string();
+        assert!(message.contains("french, german") && message.contains("nearest: german"), "{message}");
+    }
+}

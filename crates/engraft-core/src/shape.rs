@@ -1,0 +1,145 @@
+//! Models as shapes: enough to count parameters without loading a weight.
+
+use serde::Serialize;
+
+/// What a slot's frozen layer is. Whatever the kind, adapters see its weight as a matrix
+/// `[d_in, d_out]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LayerKind {
+    /// y = x W + b. PyTorch's `Linear` and GPT-2's `Conv1D` differ only in how a file stores W.
+    Linear,
+    /// Rows of W looked up by index: d_in is the vocabulary.
+    Embedding,
+    /// W is [d_in = in * kh * kw, d_out], applied to unfolded patches.
+    Conv2d,
+    /// A stack of linear layers of one shape, one per expert.
+    Experts,
+}
+
+/// One adaptable layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LayerShape {
+    /// Path of the layer in the model, without `.weight`.
+    pub path: String,
+    /// What it is.
+    pub kind: LayerKind,
+    /// Inputs.
+    pub d_in: usize,
+    /// Outputs.
+    pub d_out: usize,
+    /// Whether it has a bias.
+    pub bias: bool,
+}
+
+impl LayerShape {
+    /// A linear layer.
+    pub fn linear(path: impl Into<String>, d_in: usize, d_out: usize, bias: bool) -> Self {
+        Self { path: path.into(), kind: LayerKind::Linear, d_in, d_out, bias }
+    }
+
+    /// min(d_in, d_out), the largest rank of an update.
+    pub fn max_rank(&self) -> usize {
+        self.d_in.min(self.d_out)
+    }
+}
+
+/// Where hidden states can be changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SiteKind {
+    /// After a normalisation or an embedding: output only.
+    Hidden,
+    /// Around a sublayer (attention, feed-forward): its input and its output, before the residual sum.
+    Sublayer,
+    /// The keys and values of an attention layer.
+    KeyValue,
+    /// The sequence of tokens entering a block.
+    Sequence,
+}
+
+/// One named site.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SiteShape {
+    /// Path of the site in the model.
+    pub path: String,
+    /// What happens there.
+    pub kind: SiteKind,
+    /// Width of the hidden states.
+    pub width: usize,
+}
+
+/// Which part of the model a parameter belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Part {
+    /// Token, patch, position or class embeddings.
+    Embedding,
+    /// Attention and feed-forward layers.
+    Body,
+    /// Normalisation gains and offsets.
+    Norm,
+    /// The task head.
+    Head,
+}
+
+/// One parameter of the unadapted model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ParamShape {
+    /// Path of the parameter in the model's record.
+    pub path: String,
+    /// Number of values.
+    pub numel: usize,
+    /// Which part it belongs to.
+    pub part: Part,
+    /// Whether it is an additive offset.
+    pub bias: bool,
+}
+
+/// Everything a method needs to know of a model in order to be counted and placed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ModelShapes {
+    /// Adaptable layers in forward order.
+    pub layers: Vec<LayerShape>,
+    /// Named sites in forward order.
+    pub sites: Vec<SiteShape>,
+    /// All parameters.
+    pub params: Vec<ParamShape>,
+}
+
+impl ModelShapes {
+    /// Number of values of the unadapted model.
+    pub fn total(&self) -> usize {
+        self.params.iter().map(|param| param.numel).sum()
+    }
+
+    /// Number of values of the task head.
+    pub fn head(&self) -> usize {
+        self.params.iter().filter(|param| param.part == Part::Head).map(|param| param.numel).sum()
+    }
+
+    /// Adds a linear layer and its parameters.
+    pub fn push_linear(&mut self, path: &str, d_in: usize, d_out: usize, bias: bool, part: Part) {
+        self.push_param(format!("{path}.weight"), d_in * d_out, part, false);
+        if bias {
+            self.push_param(format!("{path}.bias"), d_out, part, true);
+        }
+        self.layers.push(LayerShape::linear(path, d_in, d_out, bias));
+    }
+
+    /// Adds a parameter that no layer owns.
+    pub fn push_param(&mut self, path: impl Into<String>, numel: usize, part: Part, bias: bool) {
+        self.params.push(ParamShape { path: path.into(), numel, part, bias });
+    }
+
+    /// Adds a named site.
+    pub fn push_site(&mut self, path: impl Into<String>, kind: SiteKind, width: usize) {
+        self.sites.push(SiteShape { path: path.into(), kind, width });
+    }
+
+    /// Whether the layer at `path` belongs to the task head.
+    pub fn is_head(&self, path: &str) -> bool {
+        let weight = format!("{path}.weight");
+        self.params.iter().any(|param| param.path == weight && param.part == Part::Head)
+    }
+}

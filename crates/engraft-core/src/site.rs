@@ -1,0 +1,170 @@
+//! The site: a named place where hidden states can be changed.
+
+use std::any::Any;
+use std::fmt;
+
+use burn::module::{Module, ModuleDisplay};
+use burn::tensor::Tensor;
+
+use crate::adapter::InitContext;
+use crate::bank::BankSpec;
+use crate::counts::Counts;
+use crate::ctx::Ctx;
+use crate::erased::Erased;
+use crate::error::Result;
+use crate::set::AdapterSet;
+use crate::shape::{SiteKind, SiteShape};
+
+/// An adapter on hidden states. Which function is called depends on the kind of site; the others
+/// stay at their default, which changes nothing.
+pub trait SiteAdapter: Module + ModuleDisplay + Sync + 'static {
+    /// At a [`SiteKind::Sublayer`]: what the sublayer is taken to have returned, from its `input`
+    /// and `output`. At a [`SiteKind::Hidden`] both are the hidden state. Both are [tokens, width].
+    fn wrap(&self, input: Tensor<2>, output: Tensor<2>, ctx: &Ctx) -> Tensor<2> {
+        let _ = (input, ctx);
+        output
+    }
+
+    /// At a [`SiteKind::KeyValue`]: keys and values [batch, heads, tokens, head width] with
+    /// trained ones prepended.
+    fn extend_key_value(&self, keys: Tensor<4>, values: Tensor<4>, ctx: &Ctx) -> (Tensor<4>, Tensor<4>) {
+        let _ = ctx;
+        (keys, values)
+    }
+
+    /// At a [`SiteKind::Sequence`]: the sequence [batch, tokens, width] with trained tokens
+    /// prepended. The model drops as many leading tokens at the end as were added.
+    fn extend_sequence(&self, tokens: Tensor<3>, ctx: &Ctx) -> Tensor<3> {
+        let _ = ctx;
+        tokens
+    }
+}
+
+/// The configuration side of a site adapter.
+pub trait SiteGraft: Clone + fmt::Debug + Send + Sync + 'static {
+    /// The adapter it makes.
+    type Adapter: SiteAdapter;
+
+    /// Kinds of site it acts at.
+    const SITES: &'static [SiteKind];
+
+    /// Whether the configuration takes this site by default, where no target says otherwise.
+    fn takes(&self, site: &SiteShape) -> bool {
+        let _ = site;
+        true
+    }
+
+    /// Whether the configuration fits the site: the reason if not.
+    fn admits(&self, site: &SiteShape) -> Result<(), String>;
+
+    /// Parameters at one site, from its shape.
+    fn count(&self, site: &SiteShape) -> Counts;
+
+    /// Shared state for all targeted sites.
+    fn banks(&self, sites: &[SiteShape]) -> Vec<BankSpec> {
+        let _ = sites;
+        Vec::new()
+    }
+
+    /// The adapter for a site.
+    ///
+    /// # Errors
+    /// When an initialiser fails.
+    fn init(&self, site: &SiteShape, ctx: &InitContext) -> Result<Self::Adapter>;
+}
+
+/// Table of the operations of a site adapter whose type has been forgotten.
+#[derive(Debug)]
+#[expect(clippy::type_complexity, reason = "plain function pointers, named by their fields")]
+pub struct SiteOps {
+    wrap: fn(&dyn Any, Tensor<2>, Tensor<2>, &Ctx) -> Tensor<2>,
+    extend_key_value: fn(&dyn Any, Tensor<4>, Tensor<4>, &Ctx) -> (Tensor<4>, Tensor<4>),
+    extend_sequence: fn(&dyn Any, Tensor<3>, &Ctx) -> Tensor<3>,
+}
+
+/// A site adapter of any method.
+pub type AnySite = Erased<SiteOps>;
+
+fn typed<A: SiteAdapter>(module: &dyn Any) -> &A {
+    module.downcast_ref().expect("the table was made for this type")
+}
+
+impl AnySite {
+    /// Forgets the adapter's type.
+    pub fn new<A: SiteAdapter>(adapter: A) -> Self {
+        Self::from_parts(
+            adapter,
+            const {
+                &SiteOps {
+                    wrap: |module, input, output, ctx| typed::<A>(module).wrap(input, output, ctx),
+                    extend_key_value: |module, keys, values, ctx| typed::<A>(module).extend_key_value(keys, values, ctx),
+                    extend_sequence: |module, tokens, ctx| typed::<A>(module).extend_sequence(tokens, ctx),
+                }
+            },
+        )
+    }
+}
+
+/// A named site of a model. It has no parameters of its own and adds no record keys.
+#[derive(Module, Debug, Default)]
+pub struct Site {
+    /// The adapters.
+    pub adapters: AdapterSet<AnySite>,
+    #[module(skip)]
+    path: String,
+}
+
+impl Site {
+    /// Adds an adapter and makes it active.
+    ///
+    /// # Errors
+    /// If the name is taken.
+    pub fn attach(&mut self, path: &str, name: &str, adapter: AnySite) -> Result<()> {
+        self.adapters.add(path, name, adapter)?;
+        self.path = path.to_owned();
+        Ok(())
+    }
+
+    /// The hidden state after the adapters of a [`SiteKind::Hidden`] site.
+    pub fn hidden<const D: usize>(&self, hidden: Tensor<D>, ctx: &Ctx) -> Tensor<D> {
+        if self.adapters.is_empty() {
+            return hidden;
+        }
+        self.sublayer(hidden.clone(), hidden, ctx)
+    }
+
+    /// What a sublayer returned, after the adapters of a [`SiteKind::Sublayer`] site.
+    pub fn sublayer<const D: usize>(&self, input: Tensor<D>, output: Tensor<D>, ctx: &Ctx) -> Tensor<D> {
+        if self.adapters.is_empty() {
+            return output;
+        }
+        let dims = output.dims();
+        let width = dims[D - 1];
+        let flat = |x: Tensor<D>| { x.reshape([-1, width as i64]) };
+        let (input, output) = (flat(input), flat(output));
+        let ctx = ctx.at(&self.path);
+        let through = |sites: Vec<(&str, &AnySite)>, input: Tensor<2>, output: Tensor<2>| {
+            sites.into_iter().fold(output, |output, (_, site)| (site.ops().wrap)(site.any(), input.clone(), output, &ctx.without_rows()))
+        };
+        let y = match ctx.rows() {
+            Some(rows) => rows.dispatch(&[input, output], |name, picked| {
+                let [input, output] = <[Tensor<2>; 2]>::try_from(picked).expect("two went in");
+                through(name.and_then(|name| self.adapters.acting(name)).into_iter().collect(), input, output)
+            }),
+            None => through(self.adapters.active(), input, output),
+        };
+        y.reshape(dims)
+    }
+
+    /// Keys and values after the adapters of a [`SiteKind::KeyValue`] site.
+    pub fn key_value(&self, keys: Tensor<4>, values: Tensor<4>, ctx: &Ctx) -> (Tensor<4>, Tensor<4>) {
+        let ctx = ctx.at(&self.path);
+        self.adapters.active().into_iter().fold((keys, values), |(keys, values), (_, site)| (site.ops().extend_key_value)(site.any(), keys, values, &ctx))
+    }
+
+    /// The sequence after the adapters of a [`SiteKind::Sequence`] site.
+    pub fn sequence(&self, tokens: Tensor<3>, ctx: &Ctx) -> Tensor<3> {
+        let ctx = ctx.at(&self.path);
+        self.adapters.active().into_iter().fold(tokens, |tokens, (_, site)| (site.ops().extend_sequence)(site.any(), tokens, &ctx))
+    }
+}

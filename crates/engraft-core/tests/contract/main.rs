@@ -1,0 +1,8 @@
+//! The contract itself: toy methods of every kind, the erased module, injection, third-party modules.
+
+mod erased;
+mod injection;
+mod kinds;
+mod liars;
+mod third_party;
+mod toys;

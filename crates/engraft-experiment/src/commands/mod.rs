@@ -1,0 +1,9 @@
+//! One file a command: arguments in, a library call, text out.
+
+pub mod list;
+pub mod measure;
+pub mod methods;
+pub mod params;
+pub mod pretrain;
+pub mod run_experiment;
+pub mod worker;

@@ -1,0 +1,54 @@
+//! The command line of experiments.
+
+mod commands;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use engraft_experiment::execute::BurnExecutor;
+
+/// Compares adapters on frozen models: experiments in, tables out.
+#[derive(Parser)]
+#[command(name = "engraft-experiment", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run an experiment, or continue one that was interrupted
+    RunExperiment(commands::run_experiment::Arguments),
+    /// List experiments and whether they have results
+    List(commands::list::Arguments),
+    /// Show every registered method
+    Methods(commands::methods::Arguments),
+    /// Count what a method trains on a model, from shapes alone
+    Params(commands::params::Arguments),
+    /// Pre-train a model that ships with the project
+    Pretrain(commands::pretrain::Arguments),
+    #[command(hide = true)]
+    Worker(commands::worker::Arguments),
+    #[command(hide = true)]
+    Measure,
+}
+
+fn main() -> ExitCode {
+    let executor = BurnExecutor;
+    let result = match Cli::parse().command {
+        Command::RunExperiment(arguments) => commands::run_experiment::run(&arguments, &executor),
+        Command::List(arguments) => commands::list::run(&arguments),
+        Command::Methods(arguments) => commands::methods::run(&arguments),
+        Command::Params(arguments) => commands::params::run(&arguments),
+        Command::Pretrain(arguments) => commands::pretrain::run(&arguments),
+        Command::Worker(arguments) => commands::worker::run(&arguments, &executor),
+        Command::Measure => commands::measure::run(&executor),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Kernels for the CPU on plain slices, in `f32` and `f64`.
+//!
+//! Arrays are row-major slices; `[rows, width]` in a comment is a slice of `rows * width` numbers.
+//! Every kernel is portable Rust that is compiled once for each instruction set and chosen at run
+//! time ([`isa`]), and runs on rayon's threads when its work outweighs their start.
+//!
+//! Two promises hold for every function:
+//!
+//! - the result does not depend on the number of threads, to the last bit: work is divided by
+//!   shape alone and partial sums are added in a fixed order;
+//! - lengths that do not fit are a programmer's error and panic with both lengths named.
+//!
+//! Instruction sets with and without fused multiply-add differ in the last bits.
+
+#[macro_use]
+mod dispatch;
+mod adamw;
+mod fold;
+mod gelu;
+mod givens;
+mod kron;
+pub mod math;
+mod norm;
+mod parallel;
+mod product;
+mod real;
+mod rotation;
+mod silu;
+mod softmax;
+#[cfg(test)]
+mod testing;
+
+pub use adamw::{AdamW, Parameter};
+pub use dispatch::{Isa, isa, limit_isa};
+pub use gelu::{gelu, gelu_backward};
+pub use givens::{givens_stage, givens_stage_backward};
+pub use kron::Kron;
+pub use norm::{Moments, layer_norm, layer_norm_backward, rms_norm, rms_norm_backward};
+pub use real::Real;
+pub use rotation::BlockDiagonal;
+pub use silu::{silu, silu_backward};
+pub use softmax::{softmax, softmax_backward};
+
+/// Panics with both lengths unless `found` has the length that the other arguments ask for.
+#[track_caller]
+fn expect_len<T>(name: &str, found: &[T], expected: usize) {
+    let found = found.len();
+    assert!(
+        found == expected,
+        "{name}: found {found} numbers, expected {expected}"
+    );
+}
+
+/// Rows of a `[rows, width]` array; panics unless `data` divides into them.
+#[track_caller]
+fn expect_rows<T>(name: &str, data: &[T], width: usize) -> usize {
+    let len = data.len();
+    assert!(
+        width > 0,
+        "{name}: found rows of width 0, expected at least 1"
+    );
+    assert!(
+        len.is_multiple_of(width),
+        "{name}: found {len} numbers, expected a multiple of the width {width}"
+    );
+    len / width
+}

@@ -1,0 +1,167 @@
+//! A small dense product, the inner loop of the structured ones.
+
+use crate::Real;
+
+/// A matrix whose element `(i, j)` is `data[i * row + j * column]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Strided<'a, T> {
+    pub data: &'a [T],
+    pub row: usize,
+    pub column: usize,
+}
+
+/// `[m, k] x [k, n]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Extent {
+    pub m: usize,
+    pub k: usize,
+    pub n: usize,
+}
+
+/// Rows of a register tile.
+const M: usize = 6;
+
+/// `c[i, j] += sum_p a[i, p] b[p, j]`, with rows of `b` and `c` at the given distances.
+///
+/// Each sum runs in the order of `p` from the value in `c`: the tiling does not change a bit.
+/// Meant for operands that fit in the second cache; there is no packing.
+#[inline(always)]
+pub(crate) fn multiply_add<T: Real, const FUSED: bool>(
+    extent: Extent,
+    a: Strided<'_, T>,
+    b: (&[T], usize),
+    c: (&mut [T], usize),
+) {
+    let Extent { m, n, .. } = extent;
+    let wide = size_of::<T>() == 4 && crate::isa() == crate::Isa::Avx512;
+    let c = (&mut *c.0, c.1);
+    let mut j = 0;
+    if wide {
+        while n - j >= 32 {
+            panel::<T, FUSED, 32>(extent, a, b, (&mut *c.0, c.1), j);
+            j += 32;
+        }
+    }
+    while n - j >= 16 {
+        panel::<T, FUSED, 16>(extent, a, b, (&mut *c.0, c.1), j);
+        j += 16;
+    }
+    while n - j >= 8 {
+        panel::<T, FUSED, 8>(extent, a, b, (&mut *c.0, c.1), j);
+        j += 8;
+    }
+    while n - j >= 4 {
+        panel::<T, FUSED, 4>(extent, a, b, (&mut *c.0, c.1), j);
+        j += 4;
+    }
+    while j < n {
+        panel::<T, FUSED, 1>(extent, a, b, (&mut *c.0, c.1), j);
+        j += 1;
+    }
+    debug_assert!(m == 0 || n == 0 || c.0.len() >= (m - 1) * c.1 + n);
+}
+
+/// Columns `j..j + N` of the product.
+#[inline(always)]
+fn panel<T: Real, const FUSED: bool, const N: usize>(
+    extent: Extent,
+    a: Strided<'_, T>,
+    b: (&[T], usize),
+    c: (&mut [T], usize),
+    j: usize,
+) {
+    let Extent { m, k, .. } = extent;
+    let mut i = 0;
+    while m - i >= M {
+        tile::<T, FUSED, M, N>(k, a, b, (&mut *c.0, c.1), [i, j]);
+        i += M;
+    }
+    while i < m {
+        tile::<T, FUSED, 1, N>(k, a, b, (&mut *c.0, c.1), [i, j]);
+        i += 1;
+    }
+}
+
+/// Rows `i..i + ROWS` of columns `j..j + N`, held in registers.
+#[inline(always)]
+fn tile<T: Real, const FUSED: bool, const ROWS: usize, const N: usize>(
+    k: usize,
+    a: Strided<'_, T>,
+    b: (&[T], usize),
+    c: (&mut [T], usize),
+    [i, j]: [usize; 2],
+) {
+    let mut sums = [[T::ZERO; N]; ROWS];
+    for (r, sums) in sums.iter_mut().enumerate() {
+        let start = (i + r) * c.1 + j;
+        sums.copy_from_slice(&c.0[start..start + N]);
+    }
+    for p in 0..k {
+        let b = &b.0[p * b.1 + j..p * b.1 + j + N];
+        let column = &a.data[i * a.row + p * a.column..];
+        for (r, sums) in sums.iter_mut().enumerate() {
+            let factor = column[r * a.row];
+            for (sum, &b) in sums.iter_mut().zip(b) {
+                *sum = factor.mul_add::<FUSED>(b, *sum);
+            }
+        }
+    }
+    for (r, sums) in sums.iter().enumerate() {
+        let start = (i + r) * c.1 + j;
+        c.0[start..start + N].copy_from_slice(sums);
+    }
+}
+
+/// The transpose of a `[rows, columns]` matrix.
+pub(crate) fn transpose<T: Real>(x: &[T], columns: usize) -> Vec<T> {
+    let mut out = vec![T::ZERO; x.len()];
+    transpose_into(x, columns, &mut out);
+    out
+}
+
+/// Writes the transpose of a `[rows, columns]` matrix.
+#[inline(always)]
+pub(crate) fn transpose_into<T: Real>(x: &[T], columns: usize, out: &mut [T]) {
+    let rows = x.len() / columns.max(1);
+    for (i, row) in x.chunks_exact(columns.max(1)).enumerate() {
+        for (j, &value) in row.iter().enumerate() {
+            out[j * rows + i] = value;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, narrow, noise, widen};
+    use proptest::prelude::*;
+
+    simd! {
+        fn run<T, const FUSED: bool>(extent: Extent, a: Strided<'_, T>, b: &[T], c: &mut [T]) {
+            multiply_add::<T, FUSED>(extent, a, (b, extent.n), (c, extent.n));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_three_loops(m in 0usize..20, k in 0usize..20, n in 0usize..70, seed: u64) {
+            let [a, b, c] = [m * k, k * n, m * n].map(|len| narrow(&noise(len, seed ^ len as u64)));
+            let mut expected = widen(&c);
+            for i in 0..m {
+                for j in 0..n {
+                    let terms = (0..k).map(|p| f64::from(a[i * k + p]) * f64::from(b[p * n + j]));
+                    expected[i * n + j] += terms.sum::<f64>();
+                }
+            }
+            let tolerance = |_| 2f64.powi(-24) * (k + 1) as f64 * 2.0;
+            let extent = Extent { m, k, n };
+            let mut rows = c.clone();
+            run(extent, Strided { data: &a, row: k, column: 1 }, &b, &mut rows);
+            assert_close(&rows, &expected, tolerance);
+            let mut columns = c.clone();
+            let transposed = transpose(&a, k.max(1));
+            run(extent, Strided { data: &transposed, row: 1, column: m }, &b, &mut columns);
+            prop_assert_eq!(rows, columns);
+        }
+    }
+}

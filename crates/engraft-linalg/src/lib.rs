@@ -1,0 +1,43 @@
+//! Host linear algebra for parameter-efficient fine-tuning.
+//!
+//! Everything works on one small owned type, the row-major `f64` [`Matrix`], and is meant for
+//! initialisation, merging and analysis, not for the training step.
+//!
+//! Three rules hold throughout:
+//!
+//! - **Errors, not panics.** Wrong shapes, inadmissible ranks and NaN or infinite entries give a
+//!   [`LinalgError`]. Only indexing outside a matrix panics, as for slices.
+//! - **Determinism.** On one machine a result does not depend on the number of threads: the work
+//!   is cut into a fixed number of parts, whatever the size of the thread pool. Different
+//!   processors may still round differently.
+//! - **Fixed signs.** Singular vectors follow the convention of [`svd()`], QR has a non-negative
+//!   diagonal in R, so that methods that depend on a sign reproduce.
+
+mod angles;
+mod arithmetic;
+mod cayley;
+mod error;
+mod givens;
+mod jacobi;
+mod kronecker;
+mod matrix;
+mod parallel;
+mod polar;
+mod qr;
+mod randomized;
+mod svd;
+mod tensor_train;
+#[cfg(test)]
+mod testing;
+
+pub use angles::principal_angles;
+pub use cayley::{cayley, cayley_neumann, inverse_cayley, pack_skew, packed_len, skew};
+pub use error::{LinalgError, Result};
+pub use givens::{Givens, GivensFactors, givens_factorize};
+pub use kronecker::{KroneckerSvd, kronecker_svd, rearrange, restore};
+pub use matrix::Matrix;
+pub use polar::{Polar, polar, procrustes};
+pub use qr::{Qr, qr, solve};
+pub use randomized::{gaussian, randomized_svd, randomized_svd_with, residual};
+pub use svd::{Svd, svd};
+pub use tensor_train::{TensorTrain, tt_svd};

@@ -1,0 +1,144 @@
+//! LoRA: low-rank adaptation.
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+use engraft_core::{
+    Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method, MethodMeta, Parts, Result, Scaling,
+    check_dropout, dropout, positive_rank, refuse_dropout,
+};
+use engraft_tensor::Init;
+use serde::{Deserialize, Serialize};
+
+/// How A starts. B starts at zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LoraInit {
+    /// U(-1/sqrt(d_in), 1/sqrt(d_in)): the authors' code (`kaiming_uniform_(a = sqrt(5))`).
+    #[default]
+    KaimingUniform,
+    /// N(0, 1/r^2): the paper's "random Gaussian", with PEFT's standard deviation.
+    Gaussian,
+}
+
+/// Configuration of [`Lora`]. Paper defaults: rank 8, alpha 16, no dropout.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct LoraConfig {
+    /// Rank r.
+    pub rank: usize,
+    /// alpha; see [`Scaling`].
+    pub alpha: f64,
+    /// `classic`, or `rank-stabilised` for rsLoRA.
+    pub scaling: Scaling,
+    /// Probability of zeroing an input of A in training.
+    pub dropout: f64,
+    /// Whether an offset c is trained behind B.
+    pub bias: bool,
+    /// How A starts.
+    pub init: LoraInit,
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        Self { rank: 8, alpha: 16.0, scaling: Scaling::Classic, dropout: 0.0, bias: false, init: LoraInit::KaimingUniform }
+    }
+}
+
+/// y = x W + b + s (x A B + c).
+///
+/// | symbol | shape | |
+/// |---|---|---|
+/// | A | [d_in, r] | trained, random at first |
+/// | B | [r, d_out] | trained, zero at first |
+/// | c | [d_out] | trained, zero at first; only with `bias` |
+/// | s | | alpha / r, or alpha / sqrt(r) |
+///
+/// Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, arXiv 2106.09685, section 4.1.
+/// The paper draws A from a Gaussian, the authors' code from a uniform distribution; the code is
+/// followed. Rank-stabilised scaling: Kalajdzievski, arXiv 2312.03732.
+#[derive(Module, Debug)]
+pub struct Lora {
+    /// A, [d_in, r].
+    pub a: Param<Tensor<2>>,
+    /// B, [r, d_out].
+    pub b: Param<Tensor<2>>,
+    /// c, [d_out].
+    pub c: Option<Param<Tensor<1>>>,
+    /// s.
+    pub scaling: f64,
+    /// Dropout probability on the inputs of A.
+    pub dropout: f64,
+}
+
+impl Adapter for Lora {
+    fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
+        refuse_dropout("lora", self.dropout, ctx)?;
+        let weight = base.weight.clone() + self.a.val().matmul(self.b.val()) * self.scaling;
+        let bias = match &self.c {
+            Some(c) => { let c = c.val() * self.scaling; Some(base.bias.clone().map_or(c.clone(), |bias| bias + c)) }
+            None => base.bias.clone(),
+        };
+        Ok(FrozenBase::new(weight, bias))
+    }
+
+    fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
+        let narrow = dropout(x.clone(), self.dropout, ctx).matmul(self.a.val()) * self.scaling;
+        let y = base.forward(x) + narrow.matmul(self.b.val());
+        match &self.c {
+            Some(c) => y + (c.val() * self.scaling).unsqueeze(),
+            None => y,
+        }
+    }
+}
+
+impl Graft for LoraConfig {
+    type Adapter = Lora;
+
+    fn admits(&self, _: &LayerShape) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn count(&self, layer: &LayerShape) -> Counts {
+        Counts::trained(self.rank * (layer.d_in + layer.d_out) + if self.bias { layer.d_out } else { 0 })
+    }
+
+    fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<Lora> {
+        let (d_in, d_out, rank) = (base.d_in(), base.d_out(), self.rank);
+        let a = match self.init {
+            LoraInit::KaimingUniform => Init::KaimingUniform { fan_in: d_in },
+            LoraInit::Gaussian => Init::Normal { std: 1.0 / rank as f64 },
+        };
+        Ok(Lora {
+            a: Param::from_tensor(ctx.tensor(a, [d_in, rank], "a")),
+            b: Param::from_tensor(ctx.tensor(Init::ZEROS, [rank, d_out], "b")),
+            c: self.bias.then(|| Param::from_tensor(ctx.tensor(Init::ZEROS, [d_out], "c"))),
+            scaling: self.scaling.factor(self.alpha, rank),
+            dropout: self.dropout,
+        })
+    }
+}
+
+impl Method for LoraConfig {
+    const META: MethodMeta = MethodMeta {
+        peft: Some("LORA"),
+        ..MethodMeta::graft("lora", "LoRA", Family::Lowrank, "2106.09685", "y = x W + b + s (x A B + c), s = alpha / r or alpha / sqrt(r)")
+    };
+
+    fn parts(&self) -> Parts {
+        Parts::graft(self.clone())
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        positive_rank(self.rank)?;
+        check_dropout(self.dropout)
+    }
+
+    fn examples(_: &LayerShape) -> Vec<Self> {
+        let small = Self { rank: 2, alpha: 3.0, ..Self::default() };
+        vec![
+            small.clone(),
+            Self { scaling: Scaling::RankStabilised, bias: true, init: LoraInit::Gaussian, ..small.clone() },
+            Self { rank: 5, dropout: 0.1, ..small },
+        ]
+    }
+}

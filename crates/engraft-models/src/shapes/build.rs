@@ -1,0 +1,49 @@
+//! What all architectures are made of.
+
+use engraft_core::{ModelShapes, Part, SiteKind};
+
+pub(super) trait Build {
+    /// A table of `rows` vectors.
+    fn embedding(&mut self, path: &str, rows: usize, width: usize);
+
+    /// A norm with a gain and, if `bias`, an offset.
+    fn norm(&mut self, path: &str, width: usize, bias: bool);
+
+    /// A linear layer of the body.
+    fn linear(&mut self, path: &str, d_in: usize, d_out: usize, bias: bool);
+
+    /// A linear layer of the task head.
+    fn output(&mut self, path: &str, d_in: usize, d_out: usize, bias: bool);
+
+    /// The sites of a block whose self-attention is at `attention`.
+    fn block_sites(&mut self, block: &str, attention: &str, width: usize, key_value: usize);
+}
+
+impl Build for ModelShapes {
+    fn embedding(&mut self, path: &str, rows: usize, width: usize) {
+        self.push_param(format!("{path}.weight"), rows * width, Part::Embedding, false);
+    }
+
+    fn norm(&mut self, path: &str, width: usize, bias: bool) {
+        self.push_param(format!("{path}.weight"), width, Part::Norm, false);
+        if bias {
+            self.push_param(format!("{path}.bias"), width, Part::Norm, true);
+        }
+        self.push_site(format!("{path}.output"), SiteKind::Hidden, width);
+    }
+
+    fn linear(&mut self, path: &str, d_in: usize, d_out: usize, bias: bool) {
+        self.push_linear(path, d_in, d_out, bias, Part::Body);
+    }
+
+    fn output(&mut self, path: &str, d_in: usize, d_out: usize, bias: bool) {
+        self.push_linear(path, d_in, d_out, bias, Part::Head);
+    }
+
+    fn block_sites(&mut self, block: &str, attention: &str, width: usize, key_value: usize) {
+        self.push_site(format!("{block}.sites.sequence"), SiteKind::Sequence, width);
+        self.push_site(format!("{attention}.key_value"), SiteKind::KeyValue, key_value);
+        self.push_site(format!("{block}.sites.attention"), SiteKind::Sublayer, width);
+        self.push_site(format!("{block}.sites.mlp"), SiteKind::Sublayer, width);
+    }
+}

@@ -1,0 +1,20 @@
+//! Hugging Face architectures as shapes: a `config.json`, or the name of a known model, without a
+//! single weight.
+//!
+//! Paths are those of `transformers`. Layers are the linear layers of the blocks (and projections
+//! beside them); embeddings count as parameters only. Every norm has a hidden site
+//! `<norm>.output`, every block the sites `<block>.sites.{sequence, attention, mlp}`, every
+//! self-attention a site `<attention>.key_value` as wide as its keys.
+
+mod bert;
+mod build;
+mod config;
+mod gpt2;
+mod llama;
+mod opt;
+mod preset;
+mod t5;
+mod vit;
+
+pub use config::from_config_json;
+pub use preset::{preset, preset_names};

@@ -1,0 +1,110 @@
+//! The two files of a PEFT adapter.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use burn::tensor::TensorData;
+use engraft_core::{Adaptable, Adapted, AnyMethod, ModelShapes, file};
+use serde_json::Value;
+
+use crate::config::PeftConfig;
+use crate::error::{Error, Result};
+use crate::import::{self, Import};
+use crate::export;
+
+/// Name of the configuration's file.
+pub const CONFIG_FILE: &str = "adapter_config.json";
+/// Name of the tensors' file.
+pub const TENSOR_FILE: &str = "adapter_model.safetensors";
+
+/// An adapter as PEFT stores it: `adapter_config.json` and `adapter_model.safetensors`.
+#[derive(Debug, Clone)]
+pub struct PeftAdapter {
+    pub(crate) config: PeftConfig,
+    pub(crate) tensors: BTreeMap<String, TensorData>,
+}
+
+impl PeftAdapter {
+    /// Reads the two files of a directory.
+    ///
+    /// # Errors
+    /// Files that are missing, truncated or malformed.
+    pub fn read(directory: &Path) -> Result<Self> {
+        let path = directory.join(CONFIG_FILE);
+        let broken = |reason: String| engraft_core::Error::File { path: path.clone(), reason };
+        let text = std::fs::read_to_string(&path).map_err(|error| broken(format!("cannot be read: {error}")))?;
+        let config = serde_json::from_str(&text).map_err(|error| broken(format!("malformed: {error}")))?;
+        let tensors = directory.join(TENSOR_FILE);
+        if !tensors.exists() && directory.join("adapter_model.bin").exists() {
+            return Err(Error::Unsupported(format!("{} has only adapter_model.bin, a pickle: save it again with PEFT's `save_pretrained`, which writes {TENSOR_FILE}", directory.display())));
+        }
+        Ok(Self::from_parts(config, file::read_tensors(&tensors)?.0))
+    }
+
+    /// An adapter from its configuration and tensors.
+    pub fn from_parts(config: PeftConfig, tensors: BTreeMap<String, TensorData>) -> Self {
+        Self { config, tensors }
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &PeftConfig {
+        &self.config
+    }
+
+    /// The tensors by PEFT's keys.
+    pub fn tensors(&self) -> &BTreeMap<String, TensorData> {
+        &self.tensors
+    }
+
+    /// The adapter in Engraft's terms, for a model of these shapes, to be attached as `name`.
+    ///
+    /// # Errors
+    /// A type or option that is not supported yet, unknown keys with a value, targets that match
+    /// nothing, tensors that are missing, unexpected or of another shape (all of them named).
+    pub fn import(&self, shapes: &ModelShapes, name: &str) -> Result<Import> {
+        import::import(self, shapes, name)
+    }
+
+    /// Writes the two files into a directory, which is made if need be. The configuration comes
+    /// last, so that an interrupted write leaves no adapter rather than half of one.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn write(&self, directory: &Path) -> Result<()> {
+        let failed = |error: std::io::Error| engraft_core::Error::File { path: directory.to_owned(), reason: format!("cannot be made: {error}") };
+        std::fs::create_dir_all(directory).map_err(failed)?;
+        file::write_tensors(&directory.join(TENSOR_FILE), &self.tensors, HashMap::from([("format".to_owned(), "pt".to_owned())]))?;
+        let text = serde_json::to_string_pretty(&self.config.to_json()).expect("plain data");
+        Ok(file::write_atomically(&directory.join(CONFIG_FILE), text.as_bytes())?)
+    }
+}
+
+/// Attaches the adapter of a directory under `name` and returns the warnings. `method` makes a
+/// method from its id and configuration: the registry's function.
+///
+/// # Errors
+/// As [`PeftAdapter::read`], [`PeftAdapter::import`] and [`Import::attach`]. On error the model is
+/// as it was before: a file is never partly applied.
+pub fn load<M: Adaptable>(adapted: &mut Adapted<M>, name: &str, directory: &Path, method: impl Fn(&str, &Value) -> engraft_core::Result<AnyMethod>) -> Result<Vec<String>> {
+    let import = PeftAdapter::read(directory)?.import(&adapted.model.shapes(), name)?;
+    import.attach(adapted, method)?;
+    Ok(import.warnings)
+}
+
+/// An attached adapter as PEFT stores it. `fan_in_fan_out` says whether PEFT's model stores the
+/// adapted layers as (in, out): GPT-2's Conv1D.
+///
+/// # Errors
+/// A method, or settings of it, that PEFT's files cannot express; the message has the reason.
+pub fn export<M: Adaptable>(adapted: &Adapted<M>, name: &str, fan_in_fan_out: bool) -> Result<PeftAdapter> {
+    export::export(adapted, name, fan_in_fan_out)
+}
+
+/// Writes an attached adapter into a directory as PEFT stores it, for a model of PyTorch linear
+/// layers; see [`export`] for others.
+///
+/// # Errors
+/// As [`export`] and [`PeftAdapter::write`]. Nothing was written when it cannot be expressed.
+pub fn save<M: Adaptable>(adapted: &Adapted<M>, name: &str, directory: &Path) -> Result<()> {
+    export(adapted, name, false)?.write(directory)
+}

@@ -1,0 +1,204 @@
+//! Which tensor of PEFT is which parameter of Engraft, in either direction.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::{DType, TensorData};
+use engraft_core::LayerShape;
+
+use crate::error::{Error, Result};
+
+/// Prefix of everything inside the adapted model.
+pub(crate) const MODEL: &str = "base_model.model.";
+/// Prefix of what belongs to no layer.
+pub(crate) const SHARED: &str = "base_model.";
+
+/// How the values of a tensor are laid out on the two sides.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Layout {
+    /// Alike.
+    Same,
+    /// (out, in) there, [in, out] here.
+    Transposed,
+    /// In the same order, but of this shape here.
+    Reshaped(Vec<usize>),
+    /// (2, n) there: output and input index of each entry; [n] here: in * `d_out` + out.
+    Coordinates {
+        /// Inputs of the layer.
+        d_in: usize,
+        /// Outputs of the layer.
+        d_out: usize,
+    },
+}
+
+/// One parameter of an adapter on a layer, or of its shared state.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Field {
+    /// Name in PEFT, below the layer.
+    pub(crate) peft: &'static str,
+    /// Name in Engraft, below the adapter.
+    pub(crate) own: &'static str,
+    /// Shape in PEFT.
+    pub(crate) shape: Vec<usize>,
+    /// Layout.
+    pub(crate) layout: Layout,
+}
+
+impl Field {
+    pub(crate) fn same(peft: &'static str, own: &'static str, shape: &[usize]) -> Self {
+        Self { peft, own, shape: shape.to_vec(), layout: Layout::Same }
+    }
+
+    /// `shape` is (out, in), as in PEFT.
+    pub(crate) fn transposed(peft: &'static str, own: &'static str, shape: [usize; 2]) -> Self {
+        Self { peft, own, shape: shape.to_vec(), layout: Layout::Transposed }
+    }
+
+    pub(crate) fn reshaped(peft: &'static str, own: &'static str, shape: &[usize], here: &[usize]) -> Self {
+        Self { peft, own, shape: shape.to_vec(), layout: Layout::Reshaped(here.to_vec()) }
+    }
+
+    /// The pair of keys on a layer.
+    pub(crate) fn on_layer(self, layer: &LayerShape, name: &str) -> Pair {
+        let Self { peft, own, shape, layout } = self;
+        Pair { peft: format!("{MODEL}{}.{peft}", layer.path), own: format!("model.{}.adapters.{name}.{own}", layer.path), shape, layout }
+    }
+
+    /// The pair of keys in the bank.
+    pub(crate) fn in_bank(self, name: &str) -> Pair {
+        let Self { peft, own, shape, layout } = self;
+        Pair { peft: format!("{SHARED}{peft}"), own: format!("bank.given.{name}/{own}"), shape, layout }
+    }
+}
+
+/// The keys of one tensor on both sides.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Pair {
+    /// Key in adapter_model.safetensors.
+    pub(crate) peft: String,
+    /// Key in an adapter file of Engraft.
+    pub(crate) own: String,
+    /// Shape in PEFT.
+    pub(crate) shape: Vec<usize>,
+    /// Layout.
+    pub(crate) layout: Layout,
+}
+
+impl Pair {
+    /// The tensor as Engraft stores it; the shape has been checked.
+    ///
+    /// # Errors
+    /// Coordinates outside the layer.
+    pub(crate) fn to_own(&self, data: &TensorData) -> Result<TensorData> {
+        Ok(match &self.layout {
+            Layout::Same => data.clone(),
+            Layout::Transposed => transposed(data),
+            Layout::Reshaped(here) => with_shape(data, here),
+            Layout::Coordinates { d_in, d_out } => {
+                // PEFT on Windows stores them as floats.
+                let values: Vec<i64> = data.clone().convert::<i64>().try_to_vec().expect("converted to i64");
+                let (outputs, inputs) = values.split_at(values.len() / 2);
+                let place = |(&out, &input): (&i64, &i64)| match (usize::try_from(out), usize::try_from(input)) {
+                    (Ok(o), Ok(i)) if o < *d_out && i < *d_in => Ok((i * d_out + o) as i64),
+                    _ => Err(Error::Tensors(format!("{}: entry ({out}, {input}) lies outside the ({d_out}, {d_in}) weight", self.peft))),
+                };
+                let places = outputs.iter().zip(inputs).map(place).collect::<Result<Vec<_>>>()?;
+                let count = places.len();
+                TensorData::new(places, [count])
+            }
+        })
+    }
+
+    /// The tensor as PEFT stores it.
+    pub(crate) fn to_peft(&self, data: &TensorData) -> TensorData {
+        match &self.layout {
+            Layout::Same => data.clone(),
+            Layout::Transposed => transposed(data),
+            Layout::Reshaped(_) => with_shape(data, &self.shape),
+            Layout::Coordinates { d_out, .. } => {
+                let places: Vec<i64> = data.clone().convert::<i64>().try_to_vec().expect("converted to i64");
+                let outputs = places.iter().map(|place| (*place as usize % d_out) as i32);
+                let inputs = places.iter().map(|place| (*place as usize / d_out) as i32);
+                TensorData::new(outputs.chain(inputs).collect::<Vec<i32>>(), [2, places.len()])
+            }
+        }
+    }
+}
+
+fn with_shape(data: &TensorData, shape: &[usize]) -> TensorData {
+    TensorData::from_bytes_vec(data.as_bytes().to_vec(), shape.to_vec(), data.dtype())
+}
+
+/// A matrix with its rows as columns, whatever its type.
+fn transposed(data: &TensorData) -> TensorData {
+    let shape = data.shape().to_vec();
+    let (rows, cols) = (shape[0], shape[1]);
+    let bytes = data.as_bytes();
+    let size = data.dtype().size();
+    let mut turned = Vec::with_capacity(bytes.len());
+    for col in 0..cols {
+        for row in 0..rows {
+            let at = (row * cols + col) * size;
+            turned.extend_from_slice(&bytes[at..at + size]);
+        }
+    }
+    TensorData::from_bytes_vec(turned, vec![cols, rows], data.dtype())
+}
+
+/// Whether a type of numbers can stand for `pair`'s.
+fn is_readable(dtype: DType) -> bool {
+    matches!(dtype, DType::F64 | DType::F32 | DType::F16 | DType::BF16 | DType::I64 | DType::I32)
+}
+
+/// The tensors of a file as Engraft stores them.
+///
+/// # Errors
+/// Missing, unexpected and misshapen tensors, all of them named.
+pub(crate) fn to_own(pairs: &[Pair], found: &BTreeMap<String, TensorData>) -> Result<BTreeMap<String, TensorData>> {
+    let mut wrong = Vec::new();
+    for pair in pairs {
+        match found.get(&pair.peft) {
+            None => wrong.push(format!("{} is missing", pair.peft)),
+            Some(data) if data.shape().to_vec() != pair.shape => wrong.push(format!("{} has shape {:?}, expected {:?}", pair.peft, data.shape().to_vec(), pair.shape)),
+            Some(data) if !is_readable(data.dtype()) => wrong.push(format!("{} holds {:?}", pair.peft, data.dtype())),
+            Some(_) => {}
+        }
+    }
+    wrong.extend(found.keys().filter(|key| !pairs.iter().any(|pair| pair.peft == **key)).map(|key| format!("{key} is unexpected")));
+    if !wrong.is_empty() {
+        return Err(Error::Tensors(wrong.join("; ")));
+    }
+    pairs.iter().map(|pair| Ok((pair.own.clone(), pair.to_own(&found[&pair.peft])?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(layout: Layout, shape: &[usize]) -> Pair {
+        Pair { peft: "there".to_owned(), own: "here".to_owned(), shape: shape.to_vec(), layout }
+    }
+
+    #[test]
+    fn every_layout_survives_the_round_trip() {
+        let matrix = TensorData::new(vec![1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0], [2, 3]);
+        for layout in [Layout::Same, Layout::Transposed, Layout::Reshaped(vec![6])] {
+            let pair = pair(layout, &[2, 3]);
+            assert_eq!(pair.to_peft(&pair.to_own(&matrix).unwrap()), matrix);
+        }
+        assert_eq!(transposed(&matrix), TensorData::new(vec![1.0f32, 4.0, 2.0, 5.0, 3.0, 6.0], [3, 2]));
+        let places = TensorData::new(vec![0i32, 1, 2, 0], [2, 2]);
+        let pair = pair(Layout::Coordinates { d_in: 3, d_out: 2 }, &[2, 2]);
+        let own = pair.to_own(&places).unwrap();
+        assert_eq!(own, TensorData::new(vec![4i64, 1], [2]));
+        assert_eq!(pair.to_peft(&own), places);
+        assert!(pair.to_own(&TensorData::new(vec![2i32, 1, 2, 0], [2, 2])).is_err());
+    }
+
+    #[test]
+    fn wrong_tensors_are_all_named() {
+        let pairs = [pair(Layout::Same, &[2]), Pair { peft: "other".to_owned(), ..pair(Layout::Same, &[2]) }];
+        let found = BTreeMap::from([("there".to_owned(), TensorData::zeros::<f32, _>([3])), ("odd".to_owned(), TensorData::zeros::<f32, _>([1]))]);
+        let message = to_own(&pairs, &found).unwrap_err().to_string();
+        assert!(message.contains("there has shape [3], expected [2]") && message.contains("other is missing") && message.contains("odd is unexpected"), "{message}");
+    }
+}

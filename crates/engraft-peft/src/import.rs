@@ -1,0 +1,108 @@
+//! From a configuration and tensors of PEFT to a method and tensors of Engraft.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use burn::tensor::TensorData;
+use engraft_core::{Adaptable, Adapted, AnyMethod, Injection, LayerShape, ModelShapes, Targets};
+use serde_json::Value;
+
+use crate::adapter::PeftAdapter;
+use crate::config::Reader;
+use crate::error::Result;
+use crate::extras::Extras;
+use crate::field::{self, Field, Pair};
+use crate::targets;
+use crate::types::{self, Configured, PeftType};
+
+/// Keys of every configuration that say nothing about what an adapter computes.
+const NEUTRAL: [&str; 6] = ["auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"];
+
+/// A PEFT adapter in Engraft's terms.
+#[derive(Debug, Clone)]
+pub struct Import {
+    /// Name of the adapter.
+    pub name: String,
+    /// Id of the method.
+    pub method: String,
+    /// Its configuration.
+    pub config: Value,
+    /// Where it goes, and what of the model is trained along.
+    pub injection: Injection,
+    /// The tensors, keyed as [`Adapted::restore`] expects them.
+    pub tensors: BTreeMap<String, TensorData>,
+    /// What was read in a way the user should know of.
+    pub warnings: Vec<String>,
+    pub(crate) pairs: Vec<Pair>,
+    /// PEFT's keys of tensors that were grown from a seed.
+    pub(crate) grown: Vec<String>,
+}
+
+impl Import {
+    /// Attaches the adapter. `method` makes a method from its
+    /// id and configuration: the registry's function.
+    ///
+    /// # Errors
+    /// A method that is not registered, or one that does not fit the model. On error nothing was
+    /// attached.
+    pub fn attach<M: Adaptable>(&self, adapted: &mut Adapted<M>, method: impl Fn(&str, &Value) -> engraft_core::Result<AnyMethod>) -> Result<()> {
+        let method = method(&self.method, &self.config)?;
+        Ok(adapted.restore(&self.name, &method, &self.injection, &self.tensors)?)
+    }
+
+    /// PEFT's key of a tensor of the adapter, by Engraft's key, and the tensor in PEFT's layout.
+    pub fn to_peft(&self, key: &str, data: &TensorData) -> Option<(String, TensorData)> {
+        let pair = self.pairs.iter().find(|pair| pair.own == key)?;
+        Some((pair.peft.clone(), pair.to_peft(data)))
+    }
+}
+
+pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) -> Result<Import> {
+    let mut config = Reader::new(&adapter.config);
+    let kind = types::find(&config.get("peft_type", String::new())?)?;
+    config.skip(&NEUTRAL);
+    let extras = Extras::read(&mut config)?;
+    let layers = targets::read(&mut config, shapes, &extras.modules)?;
+    let settings = kind.read(&mut config, &layers)?;
+    let warnings = config.finish()?;
+
+    let params = extras.params(shapes, &layers)?;
+    let configured: Vec<Configured> = layers
+        .iter()
+        .map(|layer| {
+            let mut config = settings.config.clone();
+            config.extend(settings.overrides.get(&layer.path).cloned().unwrap_or_default());
+            Configured { layer: layer.clone(), method: settings.method.to_owned(), config }
+        })
+        .collect();
+    let grown = settings.grown.keys().cloned().collect();
+    let mut found = settings.grown;
+    found.extend(adapter.tensors.clone());
+    let mut pairs = adapter_pairs(kind, &configured, name)?;
+    pairs.extend(extras.pairs(&params, shapes, &layers, &found));
+    let tensors = field::to_own(&pairs, &found)?;
+
+    let chosen: Vec<&str> = layers.iter().map(|layer| layer.path.as_str()).collect();
+    let all: Vec<&str> = shapes.layers.iter().map(|layer| layer.path.as_str()).collect();
+    let targets = Targets {
+        include: targets::exactly(&chosen, &all),
+        config_pattern: settings.overrides.iter().map(|(path, table)| (targets::only(path), table.clone())).collect(),
+        ..Targets::default()
+    };
+    let injection = Injection { targets, seed: settings.seed, train_also: params, ..Injection::default() };
+    Ok(Import { name: name.to_owned(), method: settings.method.to_owned(), config: Value::Object(settings.config), injection, tensors, warnings, pairs, grown })
+}
+
+/// All tensors of an adapter itself.
+pub(crate) fn adapter_pairs(kind: &dyn PeftType, layers: &[Configured], name: &str) -> Result<Vec<Pair>> {
+    let mut pairs: Vec<Pair> = kind.shared(layers).into_iter().map(|field: Field| field.in_bank(name)).collect();
+    for layer in layers {
+        pairs.extend(kind.fields(layer)?.into_iter().map(|field| field.on_layer(&layer.layer, name)));
+    }
+    Ok(pairs)
+}
+
+/// The layers of `shapes` at these paths.
+pub(crate) fn at_paths(shapes: &ModelShapes, paths: &[String]) -> Vec<LayerShape> {
+    let wanted: BTreeSet<&str> = paths.iter().map(String::as_str).collect();
+    shapes.layers.iter().filter(|layer| wanted.contains(layer.path.as_str())).cloned().collect()
+}

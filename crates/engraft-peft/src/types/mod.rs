@@ -1,0 +1,186 @@
+//! The PEFT types that Engraft reads and writes: one file each, one line of [`TYPES`].
+
+mod boft;
+mod ia3;
+mod lokr;
+mod lora;
+mod oft;
+mod shira;
+mod vera;
+
+use std::collections::BTreeMap;
+
+use burn::tensor::TensorData;
+use engraft_core::LayerShape;
+use engraft_tensor::suggestion;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::config::{Patterns, Reader};
+use crate::error::{Error, Result};
+use crate::field::Field;
+use crate::targets;
+
+/// A table of configuration keys.
+pub(crate) type Table = Map<String, Value>;
+
+/// All types, alphabetical.
+pub(crate) const TYPES: [&dyn PeftType; 7] = [&boft::Boft, &ia3::Ia3, &lokr::Lokr, &lora::Lora, &oft::Oft, &shira::Shira, &vera::Vera];
+
+/// A type of adapter in PEFT.
+pub(crate) trait PeftType: Sync {
+    /// `peft_type`.
+    fn name(&self) -> &'static str;
+
+    /// Ids of the methods that are written as this type.
+    fn methods(&self) -> &'static [&'static str];
+
+    /// Keys common to other types that this one's configuration lacks.
+    fn lacks(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Reads what says how the adapter computes. Keys common to all types have been read.
+    fn read(&self, config: &mut Reader, layers: &[LayerShape]) -> Result<Settings>;
+
+    /// The keys that [`read`](Self::read) reads, written for these layers, and PEFT's patterns.
+    ///
+    /// # Errors
+    /// Settings that PEFT cannot express, as a reason.
+    fn write(&self, layers: &[Configured]) -> Result<Written, String>;
+
+    /// The parameters on a layer.
+    fn fields(&self, layer: &Configured) -> Result<Vec<Field>>;
+
+    /// Frozen state shared by all layers.
+    fn shared(&self, layers: &[Configured]) -> Vec<Field> {
+        let _ = layers;
+        Vec::new()
+    }
+}
+
+/// How an adapter computes, read from a configuration of PEFT.
+#[derive(Debug, Default)]
+pub(crate) struct Settings {
+    /// Id of the method.
+    pub(crate) method: &'static str,
+    /// Its configuration.
+    pub(crate) config: Table,
+    /// What differs on a layer, by path.
+    pub(crate) overrides: BTreeMap<String, Table>,
+    /// The seed of what is not in the file.
+    pub(crate) seed: u64,
+    /// Shared tensors by PEFT's key, grown from the seed, for files that lack them.
+    pub(crate) grown: BTreeMap<String, TensorData>,
+}
+
+/// A configuration of PEFT to be written.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    pub(crate) keys: Table,
+    pub(crate) rank_pattern: Patterns,
+    pub(crate) alpha_pattern: Patterns,
+}
+
+/// A layer with the method as configured for it.
+#[derive(Debug, Clone)]
+pub(crate) struct Configured {
+    /// The layer.
+    pub(crate) layer: LayerShape,
+    /// Id of the method.
+    pub(crate) method: String,
+    /// The method's configuration on this layer.
+    pub(crate) config: Table,
+}
+
+impl Configured {
+    /// A value of the configuration.
+    pub(crate) fn get<T: DeserializeOwned>(&self, key: &str) -> Result<T> {
+        let value = self.config.get(key).cloned().unwrap_or_default();
+        serde_json::from_value(value).map_err(|error| Error::Unsupported(format!("{} at {}: `{key}`: {error}", self.method, self.layer.path)))
+    }
+
+    /// A value of the configuration, for a writer.
+    pub(crate) fn value<T: DeserializeOwned>(&self, key: &str) -> Result<T, String> {
+        self.get(key).map_err(|error| error.to_string())
+    }
+}
+
+/// The type of this name.
+pub(crate) fn find(name: &str) -> Result<&'static dyn PeftType> {
+    let names = || TYPES.iter().map(|kind| kind.name());
+    TYPES.into_iter().find(|kind| kind.name() == name).ok_or_else(|| Error::UnknownType {
+        found: name.to_owned(),
+        supported: names().collect::<Vec<_>>().join(", "),
+        suggestion: suggestion(name, names()),
+    })
+}
+
+/// The type that a method is written as.
+pub(crate) fn of_method(id: &str) -> Result<&'static dyn PeftType> {
+    TYPES.into_iter().find(|kind| kind.methods().contains(&id)).ok_or_else(|| {
+        let known: Vec<&str> = TYPES.iter().flat_map(|kind| kind.methods()).copied().collect();
+        Error::Unsupported(format!("method `{id}` is not written as a PEFT adapter; those that are: {}", known.join(", ")))
+    })
+}
+
+/// Whether configurations of this type have rank and alpha patterns.
+pub(crate) fn has_patterns(name: &str) -> bool {
+    matches!(name, "LORA" | "LOKR")
+}
+
+/// A table from pairs.
+pub(crate) fn table<const N: usize>(entries: [(&str, Value); N]) -> Table {
+    entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+/// Rank and alpha of every layer: the defaults under PEFT's patterns.
+pub(crate) fn ranks(config: &mut Reader, layers: &[LayerShape], rank: usize, alpha: f64) -> Result<BTreeMap<String, Table>> {
+    let (rank_pattern, alpha_pattern) = config.patterns();
+    let mut overrides = BTreeMap::new();
+    for layer in layers {
+        let mut own = Table::new();
+        if let Some(found) = targets::first_match("rank_pattern", &rank_pattern, &layer.path)? {
+            if found.fract() != 0.0 || found < 1.0 {
+                return Err(Error::config("rank_pattern", format!("{found} for {}: expected a whole number of at least 1", layer.path)));
+            }
+            if found != rank as f64 {
+                own.insert("rank".to_owned(), (found as usize).into());
+            }
+        }
+        if let Some(found) = targets::first_match("alpha_pattern", &alpha_pattern, &layer.path)?.filter(|found| *found != alpha) {
+            own.insert("alpha".to_owned(), found.into());
+        }
+        if !own.is_empty() {
+            overrides.insert(layer.path.clone(), own);
+        }
+    }
+    Ok(overrides)
+}
+
+/// The inverse of [`ranks`]: rank and alpha of the first layer, and patterns where others differ.
+pub(crate) fn patterns(layers: &[Configured]) -> Result<(usize, f64, Patterns, Patterns), String> {
+    let (rank, alpha): (usize, f64) = (layers[0].value("rank")?, layers[0].value("alpha")?);
+    let (mut rank_pattern, mut alpha_pattern) = (Patterns::default(), Patterns::default());
+    for layer in layers {
+        let (own_rank, own_alpha): (usize, f64) = (layer.value("rank")?, layer.value("alpha")?);
+        if own_rank != rank {
+            rank_pattern.0.push((targets::only(&layer.layer.path), own_rank as f64));
+        }
+        if own_alpha != alpha {
+            alpha_pattern.0.push((targets::only(&layer.layer.path), own_alpha));
+        }
+    }
+    Ok((rank, alpha, rank_pattern, alpha_pattern))
+}
+
+/// The value that all layers share.
+pub(crate) fn common<T: DeserializeOwned + PartialEq>(layers: &[Configured], key: &str) -> Result<T, String> {
+    let first: T = layers[0].value(key)?;
+    for layer in layers {
+        if layer.value::<T>(key)? != first {
+            return Err(format!("`{key}` differs between {} and {}, and PEFT has one for all layers", layers[0].layer.path, layer.layer.path));
+        }
+    }
+    Ok(first)
+}

@@ -1,0 +1,79 @@
+//! VERA: VeRA, whose shared projections may be left to a seed.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::TensorData;
+use engraft_core::LayerShape;
+
+use super::{Configured, PeftType, Settings, Written, common, table};
+use crate::config::Reader;
+use crate::error::Result;
+use crate::field::{Field, SHARED};
+use crate::torch::Generator;
+
+/// y = x W + b + ((x A) . d) B . b_scale with shared A and B.
+pub(super) struct Vera;
+
+impl PeftType for Vera {
+    fn name(&self) -> &'static str {
+        "VERA"
+    }
+
+    fn methods(&self) -> &'static [&'static str] {
+        &["vera"]
+    }
+
+    fn lacks(&self) -> &'static [&'static str] {
+        &["exclude_modules"]
+    }
+
+    fn read(&self, config: &mut Reader, layers: &[LayerShape]) -> Result<Settings> {
+        let rank: usize = config.get("r", 256)?;
+        let dropout: f64 = config.get("vera_dropout", 0.0)?;
+        let d_initial: f64 = config.get("d_initial", 0.1)?;
+        let seed: u64 = config.get("projection_prng_key", 0)?;
+        let saved: bool = config.get("save_projection", true)?;
+        config.skip(&["init_weights"]);
+        let mut grown = BTreeMap::new();
+        if !saved {
+            config.warn(format!("the projections are not in the file: drawn again from PyTorch's generator with seed {seed}"));
+            let (d_in, d_out) = largest(layers);
+            let mut generator = Generator::new(seed);
+            for (key, rows, cols) in [("vera_A", rank, d_in), ("vera_B", d_out, rank)] {
+                grown.insert(format!("{SHARED}{key}"), TensorData::new(generator.kaiming_uniform(rows, cols), [rows, cols]));
+            }
+        }
+        let own = table([("rank", rank.into()), ("d-initial", d_initial.into()), ("dropout", dropout.into())]);
+        Ok(Settings { method: "vera", config: own, seed, grown, ..Settings::default() })
+    }
+
+    fn write(&self, layers: &[Configured]) -> Result<Written, String> {
+        let keys = table([
+            ("r", common::<usize>(layers, "rank")?.into()),
+            ("vera_dropout", common::<f64>(layers, "dropout")?.into()),
+            ("d_initial", common::<f64>(layers, "d-initial")?.into()),
+            ("projection_prng_key", 0.into()),
+            ("save_projection", true.into()),
+            ("init_weights", true.into()),
+        ]);
+        Ok(Written { keys, ..Written::default() })
+    }
+
+    fn fields(&self, layer: &Configured) -> Result<Vec<Field>> {
+        let rank = layer.get("rank")?;
+        Ok(vec![Field::same("vera_lambda_b", "lambda_b", &[layer.layer.d_out]), Field::same("vera_lambda_d", "lambda_d", &[rank])])
+    }
+
+    fn shared(&self, layers: &[Configured]) -> Vec<Field> {
+        let shapes: Vec<LayerShape> = layers.iter().map(|layer| layer.layer.clone()).collect();
+        let (d_in, d_out) = largest(&shapes);
+        let rank = layers.first().and_then(|layer| layer.get("rank").ok()).unwrap_or(0);
+        vec![Field::transposed("vera_A", "a", [rank, d_in]), Field::transposed("vera_B", "b", [d_out, rank])]
+    }
+}
+
+/// The largest input and output widths: the projections are cut to each layer.
+fn largest(layers: &[LayerShape]) -> (usize, usize) {
+    let max = |width: fn(&LayerShape) -> usize| layers.iter().map(width).max().unwrap_or(0);
+    (max(|layer| layer.d_in), max(|layer| layer.d_out))
+}

@@ -1,0 +1,23 @@
+//! The Burn boundary of Engraft.
+//!
+//! Everything that has to know how Burn names a device, draws a random number or lays out a
+//! tensor lives here, so that the method crates read as mathematics:
+//!
+//! - [`device`]: a device from its name (`flex`, `ndarray`, `wgpu`, `cuda`, `cuda:1`);
+//! - [`Key`]: random streams keyed by (run seed, parameter path, role), identical on every
+//!   device, thread order and precision;
+//! - [`Init`]: host-side initialisers over those streams;
+//! - [`ops`]: operations with kernels and backward passes of their own;
+//! - [`bridge`]: tensors to host matrices and back, in the tensor's own precision.
+
+pub mod bridge;
+mod device;
+mod init;
+mod nearest;
+pub mod ops;
+mod seed;
+
+pub use device::{BUILT_BACKENDS, DeviceError, device};
+pub use init::Init;
+pub use nearest::{nearest, suggestion};
+pub use seed::Key;

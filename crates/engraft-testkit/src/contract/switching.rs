@@ -1,0 +1,85 @@
+//! Off, on, and two named adapters in one model: switched as a whole, and row by row.
+
+use burn::tensor::Tensor;
+use engraft_core::{Adapted, Composition, Mode, RowChoice};
+
+use super::case::{Case, same_parameters};
+use super::{Outcome, ensure};
+use crate::{Harness, compare, random};
+
+pub(super) fn check(case: &Case) -> Outcome {
+    let base = case.base_output();
+    let mut model = case.moved.clone();
+    let alone = case.eval(&model);
+    model.disable(true);
+    compare::identical("output while disabled", &case.eval(&model), &base)?;
+    model.disable(false);
+    compare::identical("output after enabling", &case.eval(&model), &alone)?;
+
+    let (one, two) = ("one", "two");
+    let mut model = Adapted::new(case.base());
+    let mut outputs = Vec::new();
+    for (name, seed) in [(one, 11), (two, 12)] {
+        model.attach(name, &case.method, &case.injection(seed))?;
+        model = random::perturb_trained(model, 0.1, seed);
+    }
+    for name in [one, two, one, two] {
+        model.activate(&[name], Composition::Sum)?;
+        outputs.push(case.eval(&model));
+    }
+    compare::identical(
+        "the first adapter after switching",
+        &outputs[2],
+        &outputs[0],
+    )?;
+    compare::identical(
+        "the second adapter after switching",
+        &outputs[3],
+        &outputs[1],
+    )?;
+    rows(case, &model, [&outputs[0], &outputs[1], &base])?;
+
+    let trained = |model: &Adapted<Harness>, name: &str| {
+        model
+            .trainable()
+            .iter()
+            .filter(|found| found.path.contains(&format!(".{name}.")))
+            .count()
+    };
+    let kept = trained(&model, two);
+    model.remove(one)?;
+    compare::identical(
+        "the second adapter after the first was removed",
+        &case.eval(&model),
+        &outputs[1],
+    )?;
+    ensure(trained(&model, two) == kept, || {
+        "removing one adapter froze the other".to_owned()
+    })?;
+    model.remove(two)?;
+    compare::identical("output after all were removed", &case.eval(&model), &base)?;
+    same_parameters("after all were removed", &model, &Adapted::new(case.base()))
+}
+
+/// Each row of a batch through its own adapter equals running it separately.
+fn rows(case: &Case, model: &Adapted<Harness>, expected: [&Tensor<3>; 3]) -> Outcome {
+    if model
+        .attachments()
+        .any(|attachment| !attachment.params.is_empty())
+    {
+        // Parameters of the model itself are the same for every row.
+        return Ok(());
+    }
+    let choice = RowChoice::new(vec![Some("one".to_owned()), Some("two".to_owned()), None]);
+    let ctx = model.ctx(Mode::Eval).with_rows(&choice);
+    let mixed = model.model.forward(case.x(&model.model), &ctx).detach();
+    for (row, expected) in expected.into_iter().enumerate() {
+        compare::close(
+            &format!("row {row} of a mixed batch"),
+            &mixed.clone().narrow(0, row, 1),
+            &expected.clone().narrow(0, row, 1),
+            case.terms(),
+        )?;
+    }
+    Ok(())
+}

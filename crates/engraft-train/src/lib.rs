@@ -1,0 +1,36 @@
+//! Training: what happens between a model with something to train and a trained one.
+//!
+//! - [`Gradients`] by parameter path, clipped by their global norm;
+//! - [`Optimizer`]: AdamW and SGD as PyTorch defines them, with state by parameter path and
+//!   [`LearningRates`] by pattern;
+//! - [`Schedule`]: constant, linear and cosine with warm-up, as `transformers` defines them;
+//! - [`Trainer`]: the loop, with curves, evaluation, early stopping, and checkpoints from which
+//!   the next update is bit-identical;
+//! - [`pretrain_digits_vit`]: the model that ships with Engraft.
+
+mod batcher;
+mod checkpoint;
+mod early_stop;
+mod error;
+mod gradients;
+mod learning_rates;
+mod loss;
+mod metrics;
+mod optimizer;
+mod pretrain;
+mod schedule;
+#[cfg(test)]
+mod testing;
+mod trainer;
+
+pub use batcher::{Batcher, Labelled};
+pub use early_stop::EarlyStop;
+pub use error::{Error, Result};
+pub use gradients::Gradients;
+pub use learning_rates::{LearningRates, RatePattern};
+pub use loss::cross_entropy;
+pub use metrics::{accuracy, correct};
+pub use optimizer::{AdamW, Optimizer, OptimizerConfig, Sgd};
+pub use pretrain::{Pretrained, Provenance, pretrain_digits_vit};
+pub use schedule::{Decay, Schedule};
+pub use trainer::{Curves, Point, TrainConfig, Trainer};

@@ -1,0 +1,73 @@
+//! The registry: every method, one line each, in alphabetical order of its path.
+
+use engraft_core::{AnyMethod, MethodEntry, Result, unknown_method};
+use serde_json::Value;
+
+/// Every registered method.
+pub static METHODS: &[MethodEntry] = &[
+    // registry: begin
+    MethodEntry::of::<engraft_bottleneck::BottleneckParallelConfig>(),
+    MethodEntry::of::<engraft_bottleneck::BottleneckSeriesConfig>(),
+    MethodEntry::of::<engraft_butterfly::BoftConfig>(),
+    MethodEntry::of::<engraft_butterfly::OftConfig>(),
+    MethodEntry::of::<engraft_features::BitFitConfig>(),
+    MethodEntry::of::<engraft_features::FullConfig>(),
+    MethodEntry::of::<engraft_features::Ia3Config>(),
+    MethodEntry::of::<engraft_features::LinearProbeConfig>(),
+    MethodEntry::of::<engraft_features::SsfConfig>(),
+    MethodEntry::of::<engraft_givens::GoftConfig>(),
+    MethodEntry::of::<engraft_givens::QgoftConfig>(),
+    MethodEntry::of::<engraft_kronecker::LokrConfig>(),
+    MethodEntry::of::<engraft_lowrank::DoraConfig>(),
+    MethodEntry::of::<engraft_lowrank::LoraConfig>(),
+    MethodEntry::of::<engraft_lowrank::VeraConfig>(),
+    MethodEntry::of::<engraft_sparse::ShiraConfig>(),
+    MethodEntry::of::<engraft_svd::LoraXsConfig>(),
+    MethodEntry::of::<engraft_svd::PissaConfig>(),
+    MethodEntry::of::<engraft_tensor_train::LorettaRepConfig>(),
+    // registry: end
+];
+
+/// The method called `id` with this table of configuration keys; keys left out have the paper's
+/// defaults.
+///
+/// # Errors
+/// An unknown method or key (the message names the nearest), or senseless values.
+pub fn method(id: &str, config: &Value) -> Result<AnyMethod> {
+    entry(id)?.parse(config)
+}
+
+/// The registry's line for `id`.
+///
+/// # Errors
+/// An unknown method; the message names the nearest.
+pub fn entry(id: &str) -> Result<&'static MethodEntry> {
+    METHODS
+        .iter()
+        .find(|entry| entry.meta.id == id)
+        .ok_or_else(|| unknown_method(id, METHODS.iter().map(|entry| entry.meta.id)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_unique() {
+        let mut ids: Vec<&str> = METHODS.iter().map(|entry| entry.meta.id).collect();
+        ids.sort_unstable();
+        let all = ids.len();
+        ids.dedup();
+        assert_eq!(ids.len(), all);
+    }
+
+    #[test]
+    fn a_misspelt_method_or_key_names_the_nearest() {
+        let message = method("lroa", &Value::Null).unwrap_err().to_string();
+        assert!(message.contains("`lroa`") && message.contains("lora"), "{message}");
+        let message = method("lora", &serde_json::json!({"rnak": 4})).unwrap_err().to_string();
+        assert!(message.contains("`rnak`") && message.contains("nearest: rank"), "{message}");
+        assert!(method("lora", &serde_json::json!({"rank": "four"})).is_err());
+        assert!(method("lora", &serde_json::json!({"rank": 0})).is_err());
+    }
+}
