@@ -27,7 +27,7 @@ impl Activation {
     pub fn apply<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
             Self::Relu => activation::relu(x),
-            Self::Gelu => activation::gelu(x),
+            Self::Gelu => engraft_tensor::ops::gelu(x),
             Self::Silu => activation::silu(x),
             Self::Tanh => activation::tanh(x),
             Self::Sigmoid => activation::sigmoid(x),

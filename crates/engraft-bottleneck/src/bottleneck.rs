@@ -209,9 +209,9 @@ mod tests {
             let narrow: Vec<f64> = (0..2)
                 .map(|k| ((0..3).map(|i| h[i] * down.get(i, k)).sum::<f64>() + b_down[k]).tanh())
                 .collect();
-            for j in 0..3 {
+            for (j, offset) in b_up.iter().enumerate() {
                 let expected =
-                    0.5 * ((0..2).map(|k| narrow[k] * up.get(k, j)).sum::<f64>() + b_up[j]);
+                    0.5 * ((0..2).map(|k| narrow[k] * up.get(k, j)).sum::<f64>() + offset);
                 assert!((found.get(token, j) - expected).abs() < 1e-12);
             }
         }

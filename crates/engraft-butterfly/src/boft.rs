@@ -45,7 +45,7 @@ impl Default for BoftConfig {
 /// |---|---|---|
 /// | A | [m, n, b, b] | trained, zero at first; Q = (A - A^T) / 2 |
 /// | R_i | [n, b, b] | (I - Q)(I + Q)^-1 of the blocks of A_i |
-/// | s | [d_out] | trained scale of the outputs, one at first |
+/// | s | `[d_out]` | trained scale of the outputs, one at first |
 /// | P_i | | butterfly permutation: the two halves of a block lie 2^(i-1) half blocks apart |
 ///
 /// n = d_in / b. With m = 1 and s = 1 it is OFT. A token costs O(m d_in b) beside the layer; no
@@ -59,7 +59,7 @@ impl Default for BoftConfig {
 pub struct Boft {
     /// A, [m, n, b, b].
     pub a: Param<Tensor<4>>,
-    /// s, [d_out].
+    /// s, `[d_out]`.
     pub s: Param<Tensor<1>>,
     /// Share of dropped blocks.
     pub dropout: f64,

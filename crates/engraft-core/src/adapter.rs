@@ -112,7 +112,6 @@ pub trait Graft: Clone + fmt::Debug + Send + Sync + 'static {
 
 /// Table of the operations of a graft whose type has been forgotten.
 #[derive(Debug)]
-#[expect(clippy::type_complexity, reason = "plain function pointers, named by their fields")]
 pub struct AdapterOps {
     effective: fn(&dyn Any, &FrozenBase, &Ctx) -> Result<FrozenBase>,
     forward: fn(&dyn Any, Tensor<2>, &FrozenBase, &Ctx) -> Tensor<2>,

@@ -97,7 +97,8 @@ pub struct MethodMeta {
     pub peft: Option<&'static str>,
     /// Whether it folds into the base weights.
     pub mergeable: bool,
-    /// Whether it changes the bias too (then it needs a slot, not only a weight).
+    /// Whether it changes the layer's bias too (then it needs a slot, not only a weight). An offset
+    /// that is an option of the method is not declared: it shows in the weight form.
     pub changes_bias: bool,
     /// What it computes before training.
     pub at_init: AtInit,

@@ -99,7 +99,11 @@ impl Reparameterizer for Attach<'_> {
         match graft.init(&base, &InitContext::new(self.seed, layer, "default", &base, &bank)).and_then(|adapter| {
             // A form that fails once would fail inside a forward pass: find out now.
             let rebased = adapter.rebase(&base);
-            adapter.effective(rebased.as_ref().unwrap_or(&base), &Ctx::default())?;
+            let effective = adapter.effective(rebased.as_ref().unwrap_or(&base), &Ctx::default())?;
+            if effective.bias.is_some() {
+                let reason = "this configuration adds a bias; write the model with slots".to_owned();
+                return Err(Error::NoWeightForm { method: method.meta().id.to_owned(), path: layer.to_owned(), reason });
+            }
             Ok(WeightAdapter { adapter, rebased })
         }) {
             Ok(adapter) => (param, Some(adapter)),

@@ -75,7 +75,6 @@ pub trait SiteGraft: Clone + fmt::Debug + Send + Sync + 'static {
 
 /// Table of the operations of a site adapter whose type has been forgotten.
 #[derive(Debug)]
-#[expect(clippy::type_complexity, reason = "plain function pointers, named by their fields")]
 pub struct SiteOps {
     wrap: fn(&dyn Any, Tensor<2>, Tensor<2>, &Ctx) -> Tensor<2>,
     extend_key_value: fn(&dyn Any, Tensor<4>, Tensor<4>, &Ctx) -> (Tensor<4>, Tensor<4>),

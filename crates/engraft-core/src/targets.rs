@@ -240,6 +240,13 @@ mod tests {
     }
 
     #[test]
+    fn a_pattern_from_the_beginning_matches_the_whole_path_only() {
+        let targets: Targets = serde_json::from_value(serde_json::json!({"rank-pattern": {r"^1\.fc1": 2}})).unwrap();
+        assert!(targets.overrides("blocks.1.fc1").unwrap().is_empty());
+        assert_eq!(targets.overrides("1.fc1").unwrap()["rank"], 2);
+    }
+
+    #[test]
     fn targets_survive_serialisation() {
         for value in [serde_json::json!(["a"]), serde_json::json!("x.*"), serde_json::json!({"exclude": ["b"], "layers": [0]})] {
             let targets: Targets = serde_json::from_value(value).unwrap();

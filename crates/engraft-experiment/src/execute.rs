@@ -10,7 +10,6 @@ use engraft_models::{DIGITS_VIT, Vit, digits_vit, digits_vit_config};
 use engraft_train::{
     AdamW, Batcher, Decay, Labelled, OptimizerConfig, Sgd, TrainConfig, Trainer, accuracy, cross_entropy,
 };
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -117,7 +116,7 @@ impl Executor for BurnExecutor {
         if spec.method.id == BASE {
             // Without training, a step is a forward pass over a batch.
             let adapted = adapted.valid();
-            let rows: Vec<usize> = (0..spec.optimizer.batch_size.min(data.train.len())).collect();
+            let rows: Vec<usize> = (0..spec.optimizer.batch_size.min(data.train.labels.dims()[0])).collect();
             let batch = data.train.rows(&rows);
             for _ in 0..WARM_UP + STEPS {
                 let start = Instant::now();
@@ -167,7 +166,7 @@ impl Data {
     }
 
     fn batcher(&self, spec: &RunSpec) -> Result<Batcher> {
-        Batcher::new(self.train.len(), spec.optimizer.batch_size, spec.seed).map_err(input)
+        Batcher::new(self.train.labels.dims()[0], spec.optimizer.batch_size, spec.seed).map_err(input)
     }
 }
 
@@ -293,6 +292,6 @@ mod tests {
             spec.method.config = serde_json::json!({"rank": 1000});
         })
         .contains("rank 1000"));
-        assert!(BurnExecutor.method(&MethodSpec { id: BASE.into(), config: Value::Null, targets: Value::Null }).is_ok());
+        assert!(BurnExecutor.method(&MethodSpec { id: BASE.into(), config: serde_json::Value::Null, targets: serde_json::Value::Null }).is_ok());
     }
 }

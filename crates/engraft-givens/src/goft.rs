@@ -25,7 +25,7 @@ pub struct GoftConfig {
 /// |---|---|---|
 /// | theta | [d_in - 1] | trained angles in radians, zero at first, in the order of [`PlaneMaps`] |
 /// | G | 2 x 2 | [[cos, -sin], [sin, cos]] of an angle |
-/// | c | [d_in] | trained, one at first; only with `scale` |
+/// | c | `[d_in]` | trained, one at first; only with `scale` |
 ///
 /// A token costs O(d_in) beside the layer; no d_in x d_in matrix is formed.
 ///
@@ -36,7 +36,7 @@ pub struct GoftConfig {
 pub struct Goft {
     /// theta, [d_in - 1].
     pub theta: Param<Tensor<1>>,
-    /// c, [d_in].
+    /// c, `[d_in]`.
     pub scale: Option<Param<Tensor<1>>>,
 }
 

@@ -52,7 +52,7 @@ impl Qgoft {
         PlaneMaps::new(self.entries())
     }
 
-    /// lambda sum_i <a_i, b_i>^2, [1]: a_i and b_i are the columns of the map i. To be added to
+    /// lambda sum_i <a_i, b_i>^2 as a tensor of one value: a_i and b_i are the columns of the map i. To be added to
     /// the training loss; zero when every map only rotates and stretches along the axes.
     pub fn penalty(&self) -> Tensor<1> {
         let [a1, b1, a2, b2] = self.entries();

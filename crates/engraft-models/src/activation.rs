@@ -1,6 +1,7 @@
 //! Elementwise activations.
 
 use burn::tensor::{Tensor, activation};
+use engraft_tensor::ops;
 use serde::{Deserialize, Serialize};
 
 /// An elementwise activation.
@@ -19,7 +20,7 @@ impl Activation {
     pub fn forward<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
             Self::Relu => activation::relu(x),
-            Self::Gelu => activation::gelu(x),
+            Self::Gelu => ops::gelu(x),
         }
     }
 }

@@ -49,7 +49,10 @@ impl Attention {
         let v = split(self.v_proj.forward(x, ctx));
         let (k, v) = self.key_value.key_value(k, v, ctx);
         let attended = activation::softmax(q.matmul(k.swap_dims(2, 3)), 3).matmul(v);
-        self.out_proj.forward(attended.swap_dims(1, 2).reshape([batch, tokens, width]), ctx)
+        self.out_proj.forward(
+            attended.swap_dims(1, 2).reshape([batch, tokens, width]),
+            ctx,
+        )
     }
 
     pub(crate) fn slots(&mut self, slots: &mut Slots<'_>) {

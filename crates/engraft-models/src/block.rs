@@ -8,7 +8,7 @@ use crate::attention::Attention;
 use crate::feed_forward::FeedForward;
 use crate::init::Start;
 use crate::layer_norm::LayerNorm;
-use crate::vit::VitConfig;
+use crate::vit_config::VitConfig;
 
 /// The sites of a block. The name of a site is its role: methods that choose by sublayer look for
 /// paths that end in `.attention` and `.mlp`.
@@ -72,30 +72,63 @@ impl Block {
     }
 
     pub(crate) fn slots(&mut self, slots: &mut Slots<'_>) {
-        let Self { norm1, attention, norm2, mlp, sites } = self;
+        let Self {
+            norm1,
+            attention,
+            norm2,
+            mlp,
+            sites,
+        } = self;
         slots
-            .within("sites", |slots| { slots.site("sequence", &mut sites.sequence); })
+            .within("sites", |slots| {
+                slots.site("sequence", &mut sites.sequence);
+            })
             .within("norm1", |slots| norm1.slots(slots))
             .within("attention", |slots| attention.slots(slots))
-            .within("sites", |slots| { slots.site("attention", &mut sites.attention); })
+            .within("sites", |slots| {
+                slots.site("attention", &mut sites.attention);
+            })
             .within("norm2", |slots| norm2.slots(slots))
             .within("mlp", |slots| mlp.slots(slots))
-            .within("sites", |slots| { slots.site("mlp", &mut sites.mlp); });
+            .within("sites", |slots| {
+                slots.site("mlp", &mut sites.mlp);
+            });
     }
 
     pub(crate) fn push_shapes(shapes: &mut ModelShapes, path: &str, config: &VitConfig) {
-        shapes.push_site(format!("{path}.sites.sequence"), SiteKind::Sequence, config.width);
+        shapes.push_site(
+            format!("{path}.sites.sequence"),
+            SiteKind::Sequence,
+            config.width,
+        );
         LayerNorm::push_shapes(shapes, &format!("{path}.norm1"), config.width);
         Attention::push_shapes(shapes, &format!("{path}.attention"), config.width);
-        shapes.push_site(format!("{path}.sites.attention"), SiteKind::Sublayer, config.width);
+        shapes.push_site(
+            format!("{path}.sites.attention"),
+            SiteKind::Sublayer,
+            config.width,
+        );
         LayerNorm::push_shapes(shapes, &format!("{path}.norm2"), config.width);
-        FeedForward::push_shapes(shapes, &format!("{path}.mlp"), config.width, config.mlp_width);
-        shapes.push_site(format!("{path}.sites.mlp"), SiteKind::Sublayer, config.width);
+        FeedForward::push_shapes(
+            shapes,
+            &format!("{path}.mlp"),
+            config.width,
+            config.mlp_width,
+        );
+        shapes.push_site(
+            format!("{path}.sites.mlp"),
+            SiteKind::Sublayer,
+            config.width,
+        );
     }
 }
 
 /// The sequence without its first `lead` tokens.
 pub(crate) fn without_lead(x: Tensor<3>, lead: usize) -> Tensor<3> {
     let tokens = x.dims()[1];
-    if lead == 0 { x } else { x.narrow(1, lead, tokens - lead) }
+    if lead == 0 {
+        x
+    } else {
+        x.narrow(1, lead, tokens - lead)
+    }
 }

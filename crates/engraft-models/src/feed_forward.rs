@@ -18,16 +18,22 @@ pub struct FeedForward {
 
 impl FeedForward {
     pub(crate) fn new(width: usize, hidden: usize, start: &Start) -> Self {
-        Self { fc1: start.glorot("fc1", width, hidden), fc2: start.glorot("fc2", hidden, width) }
+        Self {
+            fc1: start.glorot("fc1", width, hidden),
+            fc2: start.glorot("fc2", hidden, width),
+        }
     }
 
     /// Acts on the last axis of [..., width].
     pub fn forward<const D: usize>(&self, x: Tensor<D>, ctx: &Ctx) -> Tensor<D> {
-        self.fc2.forward(Activation::Gelu.forward(self.fc1.forward(x, ctx)), ctx)
+        self.fc2
+            .forward(Activation::Gelu.forward(self.fc1.forward(x, ctx)), ctx)
     }
 
     pub(crate) fn slots(&mut self, slots: &mut Slots<'_>) {
-        slots.linear("fc1", &mut self.fc1).linear("fc2", &mut self.fc2);
+        slots
+            .linear("fc1", &mut self.fc1)
+            .linear("fc2", &mut self.fc2);
     }
 
     pub(crate) fn push_shapes(shapes: &mut ModelShapes, path: &str, width: usize, hidden: usize) {

@@ -15,7 +15,10 @@ pub(crate) struct Start<'a> {
 impl Start<'_> {
     /// The start of the submodule `name`.
     pub fn child(&self, name: &str) -> Self {
-        Self { key: self.key.child(name), ..self.clone() }
+        Self {
+            key: self.key.child(name),
+            ..self.clone()
+        }
     }
 
     /// A layer with a bias of zero and weights U(-b, b), b = sqrt(6 / (d_in + d_out)) (Glorot and
@@ -29,6 +32,9 @@ impl Start<'_> {
     pub fn linear(&self, name: &str, d_in: usize, d_out: usize, init: Init) -> Linear {
         let key = self.key.child(name).child("weight");
         let weight = init.tensor([d_in, d_out], &key, self.device, self.dtype);
-        Linear::from_tensors(weight, Some(Init::ZEROS.tensor([d_out], &key, self.device, self.dtype)))
+        Linear::from_tensors(
+            weight,
+            Some(Init::ZEROS.tensor([d_out], &key, self.device, self.dtype)),
+        )
     }
 }

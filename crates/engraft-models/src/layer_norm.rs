@@ -24,13 +24,23 @@ pub struct LayerNorm {
 
 impl LayerNorm {
     pub(crate) fn new(width: usize, epsilon: f64, start: &Start) -> Self {
-        let constant = |init: Init| Param::from_tensor(init.tensor([width], &start.key, start.device, start.dtype));
-        Self { gamma: constant(Init::ONES), beta: constant(Init::ZEROS), output: Site::default(), epsilon }
+        let constant = |init: Init| {
+            Param::from_tensor(init.tensor([width], &start.key, start.device, start.dtype))
+        };
+        Self {
+            gamma: constant(Init::ONES),
+            beta: constant(Init::ZEROS),
+            output: Site::default(),
+            epsilon,
+        }
     }
 
     /// Normalises the last axis of [..., width].
     pub fn forward<const D: usize>(&self, x: Tensor<D>, ctx: &Ctx) -> Tensor<D> {
-        self.output.hidden(layer_norm(x, self.gamma.val(), Some(self.beta.val()), self.epsilon), ctx)
+        self.output.hidden(
+            layer_norm(x, self.gamma.val(), Some(self.beta.val()), self.epsilon),
+            ctx,
+        )
     }
 
     pub(crate) fn slots(&mut self, slots: &mut Slots<'_>) {

@@ -17,6 +17,7 @@ pub mod shapes;
 #[cfg(test)]
 mod testing;
 mod vit;
+mod vit_config;
 
 pub use activation::Activation;
 pub use attention::Attention;
@@ -24,5 +25,6 @@ pub use block::{Block, BlockSites};
 pub use feed_forward::FeedForward;
 pub use layer_norm::LayerNorm;
 pub use mlp::{Mlp, MlpConfig};
-pub use presets::digits_vit_config;
-pub use vit::{Vit, VitConfig};
+pub use presets::{DIGITS_VIT, digits_vit, digits_vit_config};
+pub use vit::Vit;
+pub use vit_config::VitConfig;

@@ -7,8 +7,15 @@ use engraft_core::{Adaptable, Ctx, LayerShape, SiteAdapter, Slot, Slots, params}
 /// The shapes, computed from the configuration, against the parameters, slots and sites there are.
 pub(crate) fn agrees_with_its_shapes<M: Adaptable>(mut model: M) {
     let shapes = model.shapes();
-    let mut listed: Vec<(String, usize)> = params::list(&model).into_iter().map(|found| (found.path, found.shape.iter().product())).collect();
-    let mut stated: Vec<(String, usize)> = shapes.params.iter().map(|param| (param.path.clone(), param.numel)).collect();
+    let mut listed: Vec<(String, usize)> = params::list(&model)
+        .into_iter()
+        .map(|found| (found.path, found.shape.iter().product()))
+        .collect();
+    let mut stated: Vec<(String, usize)> = shapes
+        .params
+        .iter()
+        .map(|param| (param.path.clone(), param.numel))
+        .collect();
     listed.sort();
     stated.sort();
     assert_eq!(listed, stated);
@@ -18,9 +25,18 @@ pub(crate) fn agrees_with_its_shapes<M: Adaptable>(mut model: M) {
         Slot::Linear(linear) => layers.push(linear.base().shape(path)),
         Slot::Site(_) => sites.push(path.to_owned()),
     }));
-    let plain = |layer: &LayerShape| LayerShape::linear(layer.path.clone(), layer.d_in, layer.d_out, layer.bias);
+    let plain = |layer: &LayerShape| {
+        LayerShape::linear(layer.path.clone(), layer.d_in, layer.d_out, layer.bias)
+    };
     assert_eq!(layers, shapes.layers.iter().map(plain).collect::<Vec<_>>());
-    assert_eq!(sites, shapes.sites.iter().map(|site| site.path.clone()).collect::<Vec<_>>());
+    assert_eq!(
+        sites,
+        shapes
+            .sites
+            .iter()
+            .map(|site| site.path.clone())
+            .collect::<Vec<_>>()
+    );
 }
 
 /// Trained tokens in front of the sequence.
@@ -31,7 +47,9 @@ pub(crate) struct Prompt {
 
 impl Prompt {
     pub fn new(tokens: Tensor<2>) -> Self {
-        Self { tokens: Param::from_tensor(tokens) }
+        Self {
+            tokens: Param::from_tensor(tokens),
+        }
     }
 }
 
@@ -40,6 +58,9 @@ impl SiteAdapter for Prompt {
         let [batch, _, width] = tokens.dims();
         let own = self.tokens.val();
         let count = own.dims()[0];
-        Tensor::cat(vec![own.unsqueeze::<3>().expand([batch, count, width]), tokens], 1)
+        Tensor::cat(
+            vec![own.unsqueeze::<3>().expand([batch, count, width]), tokens],
+            1,
+        )
     }
 }

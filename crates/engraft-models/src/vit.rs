@@ -5,90 +5,13 @@ use std::path::Path;
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Tensor};
 use engraft_core::file::{self, Contents};
-use engraft_core::{Adaptable, Ctx, Error, LayerKind, Linear, ModelShapes, Part, Result, Site, SiteKind, Slots};
+use engraft_core::{Adaptable, Ctx, Linear, ModelShapes, Result, Site, Slots};
 use engraft_tensor::{Init, Key};
-use serde::{Deserialize, Serialize};
 
 use crate::block::{Block, without_lead};
 use crate::init::Start;
 use crate::layer_norm::LayerNorm;
-
-/// Configuration of a [`Vit`]. The default is ViT-B/16 with 1000 classes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct VitConfig {
-    /// Height and width of an image, in pixels.
-    pub image: usize,
-    /// Height and width of a patch, in pixels.
-    pub patch: usize,
-    /// Channels of an image.
-    pub channels: usize,
-    /// Width of the hidden states.
-    pub width: usize,
-    /// Number of blocks.
-    pub depth: usize,
-    /// Attention heads.
-    pub heads: usize,
-    /// Width inside the feed-forward sublayer.
-    pub mlp_width: usize,
-    /// Classes.
-    pub classes: usize,
-    /// Added to the variance in layer normalisation.
-    pub epsilon: f64,
-}
-
-impl Default for VitConfig {
-    fn default() -> Self {
-        Self { image: 224, patch: 16, channels: 3, width: 768, depth: 12, heads: 12, mlp_width: 3072, classes: 1000, epsilon: 1e-6 }
-    }
-}
-
-impl VitConfig {
-    /// Number of patches of an image.
-    pub fn patches(&self) -> usize {
-        (self.image / self.patch).pow(2)
-    }
-
-    /// Numbers in a patch.
-    pub fn patch_size(&self) -> usize {
-        self.channels * self.patch * self.patch
-    }
-
-    /// Checks that patches tile the image and heads share the width.
-    ///
-    /// # Errors
-    /// What was found and what was expected.
-    pub fn validate(&self) -> Result<()> {
-        let bad = |reason| Err(Error::BadConfig { what: "vit".to_owned(), reason });
-        let sizes = [self.image, self.patch, self.channels, self.width, self.depth, self.heads, self.mlp_width, self.classes];
-        if sizes.contains(&0) {
-            return bad("found a size of 0, expected at least 1".to_owned());
-        }
-        if !self.image.is_multiple_of(self.patch) {
-            return bad(format!("found patch {}, expected a divisor of image {}", self.patch, self.image));
-        }
-        if !self.width.is_multiple_of(self.heads) {
-            return bad(format!("found {} heads, expected a divisor of width {}", self.heads, self.width));
-        }
-        Ok(())
-    }
-
-    /// The model as shapes.
-    pub fn shapes(&self) -> ModelShapes {
-        let mut shapes = ModelShapes::default();
-        shapes.push_linear("patch_embedding", self.patch_size(), self.width, true, Part::Embedding);
-        shapes.layers[0].kind = LayerKind::Conv2d;
-        shapes.push_param("class_token", self.width, Part::Embedding, false);
-        shapes.push_param("positions", (1 + self.patches()) * self.width, Part::Embedding, false);
-        shapes.push_site("embedding", SiteKind::Hidden, self.width);
-        for index in 0..self.depth {
-            Block::push_shapes(&mut shapes, &format!("blocks.{index}"), self);
-        }
-        LayerNorm::push_shapes(&mut shapes, "norm", self.width);
-        shapes.push_linear("head", self.width, self.classes, true, Part::Head);
-        shapes
-    }
-}
+use crate::vit_config::VitConfig;
 
 /// logits = head(norm(blocks([class; patches W + b] + positions))\[class\]).
 ///
@@ -125,14 +48,25 @@ impl Vit {
     /// As [`VitConfig::validate`].
     pub fn new(config: &VitConfig, key: &Key, device: &Device, dtype: DType) -> Result<Self> {
         config.validate()?;
-        let start = Start { key: key.clone(), device, dtype };
+        let start = Start {
+            key: key.clone(),
+            device,
+            dtype,
+        };
         let (width, positions) = (config.width, [1 + config.patches(), config.width]);
         Ok(Self {
             patch_embedding: start.glorot("patch_embedding", config.patch_size(), width),
             class_token: Param::from_tensor(Init::ZEROS.tensor([1, width], key, device, dtype)),
-            positions: Param::from_tensor(Init::Normal { std: 0.02 }.tensor(positions, &key.child("positions"), device, dtype)),
+            positions: Param::from_tensor(Init::Normal { std: 0.02 }.tensor(
+                positions,
+                &key.child("positions"),
+                device,
+                dtype,
+            )),
             embedding: Site::default(),
-            blocks: (0..config.depth).map(|index| Block::new(config, &start.child(&format!("blocks.{index}")))).collect(),
+            blocks: (0..config.depth)
+                .map(|index| Block::new(config, &start.child(&format!("blocks.{index}"))))
+                .collect(),
             norm: LayerNorm::new(width, config.epsilon, &start.child("norm")),
             head: start.linear("head", width, config.classes, Init::ZEROS),
             config: config.clone(),
@@ -143,7 +77,12 @@ impl Vit {
     ///
     /// # Errors
     /// An invalid configuration, or tensors that are missing, unexpected or of another shape.
-    pub fn from_safetensors(config: &VitConfig, path: &Path, contents: Contents, device: &Device) -> Result<Self> {
+    pub fn from_safetensors(
+        config: &VitConfig,
+        path: &Path,
+        contents: Contents,
+        device: &Device,
+    ) -> Result<Self> {
         let model = Self::new(config, &Key::new(0), device, DType::F32)?;
         file::load_module(model, path, contents)
     }
@@ -172,15 +111,26 @@ impl Vit {
 
     /// Tokens [batch, 1 + patches, width] of images.
     fn embed<const D: usize>(&self, images: Tensor<D>, ctx: &Ctx) -> Tensor<3> {
-        let VitConfig { image, patch, channels, width, .. } = self.config;
+        let VitConfig {
+            image,
+            patch,
+            channels,
+            width,
+            ..
+        } = self.config;
         let (batch, side) = (images.dims()[0], image / patch);
         let patches = images
             .reshape([batch, channels, side, patch, side, patch])
             .permute([0, 2, 4, 1, 3, 5])
             .reshape([batch, side * side, self.config.patch_size()]);
-        let class = self.class_token.val().unsqueeze::<3>().expand([batch, 1, width]);
+        let class = self
+            .class_token
+            .val()
+            .unsqueeze::<3>()
+            .expand([batch, 1, width]);
         let tokens = Tensor::cat(vec![class, self.patch_embedding.forward(patches, ctx)], 1);
-        self.embedding.hidden(tokens + self.positions.val().unsqueeze(), ctx)
+        self.embedding
+            .hidden(tokens + self.positions.val().unsqueeze(), ctx)
     }
 }
 
@@ -190,14 +140,18 @@ impl Adaptable for Vit {
     }
 
     fn slots(&mut self, slots: &mut Slots<'_>) {
-        slots.linear("patch_embedding", &mut self.patch_embedding).site("embedding", &mut self.embedding);
+        slots
+            .linear("patch_embedding", &mut self.patch_embedding)
+            .site("embedding", &mut self.embedding);
         let blocks = &mut self.blocks;
         slots.within("blocks", |slots| {
             for (index, block) in blocks.iter_mut().enumerate() {
                 slots.within(&index.to_string(), |slots| block.slots(slots));
             }
         });
-        slots.within("norm", |slots| self.norm.slots(slots)).linear("head", &mut self.head);
+        slots
+            .within("norm", |slots| self.norm.slots(slots))
+            .linear("head", &mut self.head);
     }
 }
 
@@ -207,10 +161,7 @@ mod tests {
 
     use super::*;
     use crate::testing::{Prompt, agrees_with_its_shapes};
-
-    fn tiny() -> VitConfig {
-        VitConfig { image: 6, patch: 3, channels: 2, width: 8, depth: 2, heads: 2, mlp_width: 12, classes: 3, epsilon: 1e-6 }
-    }
+    use crate::vit_config::tiny;
 
     fn random(shape: [usize; 2], seed: u64) -> Tensor<2> {
         Init::Normal { std: 1.0 }.tensor(shape, &Key::new(seed), &Device::default(), DType::F64)
@@ -229,7 +180,8 @@ mod tests {
     fn attach(model: &mut Vit, path: &str, prompt: Prompt) {
         model.slots(&mut Slots::new(&mut |found, slot| {
             if let (true, Slot::Site(site)) = (found == path, slot) {
-                site.attach(path, "prompt", AnySite::new(prompt.clone())).unwrap();
+                site.attach(path, "prompt", AnySite::new(prompt.clone()))
+                    .unwrap();
             }
         }));
     }
@@ -246,14 +198,27 @@ mod tests {
         let images = images();
         // Patch 1 of image 0: columns 3 to 5 of rows 0 to 2 in either channel.
         let pixels = images.to_data().try_to_vec::<f64>().unwrap();
-        let patch: Vec<f64> = (0..18).map(|i| pixels[(i / 9) * 36 + (i % 9 / 3) * 6 + 3 + i % 3]).collect();
+        let patch: Vec<f64> = (0..18)
+            .map(|i| pixels[(i / 9) * 36 + (i % 9 / 3) * 6 + 3 + i % 3])
+            .collect();
         let patch = engraft_tensor::bridge::tensor(patch, [1, 18], &Device::default(), DType::F64);
-        let expected = model.patch_embedding.base().forward(patch) + model.positions.val().narrow(0, 2, 1);
-        let found: Tensor<2> = model.embed(images.clone(), &Ctx::default()).narrow(0, 0, 1).narrow(1, 2, 1).squeeze_dim(1);
-        found.to_data().assert_approx_eq::<f64>(&expected.to_data(), burn::tensor::Tolerance::absolute(1e-12));
+        let expected =
+            model.patch_embedding.base().forward(patch) + model.positions.val().narrow(0, 2, 1);
+        let found: Tensor<2> = model
+            .embed(images.clone(), &Ctx::default())
+            .narrow(0, 0, 1)
+            .narrow(1, 2, 1)
+            .squeeze_dim(1);
+        found.to_data().assert_approx_eq::<f64>(
+            &expected.to_data(),
+            burn::tensor::Tolerance::absolute(1e-12),
+        );
         // The layout of the batch does not matter.
         let square = images.clone().reshape([4, 2, 6, 6]);
-        model.forward(square, &Ctx::default()).to_data().assert_eq(&model.forward(images, &Ctx::default()).to_data(), true);
+        model
+            .forward(square, &Ctx::default())
+            .to_data()
+            .assert_eq(&model.forward(images, &Ctx::default()).to_data(), true);
     }
 
     #[test]
@@ -292,20 +257,22 @@ mod tests {
         let ctx = Ctx::default();
         let prompt = random([2, 8], 3);
         let mut prompted = vit();
-        attach(&mut prompted, "blocks.1.sites.sequence", Prompt::new(prompt.clone()));
+        attach(
+            &mut prompted,
+            "blocks.1.sites.sequence",
+            Prompt::new(prompt.clone()),
+        );
         let x = plain.blocks[0].forward(plain.embed(images(), &ctx), &ctx);
         let x = Tensor::cat(vec![x, prompt.unsqueeze::<3>().expand([4, 2, 8])], 1);
-        let class: Tensor<2> = plain.blocks[1].forward(x, &ctx).narrow(1, 0, 1).squeeze_dim(1);
+        let class: Tensor<2> = plain.blocks[1]
+            .forward(x, &ctx)
+            .narrow(1, 0, 1)
+            .squeeze_dim(1);
         let expected = plain.head.forward(plain.norm.forward(class, &ctx), &ctx);
         let tolerance = burn::tensor::Tolerance::absolute(1e-12);
-        prompted.forward(images(), &ctx).to_data().assert_approx_eq::<f64>(&expected.to_data(), tolerance);
-    }
-
-    #[test]
-    fn sizes_are_checked() {
-        let message = |config: VitConfig| config.validate().unwrap_err().to_string();
-        assert!(message(VitConfig { patch: 4, ..tiny() }).contains("divisor of image 6"));
-        assert!(message(VitConfig { heads: 3, ..tiny() }).contains("divisor of width 8"));
-        assert!(message(VitConfig { depth: 0, ..tiny() }).contains("at least 1"));
+        prompted
+            .forward(images(), &ctx)
+            .to_data()
+            .assert_approx_eq::<f64>(&expected.to_data(), tolerance);
     }
 }

@@ -10,7 +10,6 @@ use serde_json::Value;
 use crate::config::PeftConfig;
 use crate::error::{Error, Result};
 use crate::import::{self, Import};
-use crate::export;
 
 /// Name of the configuration's file.
 pub const CONFIG_FILE: &str = "adapter_config.json";
@@ -31,12 +30,20 @@ impl PeftAdapter {
     /// Files that are missing, truncated or malformed.
     pub fn read(directory: &Path) -> Result<Self> {
         let path = directory.join(CONFIG_FILE);
-        let broken = |reason: String| engraft_core::Error::File { path: path.clone(), reason };
-        let text = std::fs::read_to_string(&path).map_err(|error| broken(format!("cannot be read: {error}")))?;
-        let config = serde_json::from_str(&text).map_err(|error| broken(format!("malformed: {error}")))?;
+        let broken = |reason: String| engraft_core::Error::File {
+            path: path.clone(),
+            reason,
+        };
+        let text = std::fs::read_to_string(&path)
+            .map_err(|error| broken(format!("cannot be read: {error}")))?;
+        let config =
+            serde_json::from_str(&text).map_err(|error| broken(format!("malformed: {error}")))?;
         let tensors = directory.join(TENSOR_FILE);
         if !tensors.exists() && directory.join("adapter_model.bin").exists() {
-            return Err(Error::Unsupported(format!("{} has only adapter_model.bin, a pickle: save it again with PEFT's `save_pretrained`, which writes {TENSOR_FILE}", directory.display())));
+            return Err(Error::Unsupported(format!(
+                "{} has only adapter_model.bin, a pickle: save it again with PEFT's `save_pretrained`, which writes {TENSOR_FILE}",
+                directory.display()
+            )));
         }
         Ok(Self::from_parts(config, file::read_tensors(&tensors)?.0))
     }
@@ -71,11 +78,21 @@ impl PeftAdapter {
     /// # Errors
     /// When they cannot be written.
     pub fn write(&self, directory: &Path) -> Result<()> {
-        let failed = |error: std::io::Error| engraft_core::Error::File { path: directory.to_owned(), reason: format!("cannot be made: {error}") };
+        let failed = |error: std::io::Error| engraft_core::Error::File {
+            path: directory.to_owned(),
+            reason: format!("cannot be made: {error}"),
+        };
         std::fs::create_dir_all(directory).map_err(failed)?;
-        file::write_tensors(&directory.join(TENSOR_FILE), &self.tensors, HashMap::from([("format".to_owned(), "pt".to_owned())]))?;
+        file::write_tensors(
+            &directory.join(TENSOR_FILE),
+            &self.tensors,
+            HashMap::from([("format".to_owned(), "pt".to_owned())]),
+        )?;
         let text = serde_json::to_string_pretty(&self.config.to_json()).expect("plain data");
-        Ok(file::write_atomically(&directory.join(CONFIG_FILE), text.as_bytes())?)
+        Ok(file::write_atomically(
+            &directory.join(CONFIG_FILE),
+            text.as_bytes(),
+        )?)
     }
 }
 
@@ -85,7 +102,12 @@ impl PeftAdapter {
 /// # Errors
 /// As [`PeftAdapter::read`], [`PeftAdapter::import`] and [`Import::attach`]. On error the model is
 /// as it was before: a file is never partly applied.
-pub fn load<M: Adaptable>(adapted: &mut Adapted<M>, name: &str, directory: &Path, method: impl Fn(&str, &Value) -> engraft_core::Result<AnyMethod>) -> Result<Vec<String>> {
+pub fn load<M: Adaptable>(
+    adapted: &mut Adapted<M>,
+    name: &str,
+    directory: &Path,
+    method: impl Fn(&str, &Value) -> engraft_core::Result<AnyMethod>,
+) -> Result<Vec<String>> {
     let import = PeftAdapter::read(directory)?.import(&adapted.model.shapes(), name)?;
     import.attach(adapted, method)?;
     Ok(import.warnings)
@@ -96,8 +118,12 @@ pub fn load<M: Adaptable>(adapted: &mut Adapted<M>, name: &str, directory: &Path
 ///
 /// # Errors
 /// A method, or settings of it, that PEFT's files cannot express; the message has the reason.
-pub fn export<M: Adaptable>(adapted: &Adapted<M>, name: &str, fan_in_fan_out: bool) -> Result<PeftAdapter> {
-    export::export(adapted, name, fan_in_fan_out)
+pub fn export<M: Adaptable>(
+    adapted: &Adapted<M>,
+    name: &str,
+    fan_in_fan_out: bool,
+) -> Result<PeftAdapter> {
+    crate::export::export(adapted, name, fan_in_fan_out)
 }
 
 /// Writes an attached adapter into a directory as PEFT stores it, for a model of PyTorch linear

@@ -60,14 +60,26 @@ impl TryFrom<Value> for PeftConfig {
 impl PeftConfig {
     /// The PEFT type, upper case; empty when the file has none.
     pub fn peft_type(&self) -> &str {
-        self.keys.get("peft_type").and_then(Value::as_str).unwrap_or_default()
+        self.keys
+            .get("peft_type")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
     }
 
     /// The configuration as JSON.
     pub fn to_json(&self) -> Value {
-        let table = |patterns: &Patterns| patterns.0.iter().map(|(key, value)| (key.clone(), number(*value))).collect::<Map<_, _>>();
+        let table = |patterns: &Patterns| {
+            patterns
+                .0
+                .iter()
+                .map(|(key, value)| (key.clone(), number(*value)))
+                .collect::<Map<_, _>>()
+        };
         let mut keys = self.keys.clone();
-        for (key, patterns) in [("rank_pattern", &self.rank_pattern), ("alpha_pattern", &self.alpha_pattern)] {
+        for (key, patterns) in [
+            ("rank_pattern", &self.rank_pattern),
+            ("alpha_pattern", &self.alpha_pattern),
+        ] {
             if !patterns.0.is_empty() || crate::types::has_patterns(self.peft_type()) {
                 keys.insert(key.to_owned(), table(patterns).into());
             }
@@ -78,7 +90,11 @@ impl PeftConfig {
 
 /// A number, without a fraction where it has none.
 pub(crate) fn number(value: f64) -> Value {
-    if value.fract() == 0.0 && value.abs() < 1e15 { Value::from(value as i64) } else { Value::from(value) }
+    if value.fract() == 0.0 && value.abs() < 1e15 {
+        Value::from(value as i64)
+    } else {
+        Value::from(value)
+    }
 }
 
 /// A configuration while it is read. Every key is asked for; what nobody asked for is judged by
@@ -92,7 +108,11 @@ pub(crate) struct Reader {
 
 impl Reader {
     pub(crate) fn new(config: &PeftConfig) -> Self {
-        Self { left: config.clone(), known: Vec::new(), warnings: Vec::new() }
+        Self {
+            left: config.clone(),
+            known: Vec::new(),
+            warnings: Vec::new(),
+        }
     }
 
     /// The value of a key, if it is there and not null.
@@ -100,7 +120,9 @@ impl Reader {
         self.known.push(key);
         match self.left.keys.remove(key) {
             None | Some(Value::Null) => Ok(None),
-            Some(value) => serde_json::from_value(value.clone()).map(Some).map_err(|error| Error::config(key, format!("found {value}: {error}"))),
+            Some(value) => serde_json::from_value(value.clone())
+                .map(Some)
+                .map_err(|error| Error::config(key, format!("found {value}: {error}"))),
         }
     }
 
@@ -121,7 +143,9 @@ impl Reader {
     pub(crate) fn refuse(&mut self, keys: &[&'static str]) -> Result<()> {
         for key in keys {
             if let Some(value) = self.find::<Value>(key)?.filter(|value| !is_empty(value)) {
-                return Err(Error::Unsupported(format!("`{key}` = {value} is not supported yet")));
+                return Err(Error::Unsupported(format!(
+                    "`{key}` = {value} is not supported yet"
+                )));
             }
         }
         Ok(())
@@ -129,15 +153,23 @@ impl Reader {
 
     /// Warns of a known option that acts in training only and that Engraft's method lacks.
     pub(crate) fn training_only(&mut self, key: &'static str) -> Result<()> {
-        if let Some(value) = self.find::<Value>(key)?.filter(|value| !is_empty(value) && value.as_f64() != Some(0.0)) {
-            self.warn(format!("`{key}` = {value} acts in training only and is dropped"));
+        if let Some(value) = self
+            .find::<Value>(key)?
+            .filter(|value| !is_empty(value) && value.as_f64() != Some(0.0))
+        {
+            self.warn(format!(
+                "`{key}` = {value} acts in training only and is dropped"
+            ));
         }
         Ok(())
     }
 
     /// The rank and alpha patterns, in this order.
     pub(crate) fn patterns(&mut self) -> (Patterns, Patterns) {
-        (std::mem::take(&mut self.left.rank_pattern), std::mem::take(&mut self.left.alpha_pattern))
+        (
+            std::mem::take(&mut self.left.rank_pattern),
+            std::mem::take(&mut self.left.alpha_pattern),
+        )
     }
 
     pub(crate) fn warn(&mut self, warning: String) {
@@ -146,7 +178,10 @@ impl Reader {
 
     /// The warnings, when nothing is left that means something.
     pub(crate) fn finish(mut self) -> Result<Vec<String>> {
-        for (key, patterns) in [("rank_pattern", &self.left.rank_pattern), ("alpha_pattern", &self.left.alpha_pattern)] {
+        for (key, patterns) in [
+            ("rank_pattern", &self.left.rank_pattern),
+            ("alpha_pattern", &self.left.alpha_pattern),
+        ] {
             if !patterns.0.is_empty() {
                 return Err(self.unknown(key, &format!("{:?}", patterns.0)));
             }
@@ -155,13 +190,18 @@ impl Reader {
             if !is_empty(&value) {
                 return Err(self.unknown(&key, &value.to_string()));
             }
-            self.warnings.push(format!("unknown key `{key}` is {value} and was ignored"));
+            self.warnings
+                .push(format!("unknown key `{key}` is {value} and was ignored"));
         }
         Ok(self.warnings)
     }
 
     fn unknown(&self, key: &str, value: &str) -> Error {
-        Error::UnknownKey { key: key.to_owned(), value: value.to_owned(), suggestion: suggestion(key, self.known.iter().copied()) }
+        Error::UnknownKey {
+            key: key.to_owned(),
+            value: value.to_owned(),
+            suggestion: suggestion(key, self.known.iter().copied()),
+        }
     }
 }
 
@@ -184,8 +224,14 @@ mod tests {
 
     #[test]
     fn patterns_keep_the_order_of_the_file() {
-        let config: PeftConfig = serde_json::from_str(r#"{"peft_type": "LORA", "rank_pattern": {"z": 2, "a": 4}, "r": 8}"#).unwrap();
-        assert_eq!(config.rank_pattern.0, [("z".to_owned(), 2.0), ("a".to_owned(), 4.0)]);
+        let config: PeftConfig = serde_json::from_str(
+            r#"{"peft_type": "LORA", "rank_pattern": {"z": 2, "a": 4}, "r": 8}"#,
+        )
+        .unwrap();
+        assert_eq!(
+            config.rank_pattern.0,
+            [("z".to_owned(), 2.0), ("a".to_owned(), 4.0)]
+        );
         assert_eq!(config.keys["r"], 8);
     }
 

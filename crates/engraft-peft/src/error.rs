@@ -9,14 +9,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, Error)]
 pub enum Error {
     /// A PEFT type that Engraft does not read.
-    #[error("PEFT type `{found}` is not supported yet; supported: {supported}{suggestion}")]
+    #[error("PEFT type `{found}` is not supported yet; supported: {supported}")]
     UnknownType {
         /// The type that was found.
         found: String,
         /// The types that are read.
         supported: String,
-        /// `; nearest: ...`, or empty.
-        suggestion: String,
     },
     /// An option, a kind of layer or a method that a supported type or file format cannot express.
     #[error("{0}")]
@@ -30,7 +28,9 @@ pub enum Error {
         reason: String,
     },
     /// A configuration key with a value that means something, but not to Engraft.
-    #[error("adapter_config.json: unknown key `{key}` = {value}; it may change what the adapter computes{suggestion}")]
+    #[error(
+        "adapter_config.json: unknown key `{key}` = {value}; it may change what the adapter computes{suggestion}"
+    )]
     UnknownKey {
         /// The key.
         key: String,
@@ -49,6 +49,9 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn config(key: &str, reason: impl ToString) -> Self {
-        Self::BadConfig { key: key.to_owned(), reason: reason.to_string() }
+        Self::BadConfig {
+            key: key.to_owned(),
+            reason: reason.to_string(),
+        }
     }
 }

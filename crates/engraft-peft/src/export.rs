@@ -17,58 +17,103 @@ use crate::types::{self, Configured, PeftType, Written};
 /// The version of PEFT whose files are written.
 const VERSION: &str = "0.21.2";
 
-pub(crate) fn export<M: Adaptable>(adapted: &Adapted<M>, name: &str, fan_in_fan_out: bool) -> Result<PeftAdapter> {
+pub(crate) fn export<M: Adaptable>(
+    adapted: &Adapted<M>,
+    name: &str,
+    fan_in_fan_out: bool,
+) -> Result<PeftAdapter> {
     let tensors = adapted.adapter_tensors(name)?;
-    let attachment = adapted.attachments().find(|attachment| attachment.name == name).expect("its tensors were found");
+    let attachment = adapted
+        .attachments()
+        .find(|attachment| attachment.name == name)
+        .expect("its tensors were found");
     let kind = types::of_method(&attachment.method)?;
-    let refuse = |reason: String| Error::Unsupported(format!("adapter `{name}` cannot be written as {}: {reason}", kind.name()));
+    let refuse = |reason: String| {
+        Error::Unsupported(format!(
+            "adapter `{name}` cannot be written as {}: {reason}",
+            kind.name()
+        ))
+    };
     if !attachment.sites.is_empty() {
         return Err(refuse("it acts on hidden states".to_owned()));
     }
     let shapes = adapted.model.shapes();
     let layers = at_paths(&shapes, &attachment.layers);
-    let configured = layers.iter().map(|layer| configured(attachment, layer.clone())).collect::<Result<Vec<_>>>()?;
+    let configured = layers
+        .iter()
+        .map(|layer| configured(attachment, layer.clone()))
+        .collect::<Result<Vec<_>>>()?;
     if configured.is_empty() {
         return Err(refuse("it adapts no layer".to_owned()));
     }
     let written = kind.write(&configured).map_err(refuse)?;
-    let extras = Extras::of(&attachment.params, &shapes, &layers, fan_in_fan_out).map_err(refuse)?;
+    let extras =
+        Extras::of(&attachment.params, &shapes, &layers, fan_in_fan_out).map_err(refuse)?;
 
     let mut pairs = adapter_pairs(kind, &configured, name)?;
     pairs.extend(extras.pairs(&attachment.params, &shapes, &layers, &BTreeMap::new()));
     let value = |pair: &Pair| {
         // A bank entry that was grown, not given, is in no file of Engraft: PEFT's has it.
-        let grown = || pair.own.strip_prefix("bank.given.").and_then(|entry| adapted.bank.get(entry)).map(|tensor| tensor.to_data());
+        let grown = || {
+            pair.own
+                .strip_prefix("bank.given.")
+                .and_then(|entry| adapted.bank.get(entry))
+                .map(|tensor| tensor.to_data())
+        };
         let data = tensors.get(&pair.own).cloned().or_else(grown);
-        data.map(|data| (pair.peft.clone(), pair.to_peft(&data))).ok_or_else(|| refuse(format!("it has no tensor {}", pair.own)))
+        data.map(|data| (pair.peft.clone(), pair.to_peft(&data)))
+            .ok_or_else(|| refuse(format!("it has no tensor {}", pair.own)))
     };
     let exported: BTreeMap<_, _> = pairs.iter().map(value).collect::<Result<_>>()?;
-    if let Some(key) = tensors.keys().find(|key| !pairs.iter().any(|pair| pair.own == **key)) {
+    if let Some(key) = tensors
+        .keys()
+        .find(|key| !pairs.iter().any(|pair| pair.own == **key))
+    {
         return Err(refuse(format!("PEFT has no place for its tensor {key}")));
     }
-    let all: Vec<&str> = shapes.layers.iter().map(|layer| layer.path.as_str()).collect();
+    let all: Vec<&str> = shapes
+        .layers
+        .iter()
+        .map(|layer| layer.path.as_str())
+        .collect();
     let chosen: Vec<&str> = layers.iter().map(|layer| layer.path.as_str()).collect();
     let target_modules = match targets::exactly(&chosen, &all) {
         Include::Regex(regex) => Value::from(regex),
         _ => chosen.into(),
     };
-    Ok(PeftAdapter::from_parts(config(kind, written, &extras, target_modules), exported))
+    Ok(PeftAdapter::from_parts(
+        config(kind, written, &extras, target_modules),
+        exported,
+    ))
 }
 
 /// A layer with the attachment's configuration for it.
 fn configured(attachment: &Attachment, layer: engraft_core::LayerShape) -> Result<Configured> {
     let mut config = attachment.config.as_object().cloned().unwrap_or_default();
     config.extend(attachment.injection.targets.overrides(&layer.path)?);
-    Ok(Configured { layer, method: attachment.method.clone(), config })
+    Ok(Configured {
+        layer,
+        method: attachment.method.clone(),
+        config,
+    })
 }
 
-fn config(kind: &dyn PeftType, written: Written, extras: &Extras, target_modules: Value) -> PeftConfig {
+fn config(
+    kind: &dyn PeftType,
+    written: Written,
+    extras: &Extras,
+    target_modules: Value,
+) -> PeftConfig {
     let biases = match extras.biases {
         Biases::None => "none".to_owned(),
         Biases::All => "all".to_owned(),
         Biases::Adapted => format!("{}_only", kind.name().to_lowercase()),
     };
-    let modules = if extras.modules.is_empty() { Value::Null } else { extras.modules.clone().into() };
+    let modules = if extras.modules.is_empty() {
+        Value::Null
+    } else {
+        extras.modules.clone().into()
+    };
     let mut keys: Map<String, Value> = written.keys;
     let common = [
         ("peft_type", kind.name().into()),
@@ -86,6 +131,15 @@ fn config(kind: &dyn PeftType, written: Written, extras: &Extras, target_modules
         ("layers_to_transform", Value::Null),
         ("layers_pattern", Value::Null),
     ];
-    keys.extend(common.into_iter().filter(|(key, _)| !kind.lacks().contains(key)).map(|(key, value)| (key.to_owned(), value)));
-    PeftConfig { rank_pattern: written.rank_pattern, alpha_pattern: written.alpha_pattern, keys }
+    keys.extend(
+        common
+            .into_iter()
+            .filter(|(key, _)| !kind.lacks().contains(key))
+            .map(|(key, value)| (key.to_owned(), value)),
+    );
+    PeftConfig {
+        rank_pattern: written.rank_pattern,
+        alpha_pattern: written.alpha_pattern,
+        keys,
+    }
 }

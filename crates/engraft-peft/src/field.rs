@@ -45,28 +45,68 @@ pub(crate) struct Field {
 
 impl Field {
     pub(crate) fn same(peft: &'static str, own: &'static str, shape: &[usize]) -> Self {
-        Self { peft, own, shape: shape.to_vec(), layout: Layout::Same }
+        Self {
+            peft,
+            own,
+            shape: shape.to_vec(),
+            layout: Layout::Same,
+        }
     }
 
     /// `shape` is (out, in), as in PEFT.
     pub(crate) fn transposed(peft: &'static str, own: &'static str, shape: [usize; 2]) -> Self {
-        Self { peft, own, shape: shape.to_vec(), layout: Layout::Transposed }
+        Self {
+            peft,
+            own,
+            shape: shape.to_vec(),
+            layout: Layout::Transposed,
+        }
     }
 
-    pub(crate) fn reshaped(peft: &'static str, own: &'static str, shape: &[usize], here: &[usize]) -> Self {
-        Self { peft, own, shape: shape.to_vec(), layout: Layout::Reshaped(here.to_vec()) }
+    pub(crate) fn reshaped(
+        peft: &'static str,
+        own: &'static str,
+        shape: &[usize],
+        here: &[usize],
+    ) -> Self {
+        Self {
+            peft,
+            own,
+            shape: shape.to_vec(),
+            layout: Layout::Reshaped(here.to_vec()),
+        }
     }
 
     /// The pair of keys on a layer.
     pub(crate) fn on_layer(self, layer: &LayerShape, name: &str) -> Pair {
-        let Self { peft, own, shape, layout } = self;
-        Pair { peft: format!("{MODEL}{}.{peft}", layer.path), own: format!("model.{}.adapters.{name}.{own}", layer.path), shape, layout }
+        let Self {
+            peft,
+            own,
+            shape,
+            layout,
+        } = self;
+        Pair {
+            peft: format!("{MODEL}{}.{peft}", layer.path),
+            own: format!("model.{}.adapters.{name}.{own}", layer.path),
+            shape,
+            layout,
+        }
     }
 
     /// The pair of keys in the bank.
     pub(crate) fn in_bank(self, name: &str) -> Pair {
-        let Self { peft, own, shape, layout } = self;
-        Pair { peft: format!("{SHARED}{peft}"), own: format!("bank.given.{name}/{own}"), shape, layout }
+        let Self {
+            peft,
+            own,
+            shape,
+            layout,
+        } = self;
+        Pair {
+            peft: format!("{SHARED}{peft}"),
+            own: format!("bank.given.{name}/{own}"),
+            shape,
+            layout,
+        }
     }
 }
 
@@ -95,13 +135,27 @@ impl Pair {
             Layout::Reshaped(here) => with_shape(data, here),
             Layout::Coordinates { d_in, d_out } => {
                 // PEFT on Windows stores them as floats.
-                let values: Vec<i64> = data.clone().convert::<i64>().try_to_vec().expect("converted to i64");
+                let values: Vec<i64> = data
+                    .clone()
+                    .convert::<i64>()
+                    .try_to_vec()
+                    .expect("converted to i64");
                 let (outputs, inputs) = values.split_at(values.len() / 2);
-                let place = |(&out, &input): (&i64, &i64)| match (usize::try_from(out), usize::try_from(input)) {
+                let place = |(&out, &input): (&i64, &i64)| match (
+                    usize::try_from(out),
+                    usize::try_from(input),
+                ) {
                     (Ok(o), Ok(i)) if o < *d_out && i < *d_in => Ok((i * d_out + o) as i64),
-                    _ => Err(Error::Tensors(format!("{}: entry ({out}, {input}) lies outside the ({d_out}, {d_in}) weight", self.peft))),
+                    _ => Err(Error::Tensors(format!(
+                        "{}: entry ({out}, {input}) lies outside the ({d_out}, {d_in}) weight",
+                        self.peft
+                    ))),
                 };
-                let places = outputs.iter().zip(inputs).map(place).collect::<Result<Vec<_>>>()?;
+                let places = outputs
+                    .iter()
+                    .zip(inputs)
+                    .map(place)
+                    .collect::<Result<Vec<_>>>()?;
                 let count = places.len();
                 TensorData::new(places, [count])
             }
@@ -115,10 +169,17 @@ impl Pair {
             Layout::Transposed => transposed(data),
             Layout::Reshaped(_) => with_shape(data, &self.shape),
             Layout::Coordinates { d_out, .. } => {
-                let places: Vec<i64> = data.clone().convert::<i64>().try_to_vec().expect("converted to i64");
+                let places: Vec<i64> = data
+                    .clone()
+                    .convert::<i64>()
+                    .try_to_vec()
+                    .expect("converted to i64");
                 let outputs = places.iter().map(|place| (*place as usize % d_out) as i32);
                 let inputs = places.iter().map(|place| (*place as usize / d_out) as i32);
-                TensorData::new(outputs.chain(inputs).collect::<Vec<i32>>(), [2, places.len()])
+                TensorData::new(
+                    outputs.chain(inputs).collect::<Vec<i32>>(),
+                    [2, places.len()],
+                )
             }
         }
     }
@@ -146,28 +207,49 @@ fn transposed(data: &TensorData) -> TensorData {
 
 /// Whether a type of numbers can stand for `pair`'s.
 fn is_readable(dtype: DType) -> bool {
-    matches!(dtype, DType::F64 | DType::F32 | DType::F16 | DType::BF16 | DType::I64 | DType::I32)
+    matches!(
+        dtype,
+        DType::F64 | DType::F32 | DType::F16 | DType::BF16 | DType::I64 | DType::I32
+    )
 }
 
 /// The tensors of a file as Engraft stores them.
 ///
 /// # Errors
 /// Missing, unexpected and misshapen tensors, all of them named.
-pub(crate) fn to_own(pairs: &[Pair], found: &BTreeMap<String, TensorData>) -> Result<BTreeMap<String, TensorData>> {
+pub(crate) fn to_own(
+    pairs: &[Pair],
+    found: &BTreeMap<String, TensorData>,
+) -> Result<BTreeMap<String, TensorData>> {
     let mut wrong = Vec::new();
     for pair in pairs {
         match found.get(&pair.peft) {
             None => wrong.push(format!("{} is missing", pair.peft)),
-            Some(data) if data.shape().to_vec() != pair.shape => wrong.push(format!("{} has shape {:?}, expected {:?}", pair.peft, data.shape().to_vec(), pair.shape)),
-            Some(data) if !is_readable(data.dtype()) => wrong.push(format!("{} holds {:?}", pair.peft, data.dtype())),
+            Some(data) if data.shape().to_vec() != pair.shape => wrong.push(format!(
+                "{} has shape {:?}, expected {:?}",
+                pair.peft,
+                data.shape().to_vec(),
+                pair.shape
+            )),
+            Some(data) if !is_readable(data.dtype()) => {
+                wrong.push(format!("{} holds {:?}", pair.peft, data.dtype()))
+            }
             Some(_) => {}
         }
     }
-    wrong.extend(found.keys().filter(|key| !pairs.iter().any(|pair| pair.peft == **key)).map(|key| format!("{key} is unexpected")));
+    wrong.extend(
+        found
+            .keys()
+            .filter(|key| !pairs.iter().any(|pair| pair.peft == **key))
+            .map(|key| format!("{key} is unexpected")),
+    );
     if !wrong.is_empty() {
         return Err(Error::Tensors(wrong.join("; ")));
     }
-    pairs.iter().map(|pair| Ok((pair.own.clone(), pair.to_own(&found[&pair.peft])?))).collect()
+    pairs
+        .iter()
+        .map(|pair| Ok((pair.own.clone(), pair.to_own(&found[&pair.peft])?)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -175,7 +257,12 @@ mod tests {
     use super::*;
 
     fn pair(layout: Layout, shape: &[usize]) -> Pair {
-        Pair { peft: "there".to_owned(), own: "here".to_owned(), shape: shape.to_vec(), layout }
+        Pair {
+            peft: "there".to_owned(),
+            own: "here".to_owned(),
+            shape: shape.to_vec(),
+            layout,
+        }
     }
 
     #[test]
@@ -185,20 +272,40 @@ mod tests {
             let pair = pair(layout, &[2, 3]);
             assert_eq!(pair.to_peft(&pair.to_own(&matrix).unwrap()), matrix);
         }
-        assert_eq!(transposed(&matrix), TensorData::new(vec![1.0f32, 4.0, 2.0, 5.0, 3.0, 6.0], [3, 2]));
+        assert_eq!(
+            transposed(&matrix),
+            TensorData::new(vec![1.0f32, 4.0, 2.0, 5.0, 3.0, 6.0], [3, 2])
+        );
         let places = TensorData::new(vec![0i32, 1, 2, 0], [2, 2]);
         let pair = pair(Layout::Coordinates { d_in: 3, d_out: 2 }, &[2, 2]);
         let own = pair.to_own(&places).unwrap();
         assert_eq!(own, TensorData::new(vec![4i64, 1], [2]));
         assert_eq!(pair.to_peft(&own), places);
-        assert!(pair.to_own(&TensorData::new(vec![2i32, 1, 2, 0], [2, 2])).is_err());
+        assert!(
+            pair.to_own(&TensorData::new(vec![2i32, 1, 2, 0], [2, 2]))
+                .is_err()
+        );
     }
 
     #[test]
     fn wrong_tensors_are_all_named() {
-        let pairs = [pair(Layout::Same, &[2]), Pair { peft: "other".to_owned(), ..pair(Layout::Same, &[2]) }];
-        let found = BTreeMap::from([("there".to_owned(), TensorData::zeros::<f32, _>([3])), ("odd".to_owned(), TensorData::zeros::<f32, _>([1]))]);
+        let pairs = [
+            pair(Layout::Same, &[2]),
+            Pair {
+                peft: "other".to_owned(),
+                ..pair(Layout::Same, &[2])
+            },
+        ];
+        let found = BTreeMap::from([
+            ("there".to_owned(), TensorData::zeros::<f32, _>([3])),
+            ("odd".to_owned(), TensorData::zeros::<f32, _>([1])),
+        ]);
         let message = to_own(&pairs, &found).unwrap_err().to_string();
-        assert!(message.contains("there has shape [3], expected [2]") && message.contains("other is missing") && message.contains("odd is unexpected"), "{message}");
+        assert!(
+            message.contains("there has shape [3], expected [2]")
+                && message.contains("other is missing")
+                && message.contains("odd is unexpected"),
+            "{message}"
+        );
     }
 }

@@ -15,7 +15,14 @@ use crate::targets;
 use crate::types::{self, Configured, PeftType};
 
 /// Keys of every configuration that say nothing about what an adapter computes.
-const NEUTRAL: [&str; 6] = ["auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"];
+const NEUTRAL: [&str; 6] = [
+    "auto_mapping",
+    "base_model_name_or_path",
+    "inference_mode",
+    "peft_version",
+    "revision",
+    "task_type",
+];
 
 /// A PEFT adapter in Engraft's terms.
 #[derive(Debug, Clone)]
@@ -44,7 +51,11 @@ impl Import {
     /// # Errors
     /// A method that is not registered, or one that does not fit the model. On error nothing was
     /// attached.
-    pub fn attach<M: Adaptable>(&self, adapted: &mut Adapted<M>, method: impl Fn(&str, &Value) -> engraft_core::Result<AnyMethod>) -> Result<()> {
+    pub fn attach<M: Adaptable>(
+        &self,
+        adapted: &mut Adapted<M>,
+        method: impl Fn(&str, &Value) -> engraft_core::Result<AnyMethod>,
+    ) -> Result<()> {
         let method = method(&self.method, &self.config)?;
         Ok(adapted.restore(&self.name, &method, &self.injection, &self.tensors)?)
     }
@@ -70,8 +81,18 @@ pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) ->
         .iter()
         .map(|layer| {
             let mut config = settings.config.clone();
-            config.extend(settings.overrides.get(&layer.path).cloned().unwrap_or_default());
-            Configured { layer: layer.clone(), method: settings.method.to_owned(), config }
+            config.extend(
+                settings
+                    .overrides
+                    .get(&layer.path)
+                    .cloned()
+                    .unwrap_or_default(),
+            );
+            Configured {
+                layer: layer.clone(),
+                method: settings.method.to_owned(),
+                config,
+            }
         })
         .collect();
     let grown = settings.grown.keys().cloned().collect();
@@ -82,21 +103,55 @@ pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) ->
     let tensors = field::to_own(&pairs, &found)?;
 
     let chosen: Vec<&str> = layers.iter().map(|layer| layer.path.as_str()).collect();
-    let all: Vec<&str> = shapes.layers.iter().map(|layer| layer.path.as_str()).collect();
+    let all: Vec<&str> = shapes
+        .layers
+        .iter()
+        .map(|layer| layer.path.as_str())
+        .collect();
     let targets = Targets {
         include: targets::exactly(&chosen, &all),
-        config_pattern: settings.overrides.iter().map(|(path, table)| (targets::only(path), table.clone())).collect(),
+        config_pattern: settings
+            .overrides
+            .iter()
+            .map(|(path, table)| (targets::only(path), table.clone()))
+            .collect(),
         ..Targets::default()
     };
-    let injection = Injection { targets, seed: settings.seed, train_also: params, ..Injection::default() };
-    Ok(Import { name: name.to_owned(), method: settings.method.to_owned(), config: Value::Object(settings.config), injection, tensors, warnings, pairs, grown })
+    let injection = Injection {
+        targets,
+        seed: settings.seed,
+        train_also: params,
+        ..Injection::default()
+    };
+    Ok(Import {
+        name: name.to_owned(),
+        method: settings.method.to_owned(),
+        config: Value::Object(settings.config),
+        injection,
+        tensors,
+        warnings,
+        pairs,
+        grown,
+    })
 }
 
 /// All tensors of an adapter itself.
-pub(crate) fn adapter_pairs(kind: &dyn PeftType, layers: &[Configured], name: &str) -> Result<Vec<Pair>> {
-    let mut pairs: Vec<Pair> = kind.shared(layers).into_iter().map(|field: Field| field.in_bank(name)).collect();
+pub(crate) fn adapter_pairs(
+    kind: &dyn PeftType,
+    layers: &[Configured],
+    name: &str,
+) -> Result<Vec<Pair>> {
+    let mut pairs: Vec<Pair> = kind
+        .shared(layers)
+        .into_iter()
+        .map(|field: Field| field.in_bank(name))
+        .collect();
     for layer in layers {
-        pairs.extend(kind.fields(layer)?.into_iter().map(|field| field.on_layer(&layer.layer, name)));
+        pairs.extend(
+            kind.fields(layer)?
+                .into_iter()
+                .map(|field| field.on_layer(&layer.layer, name)),
+        );
     }
     Ok(pairs)
 }
@@ -104,5 +159,10 @@ pub(crate) fn adapter_pairs(kind: &dyn PeftType, layers: &[Configured], name: &s
 /// The layers of `shapes` at these paths.
 pub(crate) fn at_paths(shapes: &ModelShapes, paths: &[String]) -> Vec<LayerShape> {
     let wanted: BTreeSet<&str> = paths.iter().map(String::as_str).collect();
-    shapes.layers.iter().filter(|layer| wanted.contains(layer.path.as_str())).cloned().collect()
+    shapes
+        .layers
+        .iter()
+        .filter(|layer| wanted.contains(layer.path.as_str()))
+        .cloned()
+        .collect()
 }

@@ -27,12 +27,16 @@ impl<T> OneOrMany<T> {
     }
 }
 
+/// A test of paths.
+pub(crate) type Matcher = Box<dyn Fn(&str) -> bool>;
+
 /// A text is a regular expression over the whole path, a list holds names.
 pub(crate) type Names = OneOrMany<String>;
 
 /// Compiles a pattern over the whole path. Python's look-around is understood.
 fn whole(key: &str, pattern: &str) -> Result<Regex> {
-    Regex::new(&format!("^(?:{pattern})$")).map_err(|error| Error::config(key, format!("`{pattern}`: {error}")))
+    Regex::new(&format!("^(?:{pattern})$"))
+        .map_err(|error| Error::config(key, format!("`{pattern}`: {error}")))
 }
 
 fn is_match(regex: &Regex, path: &str) -> bool {
@@ -41,57 +45,104 @@ fn is_match(regex: &Regex, path: &str) -> bool {
 
 /// A path that is the name or ends in `.name`.
 fn is_named(path: &str, name: &str) -> bool {
-    path.strip_suffix(name).is_some_and(|prefix| prefix.is_empty() || prefix.ends_with('.'))
+    path.strip_suffix(name)
+        .is_some_and(|prefix| prefix.is_empty() || prefix.ends_with('.'))
 }
 
 impl Names {
-    /// A test of paths: [`is_named`] for lists.
-    pub(crate) fn matcher(self, key: &str) -> Result<Box<dyn Fn(&str) -> bool>> {
+    /// Whether a path matches: [`is_named`] for lists.
+    pub(crate) fn matcher(self, key: &str) -> Result<Matcher> {
         Ok(match self {
             Self::One(pattern) => {
                 let regex = whole(key, &pattern)?;
                 Box::new(move |path| is_match(&regex, path))
             }
-            Self::Many(names) => Box::new(move |path| names.iter().any(|name| is_named(path, name))),
+            Self::Many(names) => {
+                Box::new(move |path| names.iter().any(|name| is_named(path, name)))
+            }
         })
     }
 }
 
 /// The adapted layers, in the model's order.
-pub(crate) fn read(config: &mut Reader, shapes: &ModelShapes, saved_modules: &[String]) -> Result<Vec<LayerShape>> {
+pub(crate) fn read(
+    config: &mut Reader,
+    shapes: &ModelShapes,
+    saved_modules: &[String],
+) -> Result<Vec<LayerShape>> {
     let Some(targets) = config.find::<Names>("target_modules")? else {
-        return Err(Error::config("target_modules", "found nothing, expected the names that `save_pretrained` writes"));
+        return Err(Error::config(
+            "target_modules",
+            "found nothing, expected the names that `save_pretrained` writes",
+        ));
     };
     let shown = match &targets {
         Names::One(pattern) => pattern.clone(),
         Names::Many(names) => names.join(", "),
     };
-    let excluded = config.find::<Names>("exclude_modules")?.map(|names| names.matcher("exclude_modules")).transpose()?;
-    let saved = saved_modules.iter().map(|name| whole("modules_to_save", &format!(r"(?:.*\.)?{name}(?:\..*)?"))).collect::<Result<Vec<_>>>()?;
-    let indices = config.find::<OneOrMany<usize>>("layers_to_transform")?.map(OneOrMany::into_vec).filter(|indices| !indices.is_empty());
-    let stacks = config.find::<Names>("layers_pattern")?.map(OneOrMany::into_vec).unwrap_or_default();
-    let indexed = indices.map(|indices| layer_index(&stacks).map(|index| (indices, index))).transpose()?;
+    let excluded = config
+        .find::<Names>("exclude_modules")?
+        .map(|names| names.matcher("exclude_modules"))
+        .transpose()?;
+    let saved = saved_modules
+        .iter()
+        .map(|name| whole("modules_to_save", &format!(r"(?:.*\.)?{name}(?:\..*)?")))
+        .collect::<Result<Vec<_>>>()?;
+    let indices = config
+        .find::<OneOrMany<usize>>("layers_to_transform")?
+        .map(OneOrMany::into_vec)
+        .filter(|indices| !indices.is_empty());
+    let stacks = config
+        .find::<Names>("layers_pattern")?
+        .map(OneOrMany::into_vec)
+        .unwrap_or_default();
+    let indexed = indices
+        .map(|indices| layer_index(&stacks).map(|index| (indices, index)))
+        .transpose()?;
 
-    let included: Box<dyn Fn(&str) -> bool> = match targets {
+    let included: Matcher = match targets {
         Names::One(text) if text.eq_ignore_ascii_case("all-linear") => {
-            let linear: Vec<String> = shapes.layers.iter().filter(|layer| layer.kind == LayerKind::Linear && !shapes.is_head(&layer.path)).map(|layer| layer.path.clone()).collect();
+            let linear: Vec<String> = shapes
+                .layers
+                .iter()
+                .filter(|layer| layer.kind == LayerKind::Linear && !shapes.is_head(&layer.path))
+                .map(|layer| layer.path.clone())
+                .collect();
             Box::new(move |path| linear.iter().any(|known| known == path))
         }
         Names::One(pattern) => Names::One(pattern).matcher("target_modules")?,
         // A name that is a whole path is taken whatever its layer index.
         Names::Many(names) => Box::new(move |path| {
             names.iter().any(|name| name == path)
-                || (names.iter().any(|name| is_named(path, name)) && indexed.as_ref().is_none_or(|(indices, index)| index(path).is_some_and(|index| indices.contains(&index))))
+                || (names.iter().any(|name| is_named(path, name))
+                    && indexed.as_ref().is_none_or(|(indices, index)| {
+                        index(path).is_some_and(|index| indices.contains(&index))
+                    }))
         }),
     };
-    let taken = |path: &str| included(path) && !excluded.as_ref().is_some_and(|excluded| excluded(path)) && !saved.iter().any(|regex| is_match(regex, path));
-    let layers: Vec<LayerShape> = shapes.layers.iter().filter(|layer| taken(&layer.path)).cloned().collect();
+    let taken = |path: &str| {
+        included(path)
+            && !excluded.as_ref().is_some_and(|excluded| excluded(path))
+            && !saved.iter().any(|regex| is_match(regex, path))
+    };
+    let layers: Vec<LayerShape> = shapes
+        .layers
+        .iter()
+        .filter(|layer| taken(&layer.path))
+        .cloned()
+        .collect();
     if layers.is_empty() {
         let paths = shapes.layers.iter().map(|layer| layer.path.as_str());
-        return Err(Error::config("target_modules", format!("`{shown}` matches no layer{}", suggestion(&shown, paths))));
+        return Err(Error::config(
+            "target_modules",
+            format!("`{shown}` matches no layer{}", suggestion(&shown, paths)),
+        ));
     }
     match layers.iter().find(|layer| layer.kind != LayerKind::Linear) {
-        Some(layer) => Err(Error::Unsupported(format!("{}: adapters on layers of kind {:?} are not supported yet", layer.path, layer.kind))),
+        Some(layer) => Err(Error::Unsupported(format!(
+            "{}: adapters on layers of kind {:?} are not supported yet",
+            layer.path, layer.kind
+        ))),
         None => Ok(layers),
     }
 }
@@ -101,11 +152,19 @@ fn layer_index(stacks: &[String]) -> Result<impl Fn(&str) -> Option<usize> + use
     let patterns = if stacks.is_empty() {
         vec![r"^.*?\.[^.]*\.(\d+)\.".to_owned()]
     } else {
-        stacks.iter().map(|stack| format!(r"^(?:|.*?\.)(?:{stack})\.(\d+)\.")).collect()
+        stacks
+            .iter()
+            .map(|stack| format!(r"^(?:|.*?\.)(?:{stack})\.(\d+)\."))
+            .collect()
     };
-    let regexes = patterns.iter().map(|pattern| Regex::new(pattern).map_err(|error| Error::config("layers_pattern", error))).collect::<Result<Vec<_>>>()?;
+    let regexes = patterns
+        .iter()
+        .map(|pattern| Regex::new(pattern).map_err(|error| Error::config("layers_pattern", error)))
+        .collect::<Result<Vec<_>>>()?;
     Ok(move |path: &str| {
-        let found = regexes.iter().find_map(|regex| regex.captures(path).ok().flatten())?;
+        let found = regexes
+            .iter()
+            .find_map(|regex| regex.captures(path).ok().flatten())?;
         found.get(1)?.as_str().parse().ok()
     })
 }
@@ -123,11 +182,16 @@ pub(crate) fn first_match(key: &str, patterns: &Patterns, path: &str) -> Result<
 /// Targets that take exactly `chosen` of `all`: their paths where no other path ends in one of
 /// them, else an expression.
 pub(crate) fn exactly(chosen: &[&str], all: &[&str]) -> Include {
-    let exact = all.iter().all(|path| chosen.contains(path) || !chosen.iter().any(|name| is_named(path, name)));
+    let exact = all
+        .iter()
+        .all(|path| chosen.contains(path) || !chosen.iter().any(|name| is_named(path, name)));
     if exact {
         return Include::Names(chosen.iter().map(|path| (*path).to_owned()).collect());
     }
-    let paths: Vec<_> = chosen.iter().map(|path| fancy_regex::escape(path)).collect();
+    let paths: Vec<_> = chosen
+        .iter()
+        .map(|path| fancy_regex::escape(path))
+        .collect();
     Include::Regex(paths.join("|"))
 }
 
@@ -145,8 +209,25 @@ mod tests {
 
     fn select(mut config: Value, saved: &[&str]) -> Result<Vec<String>> {
         let mut shapes = ModelShapes::default();
-        for path in ["layers.0.attn.q", "layers.0.mlp.fc", "layers.1.attn.q", "layers.1.mlp.fc", "attn.q", "head"] {
-            shapes.push_linear(path, 4, 4, false, if path == "head" { Part::Head } else { Part::Body });
+        for path in [
+            "layers.0.attn.q",
+            "layers.0.mlp.fc",
+            "layers.1.attn.q",
+            "layers.1.mlp.fc",
+            "attn.q",
+            "head",
+        ] {
+            shapes.push_linear(
+                path,
+                4,
+                4,
+                false,
+                if path == "head" {
+                    Part::Head
+                } else {
+                    Part::Body
+                },
+            );
         }
         config["peft_type"] = "LORA".into();
         let saved: Vec<String> = saved.iter().map(|name| (*name).to_owned()).collect();
@@ -156,17 +237,46 @@ mod tests {
 
     #[test]
     fn targets_as_peft_matches_them() {
-        assert_eq!(select(json!({"target_modules": ["q"], "exclude_modules": ["1.attn.q"]}), &[]).unwrap(), ["layers.0.attn.q", "attn.q"]);
-        assert_eq!(select(json!({"target_modules": "^(?!layers).*q"}), &[]).unwrap(), ["attn.q"]);
-        assert_eq!(select(json!({"target_modules": "all-linear"}), &[]).unwrap().len(), 5);
-        assert_eq!(select(json!({"target_modules": ["q", "fc"]}), &["attn"]).unwrap(), ["layers.0.mlp.fc", "layers.1.mlp.fc"]);
+        assert_eq!(
+            select(
+                json!({"target_modules": ["q"], "exclude_modules": ["1.attn.q"]}),
+                &[]
+            )
+            .unwrap(),
+            ["layers.0.attn.q", "attn.q"]
+        );
+        assert_eq!(
+            select(json!({"target_modules": "^(?!layers).*q"}), &[]).unwrap(),
+            ["attn.q"]
+        );
+        assert_eq!(
+            select(json!({"target_modules": "all-linear"}), &[])
+                .unwrap()
+                .len(),
+            5
+        );
+        assert_eq!(
+            select(json!({"target_modules": ["q", "fc"]}), &["attn"]).unwrap(),
+            ["layers.0.mlp.fc", "layers.1.mlp.fc"]
+        );
         assert_eq!(select(json!({"target_modules": ["q"], "layers_to_transform": 1, "layers_pattern": "layers"}), &[]).unwrap(), ["layers.1.attn.q"]);
-        assert!(select(json!({"target_modules": ["k"]}), &[]).unwrap_err().to_string().contains("matches no layer"));
+        assert!(
+            select(json!({"target_modules": ["k"]}), &[])
+                .unwrap_err()
+                .to_string()
+                .contains("matches no layer")
+        );
     }
 
     #[test]
     fn exact_targets_take_nothing_else() {
-        assert_eq!(exactly(&["a.q"], &["a.q", "b.q"]), Include::Names(vec!["a.q".to_owned()]));
-        assert_eq!(exactly(&["q"], &["q", "b.q"]), Include::Regex("q".to_owned()));
+        assert_eq!(
+            exactly(&["a.q"], &["a.q", "b.q"]),
+            Include::Names(vec!["a.q".to_owned()])
+        );
+        assert_eq!(
+            exactly(&["q"], &["q", "b.q"]),
+            Include::Regex("q".to_owned())
+        );
     }
 }

@@ -16,14 +16,20 @@ impl Generator {
         state[0] = seed as u32;
         for word in 1..Self::WORDS {
             let before: u32 = state[word - 1];
-            state[word] = 1_812_433_253u32.wrapping_mul(before ^ (before >> 30)).wrapping_add(word as u32);
+            state[word] = 1_812_433_253u32
+                .wrapping_mul(before ^ (before >> 30))
+                .wrapping_add(word as u32);
         }
-        Self { state, next: Self::WORDS }
+        Self {
+            state,
+            next: Self::WORDS,
+        }
     }
 
     fn twist(&mut self) {
         for word in 0..Self::WORDS {
-            let mixed = (self.state[word] & 0x8000_0000) | (self.state[(word + 1) % Self::WORDS] & 0x7fff_ffff);
+            let mixed = (self.state[word] & 0x8000_0000)
+                | (self.state[(word + 1) % Self::WORDS] & 0x7fff_ffff);
             let odd = if mixed & 1 == 1 { 0x9908_b0df } else { 0 };
             self.state[word] = self.state[(word + Self::SHIFT) % Self::WORDS] ^ (mixed >> 1) ^ odd;
         }
@@ -42,10 +48,13 @@ impl Generator {
         word ^ (word >> 18)
     }
 
-    /// `tensor.uniform_(-bound, bound)` in f32: 24 random bits a value.
+    /// `tensor.uniform_(-bound, bound)` in f32: 24 random bits a value, scaled and moved with one
+    /// rounding, as PyTorch's compiled loop does.
     pub(crate) fn uniform(&mut self, bound: f64, count: usize) -> Vec<f32> {
         let (from, to) = (-bound as f32, bound as f32);
-        (0..count).map(|_| (self.word() & 0xff_ffff) as f32 * (-24f32).exp2() * (to - from) + from).collect()
+        (0..count)
+            .map(|_| ((self.word() & 0xff_ffff) as f32 / 16_777_216.0).mul_add(to - from, from))
+            .collect()
     }
 
     /// A matrix (rows, cols) as PEFT's VeRA draws it: `kaiming_uniform_` with gain sqrt 2.

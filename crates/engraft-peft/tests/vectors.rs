@@ -1,28 +1,257 @@
-//! The golden vectors of PEFT, on every method that Engraft has.
+//! The golden vectors of PEFT and its files, on every method that Engraft has.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
-use burn::tensor::Device;
-use engraft_core::{AnyMethod, MethodEntry, Result, unknown_method};
+use burn::module::Module;
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use engraft_core::{
+    Adaptable, Adapted, AnyMethod, Linear, MethodEntry, Mode, ModelShapes, Part, Result, Slots,
+    file, unknown_method,
+};
 use engraft_peft::vectors::{self, CaseReport, Outcome};
+use engraft_peft::{PeftAdapter, load, save};
+use engraft_tensor::Key;
 use serde_json::Value;
+use tempfile::TempDir;
 
-const METHODS: [MethodEntry; 3] = [
+const METHODS: [MethodEntry; 8] = [
+    MethodEntry::of::<engraft_butterfly::BoftConfig>(),
+    MethodEntry::of::<engraft_butterfly::OftConfig>(),
+    MethodEntry::of::<engraft_features::Ia3Config>(),
+    MethodEntry::of::<engraft_kronecker::LokrConfig>(),
     MethodEntry::of::<engraft_lowrank::DoraConfig>(),
     MethodEntry::of::<engraft_lowrank::LoraConfig>(),
     MethodEntry::of::<engraft_lowrank::VeraConfig>(),
+    MethodEntry::of::<engraft_sparse::ShiraConfig>(),
 ];
 
 fn method(id: &str, config: &Value) -> Result<AnyMethod> {
     let entry = METHODS.iter().find(|entry| entry.meta.id == id);
-    entry.ok_or_else(|| unknown_method(id, METHODS.iter().map(|entry| entry.meta.id)))?.parse(config)
+    entry
+        .ok_or_else(|| unknown_method(id, METHODS.iter().map(|entry| entry.meta.id)))?
+        .parse(config)
+}
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors")
+}
+
+/// Methods of the vectors whose cases on linear layers must all run.
+const REQUIRED: [&str; 12] = [
+    "boft",
+    "dora",
+    "ia3",
+    "lokr",
+    "lora",
+    "lora_init",
+    "mixed_batch",
+    "multi_lora",
+    "oft",
+    "pissa",
+    "shira",
+    "vera",
+];
+
+#[test]
+fn every_case_passes_and_none_on_linear_layers_is_skipped() {
+    let reports = vectors::run(&directory(), None, &Device::default(), &method).unwrap();
+    reports.iter().for_each(|report| println!("{report}"));
+    let failed: Vec<&CaseReport> = reports
+        .iter()
+        .filter(|report| matches!(report.outcome, Outcome::Failed(_)))
+        .collect();
+    assert!(
+        failed.is_empty(),
+        "{} of {} cases failed: {failed:#?}",
+        failed.len(),
+        reports.len()
+    );
+
+    let other_layers = [
+        "embedding layers",
+        "Conv2d layers",
+        "pretrained transformer models",
+    ];
+    let allowed = |report: &&CaseReport| match &report.outcome {
+        Outcome::Skipped(reason) => other_layers.iter().any(|layers| reason.starts_with(layers)),
+        _ => true,
+    };
+    let skipped: Vec<_> = reports
+        .iter()
+        .filter(|report| REQUIRED.contains(&report.method.as_str()))
+        .filter(|report| !allowed(report))
+        .collect();
+    assert!(skipped.is_empty(), "skipped without need: {skipped:#?}");
+    for required in REQUIRED {
+        assert!(
+            reports
+                .iter()
+                .any(|report| report.method == required && report.outcome == Outcome::Passed),
+            "no case of {required} passed"
+        );
+    }
 }
 
 #[test]
-fn all_cases() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors");
-    let reports = vectors::run(&directory, None, &Device::default(), &method).unwrap();
-    reports.iter().for_each(|report| println!("{report}"));
-    let failed: Vec<&CaseReport> = reports.iter().filter(|report| matches!(report.outcome, Outcome::Failed(_))).collect();
-    assert!(failed.is_empty(), "{} of {} cases failed: {failed:#?}", failed.len(), reports.len());
+fn a_filter_keeps_the_cases_of_one_method_by_either_name() {
+    let run = |name| vectors::run(&directory(), Some(name), &Device::default(), &method).unwrap();
+    assert!(
+        run("pissa")
+            .iter()
+            .all(|report| report.engraft.as_deref() == Some("lora"))
+    );
+    assert!(
+        run("dora")
+            .iter()
+            .any(|report| report.outcome == Outcome::Passed)
+    );
+}
+
+/// A model of one layer, `fc1`, on which adapters of 24 inputs and 16 outputs fit.
+#[derive(Module, Debug)]
+struct Model {
+    fc1: Linear,
+}
+
+impl Adaptable for Model {
+    fn shapes(&self) -> ModelShapes {
+        let mut shapes = ModelShapes::default();
+        shapes.push_linear("fc1", 24, 16, true, Part::Body);
+        shapes
+    }
+    fn slots(&mut self, slots: &mut Slots<'_>) {
+        slots.linear("fc1", &mut self.fc1);
+    }
+}
+
+fn model() -> Adapted<Model> {
+    Adapted::new(Model {
+        fc1: Linear::new(24, 16, true, &Key::new(1), &Device::default(), DType::F32),
+    })
+}
+
+fn output(adapted: &Adapted<Model>) -> TensorData {
+    let x = Tensor::<2>::ones([3, 24], (&Device::default(), DType::F32));
+    adapted
+        .model
+        .fc1
+        .forward(x, &adapted.ctx(Mode::Eval))
+        .to_data()
+}
+
+/// An adapter of PEFT in a directory of its own, from a case.
+fn peft_directory(
+    case: &str,
+    change: impl FnOnce(&mut Value, &mut BTreeMap<String, TensorData>),
+) -> TempDir {
+    let stem = directory().join("cases").join(case);
+    let text = std::fs::read_to_string(stem.with_extension("json")).unwrap();
+    let mut config = serde_json::from_str::<Value>(&text).unwrap()["adapter_config"].take();
+    let (tensors, _) = file::read_tensors(&stem.with_extension("safetensors")).unwrap();
+    let mut own = tensors
+        .into_iter()
+        .filter_map(|(key, data)| Some((key.strip_prefix("adapter.")?.to_owned(), data)))
+        .collect();
+    change(&mut config, &mut own);
+    let at = tempfile::tempdir().unwrap();
+    PeftAdapter::from_parts(config.try_into().unwrap(), own)
+        .write(at.path())
+        .unwrap();
+    at
+}
+
+fn keys(directory: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(directory.join(engraft_peft::CONFIG_FILE)).unwrap();
+    serde_json::from_str::<BTreeMap<String, Value>>(&text)
+        .unwrap()
+        .into_keys()
+        .collect()
+}
+
+#[test]
+fn a_saved_adapter_loads_again_with_the_same_output() {
+    for case in [
+        "lora__r4_24x16_b",
+        "dora__r4_24x16_b",
+        "vera__not_saved_projection",
+        "oft__adjusted_b5_in24",
+        "boft__m1_b4_24x16",
+        "lokr__r2_24x16",
+        "shira__r2_24x16",
+        "ia3__out_24x16",
+    ] {
+        let from = peft_directory(case, |_, _| {});
+        let (mut first, mut second, mut third) = (model(), model(), model());
+        load(&mut first, "mine", from.path(), method).unwrap();
+        let to = tempfile::tempdir().unwrap();
+        save(&first, "mine", to.path()).unwrap();
+        assert_eq!(
+            keys(to.path()),
+            keys(from.path()),
+            "{case}: PEFT's configuration has exactly these keys"
+        );
+        assert_eq!(
+            load(&mut second, "other", to.path(), method).unwrap(),
+            Vec::<String>::new(),
+            "{case}"
+        );
+        assert_eq!(output(&first), output(&second), "{case}");
+        // Engraft's own file keeps what PEFT's gave, projections included.
+        let own = to.path().join("own.safetensors");
+        first.save_adapter("mine", &own).unwrap();
+        third.load_adapter(&own, method).unwrap();
+        assert_eq!(output(&first), output(&third), "{case}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_named_and_leaves_the_model_alone() {
+    type Change = fn(&mut Value, &mut BTreeMap<String, TensorData>);
+    let changes: [(Change, &str); 7] = [
+        (
+            |config, _| config["peft_type"] = "LORAX".into(),
+            "`LORAX` is not supported yet; supported: BOFT, IA3",
+        ),
+        (
+            |config, _| config["r"] = 3.into(),
+            "lora_A.weight has shape [4, 24], expected [3, 24]",
+        ),
+        (
+            |config, _| config["target_modules"] = vec!["fc9"].into(),
+            "`fc9` matches no layer; nearest: fc1",
+        ),
+        (
+            |config, _| config["new_option"] = 1.into(),
+            "unknown key `new_option` = 1",
+        ),
+        (
+            |config, _| config["init_lora_weights"] = "olora".into(),
+            "\"olora\" is not supported yet",
+        ),
+        (
+            |_, tensors| drop(tensors.remove("base_model.model.fc1.lora_B.weight")),
+            "base_model.model.fc1.lora_B.weight is missing",
+        ),
+        (
+            |_, tensors| {
+                drop(tensors.insert(
+                    "base_model.model.fc1.odd".to_owned(),
+                    TensorData::zeros::<f32, _>([1]),
+                ))
+            },
+            "base_model.model.fc1.odd is unexpected",
+        ),
+    ];
+    for (change, expected) in changes {
+        let from = peft_directory("lora__r4_24x16_b", change);
+        let mut adapted = model();
+        let before = output(&adapted);
+        let message = load(&mut adapted, "mine", from.path(), method)
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains(expected), "{message}");
+        assert_eq!(adapted.attachments().count(), 0);
+        assert_eq!(output(&adapted), before);
+    }
 }

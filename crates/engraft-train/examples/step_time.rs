@@ -13,11 +13,19 @@ use engraft_tensor::Key;
 use engraft_train::{Batcher, Labelled, TrainConfig, Trainer, cross_entropy};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let batch = std::env::args().nth(1).map_or(Ok(64), |text| text.parse())?;
+    let batch = std::env::args()
+        .nth(1)
+        .map_or(Ok(64), |text| text.parse())?;
     let device = Device::default();
     let digits = Digits::load()?;
-    let data = Labelled::new(&Domain::Upright.apply(&digits, &(0..400).collect::<Vec<_>>()), &device);
-    let config = TrainConfig { steps: 60, ..TrainConfig::default() };
+    let data = Labelled::new(
+        &Domain::Upright.apply(&digits, &(0..400).collect::<Vec<_>>()),
+        &device,
+    );
+    let config = TrainConfig {
+        steps: 60,
+        ..TrainConfig::default()
+    };
     let vit = Vit::new(&digits_vit_config(), &Key::new(0), &device, DType::F32)?;
 
     let mut full = Trainer::new(config.clone(), vit.clone())?;
@@ -27,11 +35,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     })?;
 
     let mut adapted = Adapted::new(vit);
-    adapted.attach("lora", &AnyMethod::new(&LoraConfig::default())?, &Injection::new(0).with_head())?;
+    adapted.attach(
+        "lora",
+        &AnyMethod::new(&LoraConfig::default())?,
+        &Injection::new(0).with_head(),
+    )?;
     let mut lora = Trainer::new(config, adapted)?;
     time("LoRA", batch, &mut lora, |model, rows, mode| {
         let batch = data.rows(rows);
-        cross_entropy(model.model.forward(batch.images, &model.ctx(mode)), batch.labels)
+        cross_entropy(
+            model.model.forward(batch.images, &model.ctx(mode)),
+            batch.labels,
+        )
     })
 }
 
@@ -52,6 +67,10 @@ fn time<M: burn::module::Module>(
         }
     }
     times.sort_unstable();
-    println!("{name}, batch {batch}: median {:.2?}, minimum {:.2?}", times[times.len() / 2], times[0]);
+    println!(
+        "{name}, batch {batch}: median {:.2?}, minimum {:.2?}",
+        times[times.len() / 2],
+        times[0]
+    );
     Ok(())
 }

@@ -25,7 +25,13 @@ impl Batcher {
         if len == 0 {
             return Err(DataError::Empty.into());
         }
-        Ok(Self { len, size, seed, epoch: 0, order: batches(len, size, seed, 0)? })
+        Ok(Self {
+            len,
+            size,
+            seed,
+            epoch: 0,
+            order: batches(len, size, seed, 0)?,
+        })
     }
 
     /// Steps an epoch takes.
@@ -37,7 +43,8 @@ impl Batcher {
     pub fn batch(&mut self, step: u64) -> &[usize] {
         let epoch = step / self.steps_per_epoch();
         if epoch != self.epoch {
-            self.order = batches(self.len, self.size, self.seed, epoch).expect("the size was checked");
+            self.order =
+                batches(self.len, self.size, self.seed, epoch).expect("the size was checked");
             self.epoch = epoch;
         }
         &self.order[(step % self.steps_per_epoch()) as usize]
@@ -57,9 +64,16 @@ impl Labelled {
     /// Examples on a device.
     pub fn new(examples: &Examples, device: &Device) -> Self {
         let (len, pixels) = (examples.len(), examples.height * examples.width);
-        let labels: Vec<i64> = examples.labels.iter().map(|label| i64::from(*label)).collect();
+        let labels: Vec<i64> = examples
+            .labels
+            .iter()
+            .map(|label| i64::from(*label))
+            .collect();
         Self {
-            images: Tensor::from_data(TensorData::new(examples.images.clone(), [len, pixels]), device),
+            images: Tensor::from_data(
+                TensorData::new(examples.images.clone(), [len, pixels]),
+                device,
+            ),
             labels: Tensor::from_data(TensorData::new(labels, [len]), device),
         }
     }
@@ -69,7 +83,10 @@ impl Labelled {
         let rows: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
         let len = rows.len();
         let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [len]), &self.images.device());
-        Self { images: self.images.clone().select(0, rows.clone()), labels: self.labels.clone().select(0, rows) }
+        Self {
+            images: self.images.clone().select(0, rows.clone()),
+            labels: self.labels.clone().select(0, rows),
+        }
     }
 }
 
@@ -93,9 +110,25 @@ mod tests {
 
     #[test]
     fn rows_keep_their_labels() {
-        let examples = Examples { images: vec![0.0, 1.0, 2.0, 3.0], labels: vec![5, 6], height: 1, width: 2 };
+        let examples = Examples {
+            images: vec![0.0, 1.0, 2.0, 3.0],
+            labels: vec![5, 6],
+            height: 1,
+            width: 2,
+        };
         let picked = Labelled::new(&examples, &Device::default()).rows(&[1, 0, 1]);
-        assert_eq!(picked.images.to_data().try_to_vec::<f32>().unwrap(), [2.0, 3.0, 0.0, 1.0, 2.0, 3.0]);
-        assert_eq!(picked.labels.to_data().convert::<i64>().try_to_vec::<i64>().unwrap(), [6, 5, 6]);
+        assert_eq!(
+            picked.images.to_data().try_to_vec::<f32>().unwrap(),
+            [2.0, 3.0, 0.0, 1.0, 2.0, 3.0]
+        );
+        assert_eq!(
+            picked
+                .labels
+                .to_data()
+                .convert::<i64>()
+                .try_to_vec::<i64>()
+                .unwrap(),
+            [6, 5, 6]
+        );
     }
 }

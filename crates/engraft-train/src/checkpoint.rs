@@ -12,9 +12,11 @@ use burn::tensor::{Device, Tensor, TensorData};
 use engraft_core::{file, params};
 use serde::{Deserialize, Serialize};
 
+use crate::curves::Curves;
 use crate::error::{Error, Result};
 use crate::optimizer::State;
-use crate::trainer::{Curves, TrainConfig, Trainer};
+use crate::train_config::TrainConfig;
+use crate::trainer::Trainer;
 
 const MANIFEST: &str = "engraft-checkpoint";
 const PENDING: &str = "pending.loss";
@@ -39,27 +41,45 @@ impl<M: Module> Trainer<M> {
     pub fn save(&self, path: &Path) -> Result<()> {
         let mut tensors = BTreeMap::new();
         let mut put = |prefix: &str, values: BTreeMap<String, TensorData>| {
-            tensors.extend(values.into_iter().map(|(path, value)| (format!("{prefix}.{path}"), value)));
+            tensors.extend(
+                values
+                    .into_iter()
+                    .map(|(path, value)| (format!("{prefix}.{path}"), value)),
+            );
         };
         put("model", self.trained_values());
         put("best", self.best.clone().unwrap_or_default());
         let moments = |(path, state): (&String, &State)| {
             let entries = state.moments.iter().enumerate();
-            entries.map(|(index, moment)| (format!("{path}.{index}"), moment.to_data())).collect::<Vec<_>>()
+            entries
+                .map(|(index, moment)| (format!("{path}.{index}"), moment.to_data()))
+                .collect::<Vec<_>>()
         };
-        put("optimizer", self.optimizer.states.iter().flat_map(moments).collect());
+        put(
+            "optimizer",
+            self.optimizer.states.iter().flat_map(moments).collect(),
+        );
         if let Some((sum, _)) = &self.pending {
             tensors.insert(PENDING.to_owned(), sum.to_data());
         }
         let manifest = Manifest {
             config: self.config.clone(),
             step: self.step,
-            steps: self.optimizer.states.iter().map(|(path, state)| (path.clone(), state.step)).collect(),
+            steps: self
+                .optimizer
+                .states
+                .iter()
+                .map(|(path, state)| (path.clone(), state.step))
+                .collect(),
             pending: self.pending.as_ref().map_or(0, |(_, count)| *count),
             curves: self.curves.clone(),
         };
         let manifest = serde_json::to_string(&manifest).expect("plain data");
-        Ok(file::write_tensors(path, &tensors, HashMap::from([(MANIFEST.to_owned(), manifest)]))?)
+        Ok(file::write_tensors(
+            path,
+            &tensors,
+            HashMap::from([(MANIFEST.to_owned(), manifest)]),
+        )?)
     }
 
     /// The run of a checkpoint, continued on `model`: the same base with the same adapters
@@ -69,10 +89,19 @@ impl<M: Module> Trainer<M> {
     /// A truncated or corrupted file; a checkpoint of another configuration, or of a model that
     /// trains other parameters.
     pub fn resume(config: TrainConfig, model: M, path: &Path) -> Result<Self> {
-        let wrong = |reason: String| Error::Checkpoint { path: path.to_owned(), reason };
+        let wrong = |reason: String| Error::Checkpoint {
+            path: path.to_owned(),
+            reason,
+        };
         let (mut tensors, metadata) = file::read_tensors(path)?;
-        let manifest = metadata.get(MANIFEST).ok_or_else(|| wrong("not a checkpoint: its metadata has no `engraft-checkpoint` entry".to_owned()))?;
-        let manifest: Manifest = serde_json::from_str(manifest).map_err(|error| wrong(format!("its `engraft-checkpoint` entry is malformed: {error}")))?;
+        let manifest = metadata.get(MANIFEST).ok_or_else(|| {
+            wrong("not a checkpoint: its metadata has no `engraft-checkpoint` entry".to_owned())
+        })?;
+        let manifest: Manifest = serde_json::from_str(manifest).map_err(|error| {
+            wrong(format!(
+                "its `engraft-checkpoint` entry is malformed: {error}"
+            ))
+        })?;
         if manifest.config != config {
             return Err(wrong("it was written under another configuration; start afresh, or restore the configuration".to_owned()));
         }
@@ -80,7 +109,12 @@ impl<M: Module> Trainer<M> {
         let device = device_of(trainer.model());
         let pending = tensors.remove(PENDING);
         let values = |prefix: &str| -> BTreeMap<String, TensorData> {
-            let inside = tensors.iter().filter_map(|(key, data)| Some((key.strip_prefix(prefix)?.strip_prefix('.')?.to_owned(), data.clone())));
+            let inside = tensors.iter().filter_map(|(key, data)| {
+                Some((
+                    key.strip_prefix(prefix)?.strip_prefix('.')?.to_owned(),
+                    data.clone(),
+                ))
+            });
             inside.collect()
         };
 
@@ -97,7 +131,10 @@ impl<M: Module> Trainer<M> {
         for (path, step) in manifest.steps {
             let own = (0..).map_while(|index| moments.remove(&format!("{path}.{index}")));
             let moments = own.map(|data| tensor(data, &device)).collect();
-            trainer.optimizer.states.insert(path, State { step, moments });
+            trainer
+                .optimizer
+                .states
+                .insert(path, State { step, moments });
         }
         trainer.pending = pending.map(|sum| (tensor(sum, &device), manifest.pending));
         trainer.step = manifest.step;
@@ -117,20 +154,37 @@ fn device_of<M: Module>(model: &M) -> Device {
 }
 
 fn shapes(values: &BTreeMap<String, TensorData>) -> BTreeMap<String, Vec<usize>> {
-    values.iter().map(|(path, data)| (path.clone(), data.shape().to_vec())).collect()
+    values
+        .iter()
+        .map(|(path, data)| (path.clone(), data.shape().to_vec()))
+        .collect()
 }
 
-fn compare(expected: &BTreeMap<String, Vec<usize>>, found: &BTreeMap<String, Vec<usize>>) -> Result<(), String> {
+fn compare(
+    expected: &BTreeMap<String, Vec<usize>>,
+    found: &BTreeMap<String, Vec<usize>>,
+) -> Result<(), String> {
     let mut wrong: Vec<String> = expected
         .iter()
         .filter_map(|(path, shape)| match found.get(path) {
             None => Some(format!("{path} is missing")),
-            Some(other) if other != shape => Some(format!("{path} has shape {other:?}, expected {shape:?}")),
+            Some(other) if other != shape => {
+                Some(format!("{path} has shape {other:?}, expected {shape:?}"))
+            }
             Some(_) => None,
         })
         .collect();
-    wrong.extend(found.keys().filter(|path| !expected.contains_key(*path)).map(|path| format!("{path} is unexpected")));
-    if wrong.is_empty() { Ok(()) } else { Err(format!("it belongs to another model: {}", wrong.join("; "))) }
+    wrong.extend(
+        found
+            .keys()
+            .filter(|path| !expected.contains_key(*path))
+            .map(|path| format!("{path} is unexpected")),
+    );
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("it belongs to another model: {}", wrong.join("; ")))
+    }
 }
 
 #[cfg(test)]
@@ -144,14 +198,21 @@ mod tests {
         let mut batcher = problem.batcher();
         for _ in 0..steps {
             let rows = batcher.batch(trainer.steps_done()).to_vec();
-            trainer.step(|model, mode| problem.loss(model, &rows, mode)).unwrap();
+            trainer
+                .step(|model, mode| problem.loss(model, &rows, mode))
+                .unwrap();
         }
     }
 
     #[test]
     fn the_next_update_after_resuming_is_bit_identical() {
         let problem = Problem::new();
-        let config = TrainConfig { steps: 6, loss_every: 3, clip: Some(0.1), ..config() };
+        let config = TrainConfig {
+            steps: 6,
+            loss_every: 3,
+            clip: Some(0.1),
+            ..config()
+        };
         let mut whole = Trainer::new(config.clone(), problem.adapted()).unwrap();
         run(&mut whole, &problem, 4);
 
@@ -170,7 +231,10 @@ mod tests {
         let other = directory.path().join("other.safetensors");
         whole.save(&other).unwrap();
         second.save(&path).unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), std::fs::read(&other).unwrap());
+        assert_eq!(
+            std::fs::read(&path).unwrap(),
+            std::fs::read(&other).unwrap()
+        );
     }
 
     #[test]
@@ -181,9 +245,22 @@ mod tests {
         let mut trainer = Trainer::new(config(), problem.adapted()).unwrap();
         run(&mut trainer, &problem, 1);
         trainer.save(&path).unwrap();
-        let message = |config, model| Trainer::resume(config, model, &path).unwrap_err().to_string();
+        let message = |config, model| {
+            Trainer::resume(config, model, &path)
+                .unwrap_err()
+                .to_string()
+        };
 
-        assert!(message(TrainConfig { learning_rate: 0.5, ..config() }, problem.adapted()).contains("another configuration"));
+        assert!(
+            message(
+                TrainConfig {
+                    learning_rate: 0.5,
+                    ..config()
+                },
+                problem.adapted()
+            )
+            .contains("another configuration")
+        );
         let more = message(config(), problem.adapted_with_head());
         assert!(more.contains("model.fc2.weight is missing"), "{more}");
 
@@ -191,7 +268,11 @@ mod tests {
         for len in [0, 4, bytes.len() / 2, bytes.len() - 1] {
             std::fs::write(&path, &bytes[..len]).unwrap();
             let error = message(config(), problem.adapted());
-            assert!(error.contains("checkpoint.safetensors") && error.contains("truncated or corrupted"), "{error}");
+            assert!(
+                error.contains("checkpoint.safetensors")
+                    && error.contains("truncated or corrupted"),
+                "{error}"
+            );
         }
     }
 }

@@ -34,7 +34,10 @@ mod tests {
 
     #[test]
     fn patience_starts_again_with_every_improvement() {
-        let stop = EarlyStop { patience: 1, min_delta: 0.1 };
+        let stop = EarlyStop {
+            patience: 1,
+            min_delta: 0.1,
+        };
         assert!(!stop.is_over([]));
         assert!(!stop.is_over([0.5, 0.5]));
         assert!(stop.is_over([0.5, 0.55, 0.6]));

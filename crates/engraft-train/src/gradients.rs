@@ -33,11 +33,16 @@ impl Gradients {
             }
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
                 if let Some(gradient) = param.base().grad_remove(&mut self.tape) {
-                    self.found.insert(self.path.join("."), gradient.flatten(0, D - 1));
+                    self.found
+                        .insert(self.path.join("."), gradient.flatten(0, D - 1));
                 }
             }
         }
-        let mut collect = Collect { path: Vec::new(), tape: loss.backward(), found: BTreeMap::new() };
+        let mut collect = Collect {
+            path: Vec::new(),
+            tape: loss.backward(),
+            found: BTreeMap::new(),
+        };
         model.visit(&mut collect);
         Self(collect.found)
     }
@@ -61,7 +66,15 @@ impl Gradients {
     /// all gradients together, as PyTorch's `clip_grad_norm_` does. Returns the norm before
     /// clipping, [1], or nothing if there is no gradient. Nothing is read back from the device.
     pub fn clip(&mut self, max: f64) -> Option<Tensor<1>> {
-        let norm = self.0.values().map(|gradient| gradient.clone().powi_scalar(2).sum()).reduce(|sum, one| { let dtype = sum.dtype(); sum + one.cast(dtype) })?.sqrt();
+        let norm = self
+            .0
+            .values()
+            .map(|gradient| gradient.clone().powi_scalar(2).sum())
+            .reduce(|sum, one| {
+                let dtype = sum.dtype();
+                sum + one.cast(dtype)
+            })?
+            .sqrt();
         let scale = ((norm.clone() + NORM_EPSILON).recip() * max).clamp_max(1.0);
         for gradient in self.0.values_mut() {
             *gradient = gradient.clone() * scale.clone().cast(gradient.dtype());
@@ -92,7 +105,12 @@ mod tests {
         assert_eq!(values(&clipped.clip(1.0).unwrap()), [13.0]);
         let scale = 1.0 / (13.0 + 1e-6);
         let expected = [-4.0 * scale, 0.0, 12.0 * scale];
-        assert!(values(clipped.get("b").unwrap()).iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-15));
+        assert!(
+            values(clipped.get("b").unwrap())
+                .iter()
+                .zip(expected)
+                .all(|(a, b)| (a - b).abs() < 1e-15)
+        );
     }
 
     #[test]

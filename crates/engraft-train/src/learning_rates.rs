@@ -28,19 +28,34 @@ impl LearningRates {
     /// A malformed expression, or a factor that is negative or not finite.
     pub fn new(patterns: &[RatePattern]) -> Result<Self> {
         let compile = |RatePattern { pattern, factor }: &RatePattern| {
-            let bad = |reason: String| CoreError::BadPattern { pattern: pattern.clone(), reason };
+            let bad = |reason: String| CoreError::BadPattern {
+                pattern: pattern.clone(),
+                reason,
+            };
             if !factor.is_finite() || *factor < 0.0 {
-                return Err(bad(format!("found factor {factor}, expected a finite number of at least 0")).into());
+                return Err(bad(format!(
+                    "found factor {factor}, expected a finite number of at least 0"
+                ))
+                .into());
             }
-            let regex = Regex::new(&format!("^(?:{pattern})$")).map_err(|error| bad(error.to_string()))?;
+            let regex =
+                Regex::new(&format!("^(?:{pattern})$")).map_err(|error| bad(error.to_string()))?;
             Ok((regex, *factor))
         };
-        patterns.iter().map(compile).collect::<Result<_>>().map(Self)
+        patterns
+            .iter()
+            .map(compile)
+            .collect::<Result<_>>()
+            .map(Self)
     }
 
     /// The factor of the parameter at `path`.
     pub fn factor(&self, path: &str) -> f64 {
-        self.0.iter().rev().find(|(regex, _)| regex.is_match(path)).map_or(1.0, |(_, factor)| *factor)
+        self.0
+            .iter()
+            .rev()
+            .find(|(regex, _)| regex.is_match(path))
+            .map_or(1.0, |(_, factor)| *factor)
     }
 }
 
@@ -50,12 +65,21 @@ mod tests {
 
     #[test]
     fn the_last_pattern_that_matches_the_whole_path_counts() {
-        let pattern = |pattern: &str, factor| RatePattern { pattern: pattern.to_owned(), factor };
-        let rates = LearningRates::new(&[pattern(r".*\.b", 16.0), pattern(r"head\..*", 0.5)]).unwrap();
+        let pattern = |pattern: &str, factor| RatePattern {
+            pattern: pattern.to_owned(),
+            factor,
+        };
+        let rates =
+            LearningRates::new(&[pattern(r".*\.b", 16.0), pattern(r"head\..*", 0.5)]).unwrap();
         assert_eq!(rates.factor("blocks.0.fc1.adapters.x.b"), 16.0);
         assert_eq!(rates.factor("head.b"), 0.5);
         assert_eq!(rates.factor("blocks.0.fc1.bias"), 1.0);
         assert!(LearningRates::new(&[pattern("(", 1.0)]).is_err());
-        assert!(LearningRates::new(&[pattern("a", -1.0)]).unwrap_err().to_string().contains("-1"));
+        assert!(
+            LearningRates::new(&[pattern("a", -1.0)])
+                .unwrap_err()
+                .to_string()
+                .contains("-1")
+        );
     }
 }

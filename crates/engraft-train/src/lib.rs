@@ -8,8 +8,10 @@
 //!   the next update is bit-identical;
 //! - [`pretrain_digits_vit`]: the model that ships with Engraft.
 
+mod adamw;
 mod batcher;
 mod checkpoint;
+mod curves;
 mod early_stop;
 mod error;
 mod gradients;
@@ -19,18 +21,24 @@ mod metrics;
 mod optimizer;
 mod pretrain;
 mod schedule;
+mod sgd;
 #[cfg(test)]
 mod testing;
+mod train_config;
 mod trainer;
 
+pub use adamw::AdamW;
 pub use batcher::{Batcher, Labelled};
+pub use curves::{Curves, Point};
 pub use early_stop::EarlyStop;
 pub use error::{Error, Result};
 pub use gradients::Gradients;
 pub use learning_rates::{LearningRates, RatePattern};
 pub use loss::cross_entropy;
 pub use metrics::{accuracy, correct};
-pub use optimizer::{AdamW, Optimizer, OptimizerConfig, Sgd};
-pub use pretrain::{Pretrained, Provenance, pretrain_digits_vit};
+pub use optimizer::{Optimizer, OptimizerConfig};
+pub use pretrain::{DIGITS_VIT_STEPS, Pretrained, Provenance, pretrain_digits_vit};
 pub use schedule::{Decay, Schedule};
-pub use trainer::{Curves, Point, TrainConfig, Trainer};
+pub use sgd::Sgd;
+pub use train_config::TrainConfig;
+pub use trainer::Trainer;

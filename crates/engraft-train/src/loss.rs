@@ -11,7 +11,10 @@ use burn::tensor::{Int, Tensor, activation};
 pub fn cross_entropy(logits: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
     let [rows] = labels.dims();
     assert_eq!(logits.dims()[0], rows, "as many labels as rows of logits");
-    activation::log_softmax(logits, 1).gather(1, labels.reshape([rows, 1])).mean().neg()
+    activation::log_softmax(logits, 1)
+        .gather(1, labels.reshape([rows, 1]))
+        .mean()
+        .neg()
 }
 
 #[cfg(test)]
@@ -24,7 +27,12 @@ mod tests {
     #[test]
     fn it_is_the_negative_log_likelihood_and_does_not_overflow() {
         let device = Device::default();
-        let logits = tensor(vec![0.0, 1.0, 2.0, 1e4, 0.0, -1e4], [2, 3], &device, DType::F64);
+        let logits = tensor(
+            vec![0.0, 1.0, 2.0, 1e4, 0.0, -1e4],
+            [2, 3],
+            &device,
+            DType::F64,
+        );
         let loss = cross_entropy(logits, Tensor::from_ints([2, 0], &device));
         let first = (1.0 + 1f64.exp() + 2f64.exp()).ln() - 2.0;
         assert!((values(&loss)[0] - first / 2.0).abs() < 1e-14);

@@ -31,7 +31,15 @@ mod tests {
     #[test]
     fn hits_are_counted() {
         let device = Device::default();
-        let logits = tensor(vec![0.0, 1.0, 3.0, 2.0, -1.0, -2.0, 5.0, 6.0], [4, 2], &device, DType::F32);
-        assert_eq!(accuracy(logits, Tensor::from_ints([1, 0, 1, 1], &device)), 0.75);
+        let logits = tensor(
+            vec![0.0, 1.0, 3.0, 2.0, -1.0, -2.0, 5.0, 6.0],
+            [4, 2],
+            &device,
+            DType::F32,
+        );
+        assert_eq!(
+            accuracy(logits, Tensor::from_ints([1, 0, 1, 1], &device)),
+            0.75
+        );
     }
 }

@@ -6,57 +6,11 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
+use crate::adamw::AdamW;
 use crate::error::{Error, Result};
 use crate::gradients::Gradients;
 use crate::learning_rates::LearningRates;
-
-/// AdamW with decoupled weight decay; the defaults are PyTorch's `torch.optim.AdamW`.
-///
-/// With gradient g, rate lr and step t = 1, 2, ... of the parameter p:
-///
-/// ```text
-/// p <- p (1 - lr weight_decay)
-/// m <- beta1 m + (1 - beta1) g          v <- beta2 v + (1 - beta2) g^2
-/// p <- p - lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + epsilon)
-/// ```
-///
-/// Loshchilov and Hutter, Decoupled Weight Decay Regularization, arXiv 1711.05101.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct AdamW {
-    /// Decay of the mean of gradients.
-    pub beta1: f64,
-    /// Decay of the mean of squared gradients.
-    pub beta2: f64,
-    /// Added to the root.
-    pub epsilon: f64,
-    /// Weight decay.
-    pub weight_decay: f64,
-}
-
-impl Default for AdamW {
-    fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 }
-    }
-}
-
-/// Stochastic gradient descent; the defaults are PyTorch's `torch.optim.SGD`.
-///
-/// ```text
-/// g <- g + weight_decay p
-/// v <- g at the first step, momentum v + g afterwards
-/// p <- p - lr (g + momentum v if nesterov, else v)
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Sgd {
-    /// Momentum.
-    pub momentum: f64,
-    /// Nesterov's look-ahead; needs momentum.
-    pub nesterov: bool,
-    /// Weight decay, added to the gradient.
-    pub weight_decay: f64,
-}
+use crate::sgd::Sgd;
 
 /// Which optimiser.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -79,19 +33,35 @@ impl OptimizerConfig {
     fn validate(&self) -> Result<()> {
         let check = |what: &str, value: f64, below: f64| match (0.0..below).contains(&value) {
             true => Ok(()),
-            false => Err(Error::BadConfig { what: "optimizer", reason: format!("found {what} {value}, expected at least 0 and below {below}") }),
+            false => Err(Error::BadConfig {
+                what: "optimizer",
+                reason: format!("found {what} {value}, expected at least 0 and below {below}"),
+            }),
         };
         match *self {
-            Self::AdamW(AdamW { beta1, beta2, epsilon, weight_decay }) => {
+            Self::AdamW(AdamW {
+                beta1,
+                beta2,
+                epsilon,
+                weight_decay,
+            }) => {
                 check("beta1", beta1, 1.0)?;
                 check("beta2", beta2, 1.0)?;
                 check("epsilon", epsilon, f64::INFINITY)?;
                 check("weight-decay", weight_decay, f64::INFINITY)
             }
-            Self::Sgd(Sgd { momentum, nesterov, weight_decay }) => {
+            Self::Sgd(Sgd {
+                momentum,
+                nesterov,
+                weight_decay,
+            }) => {
                 check("momentum", momentum, 1.0)?;
                 if nesterov && momentum == 0.0 {
-                    return Err(Error::BadConfig { what: "optimizer", reason: "found nesterov without momentum, expected momentum above 0".to_owned() });
+                    return Err(Error::BadConfig {
+                        what: "optimizer",
+                        reason: "found nesterov without momentum, expected momentum above 0"
+                            .to_owned(),
+                    });
                 }
                 check("weight-decay", weight_decay, f64::INFINITY)
             }
@@ -123,7 +93,11 @@ impl Optimizer {
     /// A setting out of its range.
     pub fn new(config: OptimizerConfig, rates: LearningRates) -> Result<Self> {
         config.validate()?;
-        Ok(Self { config, rates, states: BTreeMap::new() })
+        Ok(Self {
+            config,
+            rates,
+            states: BTreeMap::new(),
+        })
     }
 
     /// The module after one step. Parameters without gradient are untouched: no decay, no state.
@@ -143,58 +117,45 @@ impl Optimizer {
             }
             fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
                 let path = self.path.join(".");
-                let Some(gradient) = self.gradients.get(&path) else { return param };
+                let Some(gradient) = self.gradients.get(&path) else {
+                    return param;
+                };
                 let lr = self.lr * self.optimizer.rates.factor(&path);
                 param.map(|old| {
                     let (shape, strategy) = (old.dims(), old.gradient_checkpointing_strategy());
-                    let new = self.optimizer.update(&path, old.inner().flatten(0, D - 1), gradient.clone(), lr);
+                    let new = self.optimizer.update(
+                        &path,
+                        old.inner().flatten(0, D - 1),
+                        gradient.clone(),
+                        lr,
+                    );
                     let new = Tensor::from_inner(new.reshape(shape));
-                    strategy.map_or(new.clone(), |strategy| new.with_gradient_checkpointing_strategy(strategy)).require_grad()
+                    strategy
+                        .map_or(new.clone(), |strategy| {
+                            new.with_gradient_checkpointing_strategy(strategy)
+                        })
+                        .require_grad()
                 })
             }
         }
-        module.map(&mut Update { path: Vec::new(), optimizer: self, gradients, lr })
+        module.map(&mut Update {
+            path: Vec::new(),
+            optimizer: self,
+            gradients,
+            lr,
+        })
     }
 
     fn update(&mut self, path: &str, p: Tensor<1>, g: Tensor<1>, lr: f64) -> Tensor<1> {
-        let state = self.states.entry(path.to_owned()).or_insert(State { step: 0, moments: Vec::new() });
+        let state = self.states.entry(path.to_owned()).or_insert(State {
+            step: 0,
+            moments: Vec::new(),
+        });
         state.step += 1;
         match &self.config {
             OptimizerConfig::AdamW(config) => config.update(state, p, g, lr),
             OptimizerConfig::Sgd(config) => config.update(state, p, g, lr),
         }
-    }
-}
-
-impl AdamW {
-    fn update(&self, state: &mut State, p: Tensor<1>, g: Tensor<1>, lr: f64) -> Tensor<1> {
-        let Self { beta1, beta2, epsilon, weight_decay } = *self;
-        let t = state.step as f64;
-        let first = g.clone() * (1.0 - beta1);
-        let second = g.clone() * g * (1.0 - beta2);
-        let (m, v) = match <[Tensor<1>; 2]>::try_from(std::mem::take(&mut state.moments)) {
-            Ok([m, v]) => (m * beta1 + first, v * beta2 + second),
-            Err(_) => (first, second),
-        };
-        state.moments = vec![m.clone(), v.clone()];
-        let root = v.sqrt() * (1.0 - beta2.powf(t)).sqrt().recip() + epsilon;
-        p * (1.0 - lr * weight_decay) - m / root * (lr / (1.0 - beta1.powf(t)))
-    }
-}
-
-impl Sgd {
-    fn update(&self, state: &mut State, p: Tensor<1>, g: Tensor<1>, lr: f64) -> Tensor<1> {
-        let Self { momentum, nesterov, weight_decay } = *self;
-        let g = if weight_decay == 0.0 { g } else { g + p.clone() * weight_decay };
-        if momentum == 0.0 {
-            return p - g * lr;
-        }
-        let v = match state.moments.pop() {
-            Some(v) => v * momentum + g.clone(),
-            None => g.clone(),
-        };
-        state.moments.push(v.clone());
-        p - if nesterov { g + v * momentum } else { v } * lr
     }
 }
 
@@ -215,7 +176,11 @@ mod tests {
     fn two(dtype: DType) -> Two {
         let device = Device::default();
         let used = Param::from_tensor(tensor(vec![1.0, -2.0, 0.5, 3.0], [2, 2], &device, dtype));
-        Two { used, idle: Param::from_tensor(tensor(vec![1.0], [1], &device, dtype)) }.train()
+        Two {
+            used,
+            idle: Param::from_tensor(tensor(vec![1.0], [1], &device, dtype)),
+        }
+        .train()
     }
 
     /// The gradient at step t, the same in the module and in the reference.
@@ -229,15 +194,27 @@ mod tests {
         for (dtype, tolerance) in [(DType::F64, 1e-14), (DType::F32, 1e-6)] {
             let mut module = two(dtype);
             let mut optimizer = Optimizer::new(config, LearningRates::default()).unwrap();
-            let mut expected = values(&module.used.val()).into_iter().map(|p| [p, 0.0, 0.0]).collect::<Vec<_>>();
+            let mut expected = values(&module.used.val())
+                .into_iter()
+                .map(|p| [p, 0.0, 0.0])
+                .collect::<Vec<_>>();
             for t in 1..=5 {
                 let lr = 0.1 / t as f64;
                 let mut gradients = Gradients::default();
-                gradients.insert("used", tensor(gradient(t).to_vec(), [4], &Device::default(), dtype));
+                gradients.insert(
+                    "used",
+                    tensor(gradient(t).to_vec(), [4], &Device::default(), dtype),
+                );
                 module = optimizer.step(module, &gradients, lr);
-                expected.iter_mut().zip(gradient(t)).for_each(|(state, g)| reference(state, g, t, lr));
+                expected
+                    .iter_mut()
+                    .zip(gradient(t))
+                    .for_each(|(state, g)| reference(state, g, t, lr));
                 for (found, [p, ..]) in values(&module.used.val()).iter().zip(&expected) {
-                    assert!((found - p).abs() <= tolerance * p.abs().max(1.0), "{config:?}, step {t}: {found} against {p}");
+                    assert!(
+                        (found - p).abs() <= tolerance * p.abs().max(1.0),
+                        "{config:?}, step {t}: {found} against {p}"
+                    );
                 }
             }
             assert_eq!(values(&module.idle.val()), [1.0]);
@@ -248,7 +225,10 @@ mod tests {
     #[test]
     fn adamw_takes_pytorchs_steps() {
         for weight_decay in [0.0, 0.01, 0.5] {
-            let config = AdamW { weight_decay, ..AdamW::default() };
+            let config = AdamW {
+                weight_decay,
+                ..AdamW::default()
+            };
             agrees(OptimizerConfig::AdamW(config), |[p, m, v], g, t, lr| {
                 *p *= 1.0 - lr * weight_decay;
                 *m = 0.9 * *m + (1.0 - 0.9) * g;
@@ -261,32 +241,67 @@ mod tests {
 
     #[test]
     fn sgd_takes_pytorchs_steps() {
-        for (momentum, nesterov, weight_decay) in [(0.0, false, 0.0), (0.0, false, 0.1), (0.9, false, 0.0), (0.9, true, 0.1)] {
-            agrees(OptimizerConfig::Sgd(Sgd { momentum, nesterov, weight_decay }), |[p, v, _], g, t, lr| {
-                let g = g + weight_decay * *p;
-                *v = if t == 1 { g } else { momentum * *v + g };
-                *p -= lr * if nesterov { g + momentum * *v } else { *v };
-            });
+        for (momentum, nesterov, weight_decay) in [
+            (0.0, false, 0.0),
+            (0.0, false, 0.1),
+            (0.9, false, 0.0),
+            (0.9, true, 0.1),
+        ] {
+            agrees(
+                OptimizerConfig::Sgd(Sgd {
+                    momentum,
+                    nesterov,
+                    weight_decay,
+                }),
+                |[p, v, _], g, t, lr| {
+                    let g = g + weight_decay * *p;
+                    *v = if t == 1 { g } else { momentum * *v + g };
+                    *p -= lr * if nesterov { g + momentum * *v } else { *v };
+                },
+            );
         }
     }
 
     #[test]
     fn rates_follow_the_path() {
-        let rates = LearningRates::new(&[RatePattern { pattern: "used".to_owned(), factor: 0.0 }]).unwrap();
+        let rates = LearningRates::new(&[RatePattern {
+            pattern: "used".to_owned(),
+            factor: 0.0,
+        }])
+        .unwrap();
         let mut optimizer = Optimizer::new(OptimizerConfig::default(), rates).unwrap();
         let before = two(DType::F64);
         let mut gradients = Gradients::default();
-        gradients.insert("used", tensor(gradient(1).to_vec(), [4], &Device::default(), DType::F64));
+        gradients.insert(
+            "used",
+            tensor(gradient(1).to_vec(), [4], &Device::default(), DType::F64),
+        );
         let after = optimizer.step(before.clone(), &gradients, 1.0);
         assert_eq!(values(&after.used.val()), values(&before.used.val()));
     }
 
     #[test]
     fn settings_are_checked_and_read_strictly() {
-        let bad = OptimizerConfig::Sgd(Sgd { nesterov: true, ..Sgd::default() });
-        assert!(Optimizer::new(bad, LearningRates::default()).unwrap_err().to_string().contains("momentum"));
+        let bad = OptimizerConfig::Sgd(Sgd {
+            nesterov: true,
+            ..Sgd::default()
+        });
+        assert!(
+            Optimizer::new(bad, LearningRates::default())
+                .unwrap_err()
+                .to_string()
+                .contains("momentum")
+        );
         let read = |text| serde_json::from_str::<OptimizerConfig>(text);
-        assert_eq!(read(r#"{"kind": "adamw"}"#).unwrap(), OptimizerConfig::default());
-        assert!(read(r#"{"kind": "adamw", "betas": 1}"#).unwrap_err().to_string().contains("betas"));
+        assert_eq!(
+            read(r#"{"kind": "adamw"}"#).unwrap(),
+            OptimizerConfig::default()
+        );
+        assert!(
+            read(r#"{"kind": "adamw", "betas": 1}"#)
+                .unwrap_err()
+                .to_string()
+                .contains("betas")
+        );
     }
 }

@@ -52,19 +52,39 @@ mod tests {
 
     #[test]
     fn factors_are_those_of_transformers() {
-        let schedule = |decay| Schedule { decay, warmup: 4, steps: 12 };
+        let schedule = |decay| Schedule {
+            decay,
+            warmup: 4,
+            steps: 12,
+        };
         let factors = |decay, steps: [u64; 6]| steps.map(|step| schedule(decay).factor(step));
         let steps = [0, 1, 4, 6, 12, 20];
-        assert_eq!(factors(Decay::Constant, steps), [0.0, 0.25, 1.0, 1.0, 1.0, 1.0]);
-        assert_eq!(factors(Decay::Linear, steps), [0.0, 0.25, 1.0, 0.75, 0.0, 0.0]);
+        assert_eq!(
+            factors(Decay::Constant, steps),
+            [0.0, 0.25, 1.0, 1.0, 1.0, 1.0]
+        );
+        assert_eq!(
+            factors(Decay::Linear, steps),
+            [0.0, 0.25, 1.0, 0.75, 0.0, 0.0]
+        );
         let cosine = factors(Decay::Cosine, steps);
         let expected = [0.0, 0.25, 1.0, 0.5 * (1.0 + 0.5f64.sqrt()), 0.0, 0.0];
-        assert!(cosine.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-15), "{cosine:?}");
+        assert!(
+            cosine
+                .iter()
+                .zip(expected)
+                .all(|(a, b)| (a - b).abs() < 1e-15),
+            "{cosine:?}"
+        );
     }
 
     #[test]
     fn a_warm_up_longer_than_the_run_does_not_divide_by_zero() {
-        let schedule = Schedule { decay: Decay::Linear, warmup: 10, steps: 5 };
+        let schedule = Schedule {
+            decay: Decay::Linear,
+            warmup: 10,
+            steps: 5,
+        };
         assert_eq!((schedule.factor(5), schedule.factor(10)), (0.5, 1.0));
     }
 }

@@ -7,7 +7,7 @@ use engraft_models::{Mlp, MlpConfig};
 use engraft_tensor::{Init, Key};
 
 use crate::batcher::Batcher;
-use crate::trainer::TrainConfig;
+use crate::train_config::TrainConfig;
 
 pub(crate) struct Problem {
     inputs: Tensor<2>,
@@ -15,12 +15,18 @@ pub(crate) struct Problem {
 }
 
 pub(crate) fn config() -> TrainConfig {
-    TrainConfig { steps: 20, learning_rate: 2e-2, loss_every: 5, ..TrainConfig::default() }
+    TrainConfig {
+        steps: 20,
+        learning_rate: 2e-2,
+        loss_every: 5,
+        ..TrainConfig::default()
+    }
 }
 
 impl Problem {
     pub fn new() -> Self {
-        let inputs = Init::Normal { std: 1.0 }.tensor([24, 6], &Key::new(1), &Device::default(), DType::F32);
+        let inputs =
+            Init::Normal { std: 1.0 }.tensor([24, 6], &Key::new(1), &Device::default(), DType::F32);
         let targets = mlp(2).forward(inputs.clone(), &engraft_core::Ctx::default());
         Self { inputs, targets }
     }
@@ -40,7 +46,11 @@ impl Problem {
     fn attach(&self, injection: &Injection) -> Adapted<Mlp> {
         let mut adapted = Adapted::new(self.model());
         // Dropout makes a resumed run depend on the step.
-        let method = AnyMethod::new(&LoraConfig { rank: 4, dropout: 0.1, ..LoraConfig::default() });
+        let method = AnyMethod::new(&LoraConfig {
+            rank: 4,
+            dropout: 0.1,
+            ..LoraConfig::default()
+        });
         adapted.attach("test", &method.unwrap(), injection).unwrap();
         adapted
     }
@@ -51,7 +61,8 @@ impl Problem {
 
     pub fn loss(&self, model: &Adapted<Mlp>, rows: &[usize], mode: Mode) -> Tensor<1> {
         let indices: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
-        let indices = Tensor::<1, burn::tensor::Int>::from_data(indices.as_slice(), &Device::default());
+        let indices =
+            Tensor::<1, burn::tensor::Int>::from_data(indices.as_slice(), &Device::default());
         let pick = |all: &Tensor<2>| all.clone().select(0, indices.clone());
         let y = model.model.forward(pick(&self.inputs), &model.ctx(mode));
         (y - pick(&self.targets)).powi_scalar(2).mean()
@@ -59,6 +70,9 @@ impl Problem {
 }
 
 fn mlp(seed: u64) -> Mlp {
-    let config = MlpConfig { head: true, ..MlpConfig::new(&[6, 16, 4]) };
+    let config = MlpConfig {
+        head: true,
+        ..MlpConfig::new(&[6, 16, 4])
+    };
     Mlp::new(&config, &Key::new(seed), &Device::default(), DType::F32).unwrap()
 }

@@ -5,91 +5,15 @@ use std::collections::BTreeMap;
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
 use engraft_core::{Mode, params};
-use serde::{Deserialize, Serialize};
 
 use crate::batcher::Batcher;
-use crate::early_stop::EarlyStop;
+use crate::curves::{Curves, Point};
 use crate::error::{Error, Result};
 use crate::gradients::Gradients;
-use crate::learning_rates::{LearningRates, RatePattern};
-use crate::optimizer::{Optimizer, OptimizerConfig};
-use crate::schedule::{Decay, Schedule};
-
-/// Settings of a [`Trainer`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct TrainConfig {
-    /// Steps in all.
-    pub steps: u64,
-    /// Seed of dropout and sampling.
-    pub seed: u64,
-    /// Largest learning rate.
-    pub learning_rate: f64,
-    /// The optimiser.
-    pub optimizer: OptimizerConfig,
-    /// What follows the warm-up.
-    pub decay: Decay,
-    /// Steps of warm-up.
-    pub warmup: u64,
-    /// Largest global norm of the gradients; not clipped if absent.
-    pub clip: Option<f64>,
-    /// Learning rates of some parameters.
-    pub rates: Vec<RatePattern>,
-    /// Steps whose mean loss makes one point of the curve; the device is read once for each.
-    pub loss_every: u64,
-    /// Steps between evaluations, the last step always being followed by one; never if 0.
-    pub evaluate_every: u64,
-    /// When to stop early.
-    pub early_stop: Option<EarlyStop>,
-    /// Whether the best evaluated parameters are kept rather than the last.
-    pub keep_best: bool,
-}
-
-impl Default for TrainConfig {
-    fn default() -> Self {
-        Self {
-            steps: 100,
-            seed: 0,
-            learning_rate: 1e-3,
-            optimizer: OptimizerConfig::default(),
-            decay: Decay::Constant,
-            warmup: 0,
-            clip: None,
-            rates: Vec::new(),
-            loss_every: 10,
-            evaluate_every: 0,
-            early_stop: None,
-            keep_best: false,
-        }
-    }
-}
-
-/// One point of a curve.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Point {
-    /// Updates made.
-    pub step: u64,
-    /// Value there.
-    pub value: f64,
-}
-
-/// What a run looked like.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Curves {
-    /// Mean loss of the steps up to each point.
-    pub loss: Vec<Point>,
-    /// Evaluations, of which more is better.
-    pub evaluation: Vec<Point>,
-}
-
-impl Curves {
-    /// The first of the best evaluations.
-    pub fn best(&self) -> Option<Point> {
-        self.evaluation.iter().copied().filter(|point| !point.value.is_nan()).reduce(|best, point| if point.value > best.value { point } else { best })
-    }
-}
+use crate::learning_rates::LearningRates;
+use crate::optimizer::Optimizer;
+use crate::schedule::Schedule;
+use crate::train_config::TrainConfig;
 
 /// A run: a model, its optimiser, and how far it got.
 #[derive(Debug)]
@@ -112,26 +36,32 @@ impl<M: Module> Trainer<M> {
     /// # Errors
     /// A setting out of its range, or nothing to train.
     pub fn new(config: TrainConfig, model: M) -> Result<Self> {
-        let bad = |what, reason| Err(Error::BadConfig { what, reason });
-        if !config.learning_rate.is_finite() || config.learning_rate < 0.0 {
-            return bad("learning-rate", format!("found {}, expected a finite number of at least 0", config.learning_rate));
-        }
-        if config.clip.is_some_and(|max| max.is_nan() || max <= 0.0) {
-            return bad("clip", format!("found {:?}, expected a positive norm", config.clip));
-        }
-        if config.loss_every == 0 {
-            return bad("loss-every", "found 0, expected at least 1".to_owned());
-        }
-        if config.evaluate_every == 0 && (config.keep_best || config.early_stop.is_some()) {
-            return bad("evaluate-every", "found 0 with keep-best or early-stop, expected at least 1".to_owned());
-        }
+        config.validate()?;
         let model = model.train();
         if !params::list(&model).iter().any(|param| param.trained) {
-            return bad("model", "it has no trained parameter: attach an adapter, or train its head".to_owned());
+            let reason =
+                "it has no trained parameter: attach an adapter, or train its head".to_owned();
+            return Err(Error::BadConfig {
+                what: "model",
+                reason,
+            });
         }
         let optimizer = Optimizer::new(config.optimizer, LearningRates::new(&config.rates)?)?;
-        let schedule = Schedule { decay: config.decay, warmup: config.warmup, steps: config.steps };
-        Ok(Self { config, model: Some(model), optimizer, schedule, step: 0, curves: Curves::default(), pending: None, best: None })
+        let schedule = Schedule {
+            decay: config.decay,
+            warmup: config.warmup,
+            steps: config.steps,
+        };
+        Ok(Self {
+            config,
+            model: Some(model),
+            optimizer,
+            schedule,
+            step: 0,
+            curves: Curves::default(),
+            pending: None,
+            best: None,
+        })
     }
 
     /// The model as it is, in training mode.
@@ -156,7 +86,13 @@ impl<M: Module> Trainer<M> {
     /// [`Error::Diverged`] when a loss that was read is not finite.
     pub fn step(&mut self, loss: impl FnOnce(&M, Mode) -> Tensor<1>) -> Result<()> {
         let model = self.model.take().expect("it is only away within a step");
-        let loss = loss(&model, Mode::Train { seed: self.config.seed, step: self.step });
+        let loss = loss(
+            &model,
+            Mode::Train {
+                seed: self.config.seed,
+                step: self.step,
+            },
+        );
         let mut gradients = Gradients::backward(&loss, &model);
         if let Some(max) = self.config.clip {
             gradients.clip(max);
@@ -178,9 +114,15 @@ impl<M: Module> Trainer<M> {
         }
         let value = sum.into_scalar::<f64>() / count as f64;
         if !value.is_finite() {
-            return Err(Error::Diverged { step: self.step, loss: value });
+            return Err(Error::Diverged {
+                step: self.step,
+                loss: value,
+            });
         }
-        self.curves.loss.push(Point { step: self.step, value });
+        self.curves.loss.push(Point {
+            step: self.step,
+            value,
+        });
         Ok(())
     }
 
@@ -188,7 +130,10 @@ impl<M: Module> Trainer<M> {
     fn evaluate(&mut self, evaluate: &mut impl FnMut(&M) -> f64) {
         let value = evaluate(&self.model().valid());
         let best = self.curves.best();
-        self.curves.evaluation.push(Point { step: self.step, value });
+        self.curves.evaluation.push(Point {
+            step: self.step,
+            value,
+        });
         if self.config.keep_best && best.is_none_or(|best| value > best.value) {
             self.best = Some(self.trained_values());
         }
@@ -196,8 +141,14 @@ impl<M: Module> Trainer<M> {
 
     /// The values of the trained parameters by path.
     pub(crate) fn trained_values(&self) -> BTreeMap<String, TensorData> {
-        let trained: Vec<String> = params::list(self.model()).into_iter().filter(|param| param.trained).map(|param| param.path).collect();
-        params::read(self.model(), |path| trained.iter().any(|chosen| chosen == path))
+        let trained: Vec<String> = params::list(self.model())
+            .into_iter()
+            .filter(|param| param.trained)
+            .map(|param| param.path)
+            .collect();
+        params::read(self.model(), |path| {
+            trained.iter().any(|chosen| chosen == path)
+        })
     }
 
     /// Runs to the end, from wherever this run is: `loss` of the model on the rows of a batch,
@@ -226,7 +177,9 @@ impl<M: Module> Trainer<M> {
     }
 
     fn is_stopped(&self) -> bool {
-        self.config.early_stop.is_some_and(|stop| stop.is_over(self.curves.evaluation.iter().map(|point| point.value)))
+        self.config.early_stop.is_some_and(|stop| {
+            stop.is_over(self.curves.evaluation.iter().map(|point| point.value))
+        })
     }
 
     /// The trained model, in training mode, with its curves: the last parameters, or the best
@@ -244,46 +197,125 @@ impl<M: Module> Trainer<M> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::early_stop::EarlyStop;
     use crate::testing::{Problem, config};
 
     #[test]
     fn a_run_learns_and_keeps_the_best() {
         let problem = Problem::new();
-        let config = TrainConfig { steps: 60, keep_best: true, evaluate_every: 7, ..config() };
+        let config = TrainConfig {
+            steps: 60,
+            keep_best: true,
+            evaluate_every: 7,
+            ..config()
+        };
         let mut trainer = Trainer::new(config, problem.adapted()).unwrap();
-        trainer.run(&mut problem.batcher(), |m, rows, mode| problem.loss(m, rows, mode), |_| 0.0, |_| Ok(())).unwrap();
+        trainer
+            .run(
+                &mut problem.batcher(),
+                |m, rows, mode| problem.loss(m, rows, mode),
+                |_| 0.0,
+                |_| Ok(()),
+            )
+            .unwrap();
         let curves = trainer.curves().clone();
-        assert!(curves.loss.last().unwrap().value < 0.5 * curves.loss[0].value, "{curves:?}");
-        assert_eq!(curves.evaluation.iter().map(|point| point.step).collect::<Vec<_>>(), [7, 14, 21, 28, 35, 42, 49, 56, 60]);
+        assert!(
+            curves.loss.last().unwrap().value < 0.5 * curves.loss[0].value,
+            "{curves:?}"
+        );
+        assert_eq!(
+            curves
+                .evaluation
+                .iter()
+                .map(|point| point.step)
+                .collect::<Vec<_>>(),
+            [7, 14, 21, 28, 35, 42, 49, 56, 60]
+        );
         // All evaluations are equal, so the first is the best.
         let expected = trainer.best.clone().unwrap();
         assert_ne!(expected, trainer.trained_values());
         let (model, _) = trainer.finish();
-        assert_eq!(params::read(&model, |path| expected.contains_key(path)), expected);
+        assert_eq!(
+            params::read(&model, |path| expected.contains_key(path)),
+            expected
+        );
     }
 
     #[test]
     fn only_what_is_trained_moves_and_early_stopping_stops() {
         let problem = Problem::new();
-        let config = TrainConfig { steps: 50, evaluate_every: 2, early_stop: Some(EarlyStop { patience: 2, min_delta: 0.0 }), ..config() };
+        let config = TrainConfig {
+            steps: 50,
+            evaluate_every: 2,
+            early_stop: Some(EarlyStop {
+                patience: 2,
+                min_delta: 0.0,
+            }),
+            ..config()
+        };
         let mut trainer = Trainer::new(config, problem.adapted()).unwrap();
         let before = params::read(trainer.model(), |_| true);
-        trainer.run(&mut problem.batcher(), |m, rows, mode| problem.loss(m, rows, mode), |_| 1.0, |_| Ok(())).unwrap();
+        trainer
+            .run(
+                &mut problem.batcher(),
+                |m, rows, mode| problem.loss(m, rows, mode),
+                |_| 1.0,
+                |_| Ok(()),
+            )
+            .unwrap();
         assert_eq!(trainer.steps_done(), 8);
         for (path, value) in params::read(trainer.model(), |_| true) {
-            assert_eq!(value != before[&path], path.contains(".adapters."), "{path}");
+            assert_eq!(
+                value != before[&path],
+                path.contains(".adapters."),
+                "{path}"
+            );
         }
     }
 
     #[test]
     fn bad_settings_and_divergence_are_errors() {
         let problem = Problem::new();
-        let message = |config| Trainer::new(config, problem.adapted()).unwrap_err().to_string();
-        assert!(message(TrainConfig { learning_rate: f64::NAN, ..config() }).contains("learning-rate"));
-        assert!(message(TrainConfig { keep_best: true, evaluate_every: 0, ..config() }).contains("evaluate-every"));
-        assert!(Trainer::new(config(), engraft_core::Adapted::new(problem.model())).unwrap_err().to_string().contains("no trained parameter"));
-        let mut trainer = Trainer::new(TrainConfig { learning_rate: 1e30, ..config() }, problem.adapted()).unwrap();
-        let ran = trainer.run(&mut problem.batcher(), |m, rows, mode| problem.loss(m, rows, mode), |_| 0.0, |_| Ok(()));
+        let message = |config| {
+            Trainer::new(config, problem.adapted())
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(
+            message(TrainConfig {
+                learning_rate: f64::NAN,
+                ..config()
+            })
+            .contains("learning-rate")
+        );
+        assert!(
+            message(TrainConfig {
+                keep_best: true,
+                evaluate_every: 0,
+                ..config()
+            })
+            .contains("evaluate-every")
+        );
+        assert!(
+            Trainer::new(config(), engraft_core::Adapted::new(problem.model()))
+                .unwrap_err()
+                .to_string()
+                .contains("no trained parameter")
+        );
+        let mut trainer = Trainer::new(
+            TrainConfig {
+                learning_rate: 1e30,
+                ..config()
+            },
+            problem.adapted(),
+        )
+        .unwrap();
+        let ran = trainer.run(
+            &mut problem.batcher(),
+            |m, rows, mode| problem.loss(m, rows, mode),
+            |_| 0.0,
+            |_| Ok(()),
+        );
         assert!(matches!(ran, Err(Error::Diverged { .. })), "{ran:?}");
     }
 }

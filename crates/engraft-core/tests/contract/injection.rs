@@ -19,7 +19,7 @@ fn model() -> Adapted<Harness> {
 }
 
 fn scale() -> AnyMethod {
-    AnyMethod::new(&ScaleConfig { rank: 1 }).unwrap()
+    AnyMethod::new(&ScaleConfig::of_rank(1)).unwrap()
 }
 
 fn output(model: &Adapted<Harness>) -> Tensor<3> {
@@ -50,7 +50,7 @@ fn a_refused_injection_leaves_the_active_adapter_active() {
     model.attach("a", &scale(), &Injection::new(0)).unwrap();
     model = random::perturb_trained(model, 0.3, 0);
     let before = output(&model);
-    let unfit = AnyMethod::new(&ScaleConfig { rank: 50 }).unwrap();
+    let unfit = AnyMethod::new(&ScaleConfig::of_rank(50)).unwrap();
     assert!(matches!(
         model.attach("b", &unfit, &Injection::new(0)),
         Err(Error::Inadmissible { .. })

@@ -38,7 +38,7 @@ fn method(config: &impl Method) -> AnyMethod {
 fn adapted(plain: Plain) -> Plain {
     reparameterize(
         plain,
-        &method(&ScaleConfig { rank: 1 }),
+        &method(&ScaleConfig::of_rank(1)),
         &Targets::names(&["first"]),
         0,
     )
@@ -82,7 +82,7 @@ fn it_starts_at_the_identity_trains_the_adapter_alone_and_merges() {
 fn a_second_application_is_refused() {
     let error = reparameterize(
         adapted(Plain::new()),
-        &method(&ScaleConfig { rank: 1 }),
+        &method(&ScaleConfig::of_rank(1)),
         &Targets::default(),
         0,
     )
@@ -94,6 +94,13 @@ fn a_second_application_is_refused() {
 fn what_the_hook_cannot_do_is_refused_with_the_reason() {
     for (method, reason) in [
         (method(&OffsetConfig {}), "changes the bias"),
+        (
+            method(&ScaleConfig {
+                offset: true,
+                ..ScaleConfig::of_rank(1)
+            }),
+            "adds a bias",
+        ),
         (method(&SharedConfig {}), "shares state"),
         (method(&ShiftConfig {}), "not a graft on layers alone"),
     ] {
@@ -104,14 +111,14 @@ fn what_the_hook_cannot_do_is_refused_with_the_reason() {
     }
     let unfit = reparameterize(
         Plain::new(),
-        &method(&ScaleConfig { rank: 5 }),
+        &method(&ScaleConfig::of_rank(5)),
         &Targets::names(&["second"]),
         0,
     );
     assert!(matches!(unfit, Err(Error::Inadmissible { .. })));
     let missing = reparameterize(
         Plain::new(),
-        &method(&ScaleConfig { rank: 1 }),
+        &method(&ScaleConfig::of_rank(1)),
         &Targets::names(&["frist"]),
         0,
     )

@@ -39,11 +39,24 @@ fn row(vector: Tensor<1>) -> Tensor<2> {
 #[derive(Module, Debug)]
 pub struct Scale {
     pub g: Param<Tensor<1>>,
+    pub c: Option<Param<Tensor<1>>>,
 }
 
 impl Adapter for Scale {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
-        Ok(base.with_weight(base.weight.clone() * (row(self.g.val()) + 1.0)))
+        let weight = base.weight.clone() * (row(self.g.val()) + 1.0);
+        Ok(match &self.c {
+            Some(c) => FrozenBase::new(weight, Some(offset(base, c.val()))),
+            None => base.with_weight(weight),
+        })
+    }
+}
+
+/// b + c.
+fn offset(base: &FrozenBase, c: Tensor<1>) -> Tensor<1> {
+    match &base.bias {
+        Some(bias) => bias.clone() + c,
+        None => c,
     }
 }
 
@@ -51,11 +64,21 @@ impl Adapter for Scale {
 #[serde(default, deny_unknown_fields)]
 pub struct ScaleConfig {
     pub rank: usize,
+    pub offset: bool,
 }
 
 impl Default for ScaleConfig {
     fn default() -> Self {
-        Self { rank: 4 }
+        Self::of_rank(4)
+    }
+}
+
+impl ScaleConfig {
+    pub fn of_rank(rank: usize) -> Self {
+        Self {
+            rank,
+            offset: false,
+        }
     }
 }
 
@@ -65,11 +88,13 @@ impl Graft for ScaleConfig {
         admit_rank(self.rank, layer.max_rank())
     }
     fn count(&self, layer: &LayerShape) -> Counts {
-        Counts::trained(layer.d_out)
+        Counts::trained(layer.d_out * if self.offset { 2 } else { 1 })
     }
     fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<Scale> {
+        let zeros = |role: &str| Param::from_tensor(ctx.tensor(Init::ZEROS, [base.d_out()], role));
         Ok(Scale {
-            g: Param::from_tensor(ctx.tensor(Init::ZEROS, [base.d_out()], "g")),
+            g: zeros("g"),
+            c: self.offset.then(|| zeros("c")),
         })
     }
 }
@@ -80,7 +105,13 @@ impl Method for ScaleConfig {
         Parts::graft(self.clone())
     }
     fn examples(_: &LayerShape) -> Vec<Self> {
-        vec![Self { rank: 1 }]
+        vec![
+            Self::of_rank(1),
+            Self {
+                offset: true,
+                ..Self::of_rank(1)
+            },
+        ]
     }
 }
 
@@ -92,10 +123,9 @@ pub struct Offset {
 
 impl Adapter for Offset {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
-        let c = self.c.val();
         Ok(FrozenBase::new(
             base.weight.clone(),
-            Some(base.bias.clone().map_or(c.clone(), |bias| bias + c)),
+            Some(offset(base, self.c.val())),
         ))
     }
 }
@@ -299,7 +329,7 @@ impl Selection for BiasesConfig {
 /// A graft and a site adapter in one.
 fn both(config: BothConfig) -> Parts {
     let BothConfig {} = config;
-    Parts::graft(ScaleConfig { rank: 1 }).and(Parts::site(ShiftConfig {}))
+    Parts::graft(ScaleConfig::of_rank(1)).and(Parts::site(ShiftConfig {}))
 }
 
 method!(

@@ -45,12 +45,24 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
 
     let mut shapes = ModelShapes::default();
     let embeddings = format!("{model}embeddings");
-    shapes.embedding(&format!("{embeddings}.word_embeddings"), config.vocab_size, width);
+    shapes.embedding(
+        &format!("{embeddings}.word_embeddings"),
+        config.vocab_size,
+        width,
+    );
     if config.position_biased_input {
-        shapes.embedding(&format!("{embeddings}.position_embeddings"), config.max_position_embeddings, width);
+        shapes.embedding(
+            &format!("{embeddings}.position_embeddings"),
+            config.max_position_embeddings,
+            width,
+        );
     }
     if config.type_vocab_size > 0 {
-        shapes.embedding(&format!("{embeddings}.token_type_embeddings"), config.type_vocab_size, width);
+        shapes.embedding(
+            &format!("{embeddings}.token_type_embeddings"),
+            config.type_vocab_size,
+            width,
+        );
     }
     shapes.norm(&format!("{embeddings}.LayerNorm"), width, true);
 
@@ -60,26 +72,58 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
         let names: &[&str] = match (deberta, config.share_att_key) {
             (false, _) => &["query", "key", "value"],
             (true, true) => &["query_proj", "key_proj", "value_proj"],
-            (true, false) => &["query_proj", "key_proj", "value_proj", "pos_key_proj", "pos_query_proj"],
+            (true, false) => &[
+                "query_proj",
+                "key_proj",
+                "value_proj",
+                "pos_key_proj",
+                "pos_query_proj",
+            ],
         };
         shapes.block_sites(&block, &attention, width, width);
         for name in names {
             shapes.linear(&format!("{attention}.{name}"), width, width, true);
         }
-        shapes.linear(&format!("{block}.attention.output.dense"), width, width, true);
+        shapes.linear(
+            &format!("{block}.attention.output.dense"),
+            width,
+            width,
+            true,
+        );
         shapes.norm(&format!("{block}.attention.output.LayerNorm"), width, true);
-        shapes.linear(&format!("{block}.intermediate.dense"), width, config.intermediate_size, true);
-        shapes.linear(&format!("{block}.output.dense"), config.intermediate_size, width, true);
+        shapes.linear(
+            &format!("{block}.intermediate.dense"),
+            width,
+            config.intermediate_size,
+            true,
+        );
+        shapes.linear(
+            &format!("{block}.output.dense"),
+            config.intermediate_size,
+            width,
+            true,
+        );
         shapes.norm(&format!("{block}.output.LayerNorm"), width, true);
     }
 
     if deberta {
-        let buckets = config.position_buckets.unwrap_or(config.max_position_embeddings);
-        shapes.embedding(&format!("{model}encoder.rel_embeddings"), 2 * buckets, width);
+        let buckets = config
+            .position_buckets
+            .unwrap_or(config.max_position_embeddings);
+        shapes.embedding(
+            &format!("{model}encoder.rel_embeddings"),
+            2 * buckets,
+            width,
+        );
         shapes.norm(&format!("{model}encoder.LayerNorm"), width, true);
         if config.conv_kernel_size > 0 {
             let conv = format!("{model}encoder.conv");
-            shapes.push_param(format!("{conv}.conv.weight"), config.conv_kernel_size * width * width, Part::Body, false);
+            shapes.push_param(
+                format!("{conv}.conv.weight"),
+                config.conv_kernel_size * width * width,
+                Part::Body,
+                false,
+            );
             shapes.push_param(format!("{conv}.conv.bias"), width, Part::Body, true);
             shapes.norm(&format!("{conv}.LayerNorm"), width, true);
         }
@@ -91,7 +135,9 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
 /// Pooler and head, which each of the three arranges in its own way.
 fn push_top(shapes: &mut ModelShapes, model_type: &str, model: &str, width: usize, task: Task) {
     match (model_type, task) {
-        ("bert", Task::Bare) | ("roberta" | "xlm-roberta", Task::Bare) => shapes.linear("pooler.dense", width, width, true),
+        ("bert", Task::Bare) | ("roberta" | "xlm-roberta", Task::Bare) => {
+            shapes.linear("pooler.dense", width, width, true)
+        }
         ("bert", Task::Classification(labels)) => {
             shapes.linear(&format!("{model}pooler.dense"), width, width, true);
             shapes.output("classifier", width, labels, true);
@@ -120,15 +166,25 @@ mod tests {
         let bare = from_config_json(ROBERTA).unwrap();
         assert_eq!(bare.total(), 22_624);
         assert_eq!(bare.layers[0].path, "encoder.layer.0.attention.self.query");
-        let classifier = from_config_json(&ROBERTA.replace("RobertaModel", "RobertaForSequenceClassification")).unwrap();
-        assert_eq!(classifier.layers[0].path, "roberta.encoder.layer.0.attention.self.query");
+        let classifier =
+            from_config_json(&ROBERTA.replace("RobertaModel", "RobertaForSequenceClassification"))
+                .unwrap();
+        assert_eq!(
+            classifier.layers[0].path,
+            "roberta.encoder.layer.0.attention.self.query"
+        );
         assert_eq!(classifier.head(), 32 * 32 + 32 + 2 * 32 + 2);
     }
 
     #[test]
     fn a_small_bert_counts_its_pooler_and_three_labels() {
-        let config = ROBERTA.replace("RobertaModel", "BertForSequenceClassification").replace("\"roberta\"", "\"bert\"");
-        let config = config.replace("\"type_vocab_size\": 1", "\"type_vocab_size\": 2, \"id2label\": {\"0\": \"a\", \"1\": \"b\", \"2\": \"c\"}");
+        let config = ROBERTA
+            .replace("RobertaModel", "BertForSequenceClassification")
+            .replace("\"roberta\"", "\"bert\"");
+        let config = config.replace(
+            "\"type_vocab_size\": 1",
+            "\"type_vocab_size\": 2, \"id2label\": {\"0\": \"a\", \"1\": \"b\", \"2\": \"c\"}",
+        );
         let shapes = from_config_json(&config).unwrap();
         assert_eq!(shapes.total(), 22_624 + 32 + 3 * 32 + 3);
         assert_eq!(shapes.head(), 99);

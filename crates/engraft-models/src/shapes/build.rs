@@ -21,7 +21,12 @@ pub(super) trait Build {
 
 impl Build for ModelShapes {
     fn embedding(&mut self, path: &str, rows: usize, width: usize) {
-        self.push_param(format!("{path}.weight"), rows * width, Part::Embedding, false);
+        self.push_param(
+            format!("{path}.weight"),
+            rows * width,
+            Part::Embedding,
+            false,
+        );
     }
 
     fn norm(&mut self, path: &str, width: usize, bias: bool) {
@@ -42,8 +47,16 @@ impl Build for ModelShapes {
 
     fn block_sites(&mut self, block: &str, attention: &str, width: usize, key_value: usize) {
         self.push_site(format!("{block}.sites.sequence"), SiteKind::Sequence, width);
-        self.push_site(format!("{attention}.key_value"), SiteKind::KeyValue, key_value);
-        self.push_site(format!("{block}.sites.attention"), SiteKind::Sublayer, width);
+        self.push_site(
+            format!("{attention}.key_value"),
+            SiteKind::KeyValue,
+            key_value,
+        );
+        self.push_site(
+            format!("{block}.sites.attention"),
+            SiteKind::Sublayer,
+            width,
+        );
         self.push_site(format!("{block}.sites.mlp"), SiteKind::Sublayer, width);
     }
 }

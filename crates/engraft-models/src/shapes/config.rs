@@ -45,7 +45,11 @@ pub(super) enum Task {
 impl Task {
     /// The prefix of the paths: `name` and a dot, unless the model is bare.
     pub fn prefix(self, name: &str) -> String {
-        if self == Self::Bare { String::new() } else { format!("{name}.") }
+        if self == Self::Bare {
+            String::new()
+        } else {
+            format!("{name}.")
+        }
     }
 }
 
@@ -59,11 +63,19 @@ struct Common {
 
 impl Common {
     fn task(&self) -> Task {
-        let class = self.architectures.as_ref().and_then(|classes| classes.first()).map_or("", String::as_str);
-        if class.ends_with("ForSequenceClassification") || class.ends_with("ForImageClassification") {
+        let class = self
+            .architectures
+            .as_ref()
+            .and_then(|classes| classes.first())
+            .map_or("", String::as_str);
+        if class.ends_with("ForSequenceClassification") || class.ends_with("ForImageClassification")
+        {
             let labels = self.num_labels.or(self.id2label.as_ref().map(Map::len));
             Task::Classification(labels.unwrap_or(2))
-        } else if class.ends_with("ForCausalLM") || class.ends_with("LMHeadModel") || class.ends_with("ForConditionalGeneration") {
+        } else if class.ends_with("ForCausalLM")
+            || class.ends_with("LMHeadModel")
+            || class.ends_with("ForConditionalGeneration")
+        {
             Task::Language
         } else if class.contains("For") {
             Task::Other
@@ -88,7 +100,11 @@ pub(super) fn from_value(config: &Value) -> Result<ModelShapes> {
     let Some((_, read)) = FAMILIES.iter().find(|(name, _)| *name == common.model_type) else {
         let known = || FAMILIES.iter().map(|(name, _)| *name);
         let list = known().collect::<Vec<_>>().join(", ");
-        return Err(bad(format!("found model_type `{}`, expected one of {list}{}", common.model_type, suggestion(&common.model_type, known()))));
+        return Err(bad(format!(
+            "found model_type `{}`, expected one of {list}{}",
+            common.model_type,
+            suggestion(&common.model_type, known())
+        )));
     };
     read(config, &common.task())
 }
@@ -99,7 +115,10 @@ pub(super) fn parse<T: DeserializeOwned>(config: &Value) -> Result<T> {
 }
 
 pub(super) fn bad(reason: String) -> Error {
-    Error::BadConfig { what: "config.json".to_owned(), reason }
+    Error::BadConfig {
+        what: "config.json".to_owned(),
+        reason,
+    }
 }
 
 #[cfg(test)]

@@ -27,9 +27,14 @@ struct Config {
 pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
     let config: Config = parse(config)?;
     let width = config.hidden_size;
-    let head = config.head_dim.unwrap_or(width / config.num_attention_heads.max(1));
+    let head = config
+        .head_dim
+        .unwrap_or(width / config.num_attention_heads.max(1));
     let query = head * config.num_attention_heads;
-    let key_value = head * config.num_key_value_heads.unwrap_or(config.num_attention_heads);
+    let key_value = head
+        * config
+            .num_key_value_heads
+            .unwrap_or(config.num_attention_heads);
     let is = |name: &str| config.model_type == name;
     let qkv_bias = config.attention_bias || is("qwen2");
 
@@ -45,7 +50,12 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
         shapes.linear(&format!("{attention}.q_proj"), width, query, qkv_bias);
         shapes.linear(&format!("{attention}.k_proj"), width, key_value, qkv_bias);
         shapes.linear(&format!("{attention}.v_proj"), width, key_value, qkv_bias);
-        shapes.linear(&format!("{attention}.o_proj"), query, width, config.attention_bias);
+        shapes.linear(
+            &format!("{attention}.o_proj"),
+            query,
+            width,
+            config.attention_bias,
+        );
         if is("qwen3") {
             shapes.norm(&format!("{attention}.q_norm"), head, false);
             shapes.norm(&format!("{attention}.k_norm"), head, false);
@@ -54,16 +64,33 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
         if is("gemma2") {
             shapes.norm(&format!("{block}.pre_feedforward_layernorm"), width, false);
         }
-        shapes.linear(&format!("{block}.mlp.gate_proj"), width, config.intermediate_size, config.mlp_bias);
-        shapes.linear(&format!("{block}.mlp.up_proj"), width, config.intermediate_size, config.mlp_bias);
-        shapes.linear(&format!("{block}.mlp.down_proj"), config.intermediate_size, width, config.mlp_bias);
+        shapes.linear(
+            &format!("{block}.mlp.gate_proj"),
+            width,
+            config.intermediate_size,
+            config.mlp_bias,
+        );
+        shapes.linear(
+            &format!("{block}.mlp.up_proj"),
+            width,
+            config.intermediate_size,
+            config.mlp_bias,
+        );
+        shapes.linear(
+            &format!("{block}.mlp.down_proj"),
+            config.intermediate_size,
+            width,
+            config.mlp_bias,
+        );
         if is("gemma2") {
             shapes.norm(&format!("{block}.post_feedforward_layernorm"), width, false);
         }
     }
     shapes.norm(&format!("{model}norm"), width, false);
 
-    let tied = config.tie_word_embeddings.unwrap_or(is("gemma") || is("gemma2"));
+    let tied = config
+        .tie_word_embeddings
+        .unwrap_or(is("gemma") || is("gemma2"));
     match task {
         Task::Classification(labels) => shapes.output("score", width, *labels, false),
         Task::Language if !tied => shapes.output("lm_head", width, config.vocab_size, false),
@@ -86,7 +113,11 @@ mod tests {
         assert_eq!(shapes.layers[1].path, "model.layers.0.self_attn.k_proj");
         assert_eq!((shapes.layers[1].d_in, shapes.layers[1].d_out), (32, 16));
         assert!(shapes.is_head("lm_head"));
-        let tied = from_config_json(&config.replace("\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true")).unwrap();
+        let tied = from_config_json(&config.replace(
+            "\"tie_word_embeddings\": false",
+            "\"tie_word_embeddings\": true",
+        ))
+        .unwrap();
         assert_eq!(shapes.total() - tied.total(), 97 * 32);
     }
 }

@@ -33,8 +33,16 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
     let model = format!("{}decoder", task.prefix("model"));
 
     let mut shapes = ModelShapes::default();
-    shapes.embedding(&format!("{model}.embed_tokens"), config.vocab_size, embedded);
-    shapes.embedding(&format!("{model}.embed_positions"), config.max_position_embeddings + POSITION_OFFSET, width);
+    shapes.embedding(
+        &format!("{model}.embed_tokens"),
+        config.vocab_size,
+        embedded,
+    );
+    shapes.embedding(
+        &format!("{model}.embed_positions"),
+        config.max_position_embeddings + POSITION_OFFSET,
+        width,
+    );
     if embedded != width {
         shapes.linear(&format!("{model}.project_out"), width, embedded, false);
         shapes.linear(&format!("{model}.project_in"), embedded, width, false);

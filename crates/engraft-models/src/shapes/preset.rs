@@ -14,7 +14,9 @@ use crate::presets::digits_vit_config;
 const DIGITS: &str = "digits-vit";
 
 /// The keys of each model's published config.json that decide its shapes.
-static PRESETS: LazyLock<BTreeMap<String, Value>> = LazyLock::new(|| serde_json::from_str(include_str!("presets.json")).expect("checked by a test"));
+static PRESETS: LazyLock<BTreeMap<String, Value>> = LazyLock::new(|| {
+    serde_json::from_str(include_str!("presets.json")).expect("checked by a test")
+});
 
 /// Names that [`preset`] knows, in alphabetical order.
 pub fn preset_names() -> Vec<&'static str> {
@@ -36,7 +38,11 @@ pub fn preset(name: &str) -> Result<ModelShapes> {
         Some(config) => from_value(config),
         None => Err(Error::BadConfig {
             what: "model".to_owned(),
-            reason: format!("unknown preset `{name}`, expected a config.json or one of {}{}", preset_names().join(", "), suggestion(name, preset_names())),
+            reason: format!(
+                "unknown preset `{name}`, expected a config.json or one of {}{}",
+                preset_names().join(", "),
+                suggestion(name, preset_names())
+            ),
         }),
     }
 }
@@ -87,12 +93,20 @@ mod tests {
     fn every_preset_is_readable_and_has_unique_paths() {
         for name in preset_names() {
             let shapes = preset(name).unwrap();
-            let mut paths: Vec<&str> = shapes.params.iter().map(|param| param.path.as_str()).chain(shapes.sites.iter().map(|site| site.path.as_str())).collect();
+            let mut paths: Vec<&str> = shapes
+                .params
+                .iter()
+                .map(|param| param.path.as_str())
+                .chain(shapes.sites.iter().map(|site| site.path.as_str()))
+                .collect();
             let found = paths.len();
             paths.sort_unstable();
             paths.dedup();
             assert_eq!(paths.len(), found, "{name}");
-            assert!(!shapes.layers.is_empty() && shapes.sites.len() > 4, "{name}");
+            assert!(
+                !shapes.layers.is_empty() && shapes.sites.len() > 4,
+                "{name}"
+            );
         }
     }
 
@@ -100,12 +114,28 @@ mod tests {
     fn published_adapter_counts_follow_from_the_layers() {
         // LoRA rank 8 on all six linear layers of a DeBERTa-v3-base block: 1,327,104 (SVFT, PSOFT).
         let shapes = preset("deberta-v3-base").unwrap();
-        let body = shapes.layers.iter().filter(|layer| !shapes.is_head(&layer.path));
-        assert_eq!(body.map(|layer| 8 * (layer.d_in + layer.d_out)).sum::<usize>(), 1_327_104);
+        let body = shapes
+            .layers
+            .iter()
+            .filter(|layer| !shapes.is_head(&layer.path));
+        assert_eq!(
+            body.map(|layer| 8 * (layer.d_in + layer.d_out))
+                .sum::<usize>(),
+            1_327_104
+        );
         // Prefix tuning with 200 tokens on Llama-3.2-3B: n L 2 kv (PEFT).
-        let key_value = |site: &&engraft_core::SiteShape| site.kind == engraft_core::SiteKind::KeyValue;
+        let key_value =
+            |site: &&engraft_core::SiteShape| site.kind == engraft_core::SiteKind::KeyValue;
         let shapes = preset("llama-3.2-3b").unwrap();
-        assert_eq!(shapes.sites.iter().filter(key_value).map(|site| 200 * 2 * site.width).sum::<usize>(), 11_468_800);
+        assert_eq!(
+            shapes
+                .sites
+                .iter()
+                .filter(key_value)
+                .map(|site| 200 * 2 * site.width)
+                .sum::<usize>(),
+            11_468_800
+        );
     }
 
     #[test]

@@ -32,9 +32,24 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
     let mut shapes = ModelShapes::default();
     let embeddings = format!("{model}embeddings");
     let projection = format!("{embeddings}.patch_embeddings.projection");
-    shapes.push_param(format!("{embeddings}.cls_token"), width, Part::Embedding, false);
-    shapes.push_param(format!("{embeddings}.position_embeddings"), tokens * width, Part::Embedding, false);
-    shapes.push_param(format!("{projection}.weight"), config.num_channels * config.patch_size.pow(2) * width, Part::Embedding, false);
+    shapes.push_param(
+        format!("{embeddings}.cls_token"),
+        width,
+        Part::Embedding,
+        false,
+    );
+    shapes.push_param(
+        format!("{embeddings}.position_embeddings"),
+        tokens * width,
+        Part::Embedding,
+        false,
+    );
+    shapes.push_param(
+        format!("{projection}.weight"),
+        config.num_channels * config.patch_size.pow(2) * width,
+        Part::Embedding,
+        false,
+    );
     shapes.push_param(format!("{projection}.bias"), width, Part::Embedding, true);
     for index in 0..config.num_hidden_layers {
         let block = format!("{model}encoder.layer.{index}");
@@ -42,12 +57,32 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
         shapes.block_sites(&block, &attention, width, width);
         shapes.norm(&format!("{block}.layernorm_before"), width, true);
         for name in ["query", "key", "value"] {
-            shapes.linear(&format!("{attention}.{name}"), width, width, config.qkv_bias);
+            shapes.linear(
+                &format!("{attention}.{name}"),
+                width,
+                width,
+                config.qkv_bias,
+            );
         }
-        shapes.linear(&format!("{block}.attention.output.dense"), width, width, true);
+        shapes.linear(
+            &format!("{block}.attention.output.dense"),
+            width,
+            width,
+            true,
+        );
         shapes.norm(&format!("{block}.layernorm_after"), width, true);
-        shapes.linear(&format!("{block}.intermediate.dense"), width, config.intermediate_size, true);
-        shapes.linear(&format!("{block}.output.dense"), config.intermediate_size, width, true);
+        shapes.linear(
+            &format!("{block}.intermediate.dense"),
+            width,
+            config.intermediate_size,
+            true,
+        );
+        shapes.linear(
+            &format!("{block}.output.dense"),
+            config.intermediate_size,
+            width,
+            true,
+        );
     }
     shapes.norm(&format!("{model}layernorm"), width, true);
     match task {
@@ -68,6 +103,9 @@ mod tests {
             "num_attention_heads": 4, "num_channels": 3, "num_hidden_layers": 2, "patch_size": 4, "qkv_bias": true}"#;
         let shapes = from_config_json(config).unwrap();
         assert_eq!(shapes.total(), 20_352);
-        assert_eq!(shapes.layers[0].path, "encoder.layer.0.attention.attention.query");
+        assert_eq!(
+            shapes.layers[0].path,
+            "encoder.layer.0.attention.attention.query"
+        );
     }
 }

@@ -8,7 +8,7 @@ use super::{Configured, PeftType, Settings, Written, table};
 use crate::config::Reader;
 use crate::error::Result;
 use crate::field::Field;
-use crate::targets::{Names, OneOrMany, only};
+use crate::targets::{Matcher, Names, OneOrMany, only};
 
 /// y = (x W + b) . l, or y = (x . l) W + b.
 pub(super) struct Ia3;
@@ -28,34 +28,64 @@ impl PeftType for Ia3 {
 
     fn read(&self, config: &mut Reader, layers: &[LayerShape]) -> Result<Settings> {
         config.skip(&["init_ia3_weights"]);
-        let feedforward: Box<dyn Fn(&str) -> bool> = match config.find::<Names>("feedforward_modules")? {
+        let feedforward: Matcher = match config.find::<Names>("feedforward_modules")? {
             None => Box::new(|_| false),
             // Unlike targets, these names end a path anywhere, not only at a dot.
-            Some(OneOrMany::Many(names)) => Box::new(move |path| names.iter().any(|name| path.ends_with(name.as_str()))),
+            Some(OneOrMany::Many(names)) => {
+                Box::new(move |path| names.iter().any(|name| path.ends_with(name.as_str())))
+            }
             Some(pattern) => pattern.matcher("feedforward_modules")?,
         };
-        let on = |path: &str| if feedforward(path) { "input" } else { "output" };
-        let first = layers.first().map_or("output", |layer| on(&layer.path));
-        let differs = |layer: &&LayerShape| on(&layer.path) != first;
-        let overrides: BTreeMap<_, _> = layers.iter().filter(differs).map(|layer| (layer.path.clone(), table([("on", on(&layer.path).into())]))).collect();
-        Ok(Settings { method: "ia3", config: table([("on", first.into())]), overrides, ..Settings::default() })
+        let scales = |path: &str| if feedforward(path) { "input" } else { "output" };
+        let first = layers.first().map_or("output", |layer| scales(&layer.path));
+        let differs = |layer: &&LayerShape| scales(&layer.path) != first;
+        let overrides: BTreeMap<_, _> = layers
+            .iter()
+            .filter(differs)
+            .map(|layer| {
+                (
+                    layer.path.clone(),
+                    table([("scales", scales(&layer.path).into())]),
+                )
+            })
+            .collect();
+        Ok(Settings {
+            method: "ia3",
+            config: table([("scales", first.into())]),
+            overrides,
+            ..Settings::default()
+        })
     }
 
     fn write(&self, layers: &[Configured]) -> Result<Written, String> {
         let mut feedforward = Vec::new();
         for layer in layers {
-            if layer.value::<String>("on")? == "input" {
+            if layer.value::<String>("scales")? == "input" {
                 feedforward.push(only(&layer.layer.path));
             }
         }
         // An expression, because a list of names is matched at any end of a path.
-        let feedforward = if feedforward.is_empty() { Vec::<String>::new().into() } else { feedforward.join("|").into() };
-        Ok(Written { keys: table([("feedforward_modules", feedforward), ("init_ia3_weights", true.into())]), ..Written::default() })
+        let feedforward = if feedforward.is_empty() {
+            Vec::<String>::new().into()
+        } else {
+            feedforward.join("|").into()
+        };
+        Ok(Written {
+            keys: table([
+                ("feedforward_modules", feedforward),
+                ("init_ia3_weights", true.into()),
+            ]),
+            ..Written::default()
+        })
     }
 
     fn fields(&self, layer: &Configured) -> Result<Vec<Field>> {
         let (d_in, d_out) = (layer.layer.d_in, layer.layer.d_out);
-        let input = layer.get::<String>("on")? == "input";
-        Ok(vec![if input { Field::reshaped("ia3_l", "l", &[1, d_in], &[d_in]) } else { Field::reshaped("ia3_l", "l", &[d_out, 1], &[d_out]) }])
+        let input = layer.get::<String>("scales")? == "input";
+        Ok(vec![if input {
+            Field::reshaped("ia3_l", "l", &[1, d_in], &[d_in])
+        } else {
+            Field::reshaped("ia3_l", "l", &[d_out, 1], &[d_out])
+        }])
     }
 }

@@ -36,12 +36,28 @@ impl PeftType for Lokr {
         let init = match config.find::<Value>("init_weights")? {
             None | Some(Value::Bool(_)) => "zero-w1",
             Some(Value::String(init)) if init == "lycoris" => "zero-w2",
-            Some(other) => return Err(Error::config("init_weights", format!("found {other}, expected a truth value or \"lycoris\""))),
+            Some(other) => {
+                return Err(Error::config(
+                    "init_weights",
+                    format!("found {other}, expected a truth value or \"lycoris\""),
+                ));
+            }
         };
         // Linear layers have no kernel to decompose.
         config.skip(&["use_effective_conv2d"]);
-        let own = table([("rank", rank.into()), ("alpha", alpha.into()), ("factor", factor.into()), ("decompose-both", both.into()), ("init", init.into())]);
-        Ok(Settings { method: "lokr", config: own, overrides, ..Settings::default() })
+        let own = table([
+            ("rank", rank.into()),
+            ("alpha", alpha.into()),
+            ("factor", factor.into()),
+            ("decompose-both", both.into()),
+            ("init", init.into()),
+        ]);
+        Ok(Settings {
+            method: "lokr",
+            config: own,
+            overrides,
+            ..Settings::default()
+        })
     }
 
     fn write(&self, layers: &[Configured]) -> Result<Written, String> {
@@ -51,14 +67,28 @@ impl PeftType for Lokr {
             ("r", rank.into()),
             ("alpha", number(alpha)),
             ("decompose_factor", common::<i64>(layers, "factor")?.into()),
-            ("decompose_both", common::<bool>(layers, "decompose-both")?.into()),
-            ("init_weights", if lycoris { "lycoris".into() } else { true.into() }),
+            (
+                "decompose_both",
+                common::<bool>(layers, "decompose-both")?.into(),
+            ),
+            (
+                "init_weights",
+                if lycoris {
+                    "lycoris".into()
+                } else {
+                    true.into()
+                },
+            ),
             ("rank_dropout", 0.0.into()),
             ("module_dropout", 0.0.into()),
             ("rank_dropout_scale", false.into()),
             ("use_effective_conv2d", false.into()),
         ]);
-        Ok(Written { keys, rank_pattern, alpha_pattern })
+        Ok(Written {
+            keys,
+            rank_pattern,
+            alpha_pattern,
+        })
     }
 
     fn fields(&self, layer: &Configured) -> Result<Vec<Field>> {
@@ -69,12 +99,18 @@ impl PeftType for Lokr {
         let mut fields = Vec::new();
         // A product w_a w_b (out, r) (r, in) there is its transpose a b here.
         if layer.get("decompose-both")? && product(out1, in1) {
-            fields.extend([Field::transposed("lokr_w1_b", "w1.a", [rank, in1]), Field::transposed("lokr_w1_a", "w1.b", [out1, rank])]);
+            fields.extend([
+                Field::transposed("lokr_w1_b", "w1.a", [rank, in1]),
+                Field::transposed("lokr_w1_a", "w1.b", [out1, rank]),
+            ]);
         } else {
             fields.push(Field::transposed("lokr_w1", "w1.a", [out1, in1]));
         }
         if product(out2, in2) {
-            fields.extend([Field::transposed("lokr_w2_b", "w2.a", [rank, in2]), Field::transposed("lokr_w2_a", "w2.b", [out2, rank])]);
+            fields.extend([
+                Field::transposed("lokr_w2_b", "w2.a", [rank, in2]),
+                Field::transposed("lokr_w2_a", "w2.b", [out2, rank]),
+            ]);
         } else {
             fields.push(Field::transposed("lokr_w2", "w2.a", [out2, in2]));
         }
@@ -85,10 +121,16 @@ impl PeftType for Lokr {
 /// The split of a width: `factor` and the rest where it divides; else the divisor nearest below
 /// the square root that `factor` allows (-1 allows all).
 fn factorisation(width: usize, factor: i64) -> (usize, usize) {
-    let bound = usize::try_from(factor).ok().filter(|factor| *factor > 0).unwrap_or(width);
+    let bound = usize::try_from(factor)
+        .ok()
+        .filter(|factor| *factor > 0)
+        .unwrap_or(width);
     if factor > 0 && width.is_multiple_of(bound) {
         return (bound, width / bound);
     }
-    let first = (1..=bound.min(width.isqrt())).rev().find(|first| width.is_multiple_of(*first)).unwrap_or(1);
+    let first = (1..=bound.min(width.isqrt()))
+        .rev()
+        .find(|first| width.is_multiple_of(*first))
+        .unwrap_or(1);
     (first, width / first)
 }

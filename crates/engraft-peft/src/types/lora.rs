@@ -51,15 +51,32 @@ impl PeftType for Lora {
         judge_init(config)?;
         config.refuse(&OTHERS)?;
         config.skip(&["megatron_core", "qalora_group_size", "runtime_config"]);
-        let scaling = if stabilised { "rank-stabilised" } else { "classic" };
-        let mut own = table([("rank", rank.into()), ("alpha", alpha.into()), ("scaling", scaling.into()), ("dropout", dropout.into())]);
+        let scaling = if stabilised {
+            "rank-stabilised"
+        } else {
+            "classic"
+        };
+        let mut own = table([
+            ("rank", rank.into()),
+            ("alpha", alpha.into()),
+            ("scaling", scaling.into()),
+            ("dropout", dropout.into()),
+        ]);
         if dora && bias {
-            return Err(Error::config("lora_bias", "true together with `use_dora`, which PEFT refuses too"));
+            return Err(Error::config(
+                "lora_bias",
+                "true together with `use_dora`, which PEFT refuses too",
+            ));
         }
         if !dora {
             own.insert("bias".to_owned(), bias.into());
         }
-        Ok(Settings { method: if dora { "dora" } else { "lora" }, config: own, overrides, ..Settings::default() })
+        Ok(Settings {
+            method: if dora { "dora" } else { "lora" },
+            config: own,
+            overrides,
+            ..Settings::default()
+        })
     }
 
     fn write(&self, layers: &[Configured]) -> Result<Written, String> {
@@ -67,8 +84,15 @@ impl PeftType for Lora {
         let dora = layers[0].method == "dora";
         let stabilised = common::<String>(layers, "scaling")? == "rank-stabilised";
         let bias = !dora && common::<bool>(layers, "bias")?;
-        let mut keys: Table = OTHERS.iter().map(|key| ((*key).to_owned(), Value::Null)).collect();
-        keys.extend(table([("loftq_config", Table::new().into()), ("ensure_weight_tying", false.into()), ("use_qalora", false.into())]));
+        let mut keys: Table = OTHERS
+            .iter()
+            .map(|key| ((*key).to_owned(), Value::Null))
+            .collect();
+        keys.extend(table([
+            ("loftq_config", Table::new().into()),
+            ("ensure_weight_tying", false.into()),
+            ("use_qalora", false.into()),
+        ]));
         keys.extend(table([
             ("r", rank.into()),
             ("lora_alpha", number(alpha)),
@@ -80,12 +104,19 @@ impl PeftType for Lora {
             ("megatron_core", "megatron.core".into()),
             ("qalora_group_size", 16.into()),
         ]));
-        Ok(Written { keys, rank_pattern, alpha_pattern })
+        Ok(Written {
+            keys,
+            rank_pattern,
+            alpha_pattern,
+        })
     }
 
     fn fields(&self, layer: &Configured) -> Result<Vec<Field>> {
         let (d_in, d_out, rank) = (layer.layer.d_in, layer.layer.d_out, layer.get("rank")?);
-        let mut fields = vec![Field::transposed("lora_A.weight", "a", [rank, d_in]), Field::transposed("lora_B.weight", "b", [d_out, rank])];
+        let mut fields = vec![
+            Field::transposed("lora_A.weight", "a", [rank, d_in]),
+            Field::transposed("lora_B.weight", "b", [d_out, rank]),
+        ];
         if layer.method == "dora" {
             fields.push(Field::same("lora_magnitude_vector", "magnitude", &[d_out]));
         } else if layer.get("bias")? {
@@ -95,8 +126,8 @@ impl PeftType for Lora {
     }
 }
 
-/// Inits that only matter before training are read; those that changed the base are warned of or
-/// refused.
+/// Inits that only matter before training are read; PiSSA's, which changed the base, with a
+/// warning.
 fn judge_init(config: &mut Reader) -> Result<()> {
     match config.find::<Value>("init_lora_weights")? {
         None | Some(Value::Bool(_)) => Ok(()),
@@ -105,6 +136,8 @@ fn judge_init(config: &mut Reader) -> Result<()> {
             config.warn(format!("`init_lora_weights` = \"{init}\": the file lacks the residual that PiSSA left of the base; read as plain LoRA, right only on that residual"));
             Ok(())
         }
-        Some(other) => Err(Error::Unsupported(format!("`init_lora_weights` = {other} is not supported yet: it changed the base, and the file does not say how"))),
+        Some(other) => Err(Error::Unsupported(format!(
+            "`init_lora_weights` = {other} is not supported yet"
+        ))),
     }
 }

@@ -12,7 +12,6 @@ use std::collections::BTreeMap;
 
 use burn::tensor::TensorData;
 use engraft_core::LayerShape;
-use engraft_tensor::suggestion;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -25,7 +24,15 @@ use crate::targets;
 pub(crate) type Table = Map<String, Value>;
 
 /// All types, alphabetical.
-pub(crate) const TYPES: [&dyn PeftType; 7] = [&boft::Boft, &ia3::Ia3, &lokr::Lokr, &lora::Lora, &oft::Oft, &shira::Shira, &vera::Vera];
+pub(crate) const TYPES: [&dyn PeftType; 7] = [
+    &boft::Boft,
+    &ia3::Ia3,
+    &lokr::Lokr,
+    &lora::Lora,
+    &oft::Oft,
+    &shira::Shira,
+    &vera::Vera,
+];
 
 /// A type of adapter in PEFT.
 pub(crate) trait PeftType: Sync {
@@ -97,7 +104,12 @@ impl Configured {
     /// A value of the configuration.
     pub(crate) fn get<T: DeserializeOwned>(&self, key: &str) -> Result<T> {
         let value = self.config.get(key).cloned().unwrap_or_default();
-        serde_json::from_value(value).map_err(|error| Error::Unsupported(format!("{} at {}: `{key}`: {error}", self.method, self.layer.path)))
+        serde_json::from_value(value).map_err(|error| {
+            Error::Unsupported(format!(
+                "{} at {}: `{key}`: {error}",
+                self.method, self.layer.path
+            ))
+        })
     }
 
     /// A value of the configuration, for a writer.
@@ -108,20 +120,31 @@ impl Configured {
 
 /// The type of this name.
 pub(crate) fn find(name: &str) -> Result<&'static dyn PeftType> {
-    let names = || TYPES.iter().map(|kind| kind.name());
-    TYPES.into_iter().find(|kind| kind.name() == name).ok_or_else(|| Error::UnknownType {
-        found: name.to_owned(),
-        supported: names().collect::<Vec<_>>().join(", "),
-        suggestion: suggestion(name, names()),
-    })
+    TYPES
+        .into_iter()
+        .find(|kind| kind.name() == name)
+        .ok_or_else(|| Error::UnknownType {
+            found: name.to_owned(),
+            supported: TYPES.map(|kind| kind.name()).join(", "),
+        })
 }
 
 /// The type that a method is written as.
 pub(crate) fn of_method(id: &str) -> Result<&'static dyn PeftType> {
-    TYPES.into_iter().find(|kind| kind.methods().contains(&id)).ok_or_else(|| {
-        let known: Vec<&str> = TYPES.iter().flat_map(|kind| kind.methods()).copied().collect();
-        Error::Unsupported(format!("method `{id}` is not written as a PEFT adapter; those that are: {}", known.join(", ")))
-    })
+    TYPES
+        .into_iter()
+        .find(|kind| kind.methods().contains(&id))
+        .ok_or_else(|| {
+            let known: Vec<&str> = TYPES
+                .iter()
+                .flat_map(|kind| kind.methods())
+                .copied()
+                .collect();
+            Error::Unsupported(format!(
+                "method `{id}` is not written as a PEFT adapter; those that are: {}",
+                known.join(", ")
+            ))
+        })
 }
 
 /// Whether configurations of this type have rank and alpha patterns.
@@ -131,24 +154,40 @@ pub(crate) fn has_patterns(name: &str) -> bool {
 
 /// A table from pairs.
 pub(crate) fn table<const N: usize>(entries: [(&str, Value); N]) -> Table {
-    entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    entries
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect()
 }
 
 /// Rank and alpha of every layer: the defaults under PEFT's patterns.
-pub(crate) fn ranks(config: &mut Reader, layers: &[LayerShape], rank: usize, alpha: f64) -> Result<BTreeMap<String, Table>> {
+pub(crate) fn ranks(
+    config: &mut Reader,
+    layers: &[LayerShape],
+    rank: usize,
+    alpha: f64,
+) -> Result<BTreeMap<String, Table>> {
     let (rank_pattern, alpha_pattern) = config.patterns();
     let mut overrides = BTreeMap::new();
     for layer in layers {
         let mut own = Table::new();
         if let Some(found) = targets::first_match("rank_pattern", &rank_pattern, &layer.path)? {
             if found.fract() != 0.0 || found < 1.0 {
-                return Err(Error::config("rank_pattern", format!("{found} for {}: expected a whole number of at least 1", layer.path)));
+                return Err(Error::config(
+                    "rank_pattern",
+                    format!(
+                        "{found} for {}: expected a whole number of at least 1",
+                        layer.path
+                    ),
+                ));
             }
             if found != rank as f64 {
                 own.insert("rank".to_owned(), (found as usize).into());
             }
         }
-        if let Some(found) = targets::first_match("alpha_pattern", &alpha_pattern, &layer.path)?.filter(|found| *found != alpha) {
+        if let Some(found) = targets::first_match("alpha_pattern", &alpha_pattern, &layer.path)?
+            .filter(|found| *found != alpha)
+        {
             own.insert("alpha".to_owned(), found.into());
         }
         if !own.is_empty() {
@@ -165,21 +204,31 @@ pub(crate) fn patterns(layers: &[Configured]) -> Result<(usize, f64, Patterns, P
     for layer in layers {
         let (own_rank, own_alpha): (usize, f64) = (layer.value("rank")?, layer.value("alpha")?);
         if own_rank != rank {
-            rank_pattern.0.push((targets::only(&layer.layer.path), own_rank as f64));
+            rank_pattern
+                .0
+                .push((targets::only(&layer.layer.path), own_rank as f64));
         }
         if own_alpha != alpha {
-            alpha_pattern.0.push((targets::only(&layer.layer.path), own_alpha));
+            alpha_pattern
+                .0
+                .push((targets::only(&layer.layer.path), own_alpha));
         }
     }
     Ok((rank, alpha, rank_pattern, alpha_pattern))
 }
 
 /// The value that all layers share.
-pub(crate) fn common<T: DeserializeOwned + PartialEq>(layers: &[Configured], key: &str) -> Result<T, String> {
+pub(crate) fn common<T: DeserializeOwned + PartialEq>(
+    layers: &[Configured],
+    key: &str,
+) -> Result<T, String> {
     let first: T = layers[0].value(key)?;
     for layer in layers {
         if layer.value::<T>(key)? != first {
-            return Err(format!("`{key}` differs between {} and {}, and PEFT has one for all layers", layers[0].layer.path, layer.layer.path));
+            return Err(format!(
+                "`{key}` differs between {} and {}, and PEFT has one for all layers",
+                layers[0].layer.path, layer.layer.path
+            ));
         }
     }
     Ok(first)

@@ -38,31 +38,78 @@ impl PeftType for Oft {
             // What is adjusted is the size, or the number where that is given.
             let (asked, taken, what) = match (number, size) {
                 (0, size) if size > 0 => (size, adjust(layer.d_in, size), "blocks of size"),
-                (number, 0) if number > 0 => (number, adjust(layer.d_in, number), "a number of blocks of"),
-                _ => return Err(Error::config("oft_block_size", format!("found r = {number} and oft_block_size = {size}: exactly one of them must be 0"))),
+                (number, 0) if number > 0 => {
+                    (number, adjust(layer.d_in, number), "a number of blocks of")
+                }
+                _ => {
+                    return Err(Error::config(
+                        "oft_block_size",
+                        format!(
+                            "found r = {number} and oft_block_size = {size}: exactly one of them must be 0"
+                        ),
+                    ));
+                }
             };
             if taken != asked {
-                config.warn(format!("{}: {what} {asked} does not divide {}; adjusted to {taken} as PEFT does", layer.path, layer.d_in));
+                config.warn(format!(
+                    "{}: {what} {asked} does not divide {}; adjusted to {taken} as PEFT does",
+                    layer.path, layer.d_in
+                ));
             }
-            let block = if number == 0 { taken } else { layer.d_in / taken };
+            let block = if number == 0 {
+                taken
+            } else {
+                layer.d_in / taken
+            };
             if *first.get_or_insert(block) != block {
-                overrides.insert(layer.path.clone(), table([("blocks", json!({ "size": block }))]));
+                overrides.insert(
+                    layer.path.clone(),
+                    table([("blocks", json!({ "size": block }))]),
+                );
             }
         }
         let own = table([
             ("blocks", json!({ "size": first })),
-            ("cayley", if neumann { json!({ "neumann": { "terms": terms } }) } else { "exact".into() }),
-            ("coft-eps", if constrained { eps.into() } else { Value::Null }),
+            (
+                "cayley",
+                if neumann {
+                    json!({ "neumann": { "terms": terms } })
+                } else {
+                    "exact".into()
+                },
+            ),
+            (
+                "coft-eps",
+                if constrained { eps.into() } else { Value::Null },
+            ),
             ("block-share", shared.into()),
         ]);
-        Ok(Settings { method: "oft", config: own, overrides, ..Settings::default() })
+        Ok(Settings {
+            method: "oft",
+            config: own,
+            overrides,
+            ..Settings::default()
+        })
     }
 
     fn write(&self, layers: &[Configured]) -> Result<Written, String> {
-        let sizes = layers.iter().map(|layer| Ok((layer.layer.d_in, block_size(layer)?))).collect::<Result<Vec<_>>>().map_err(|error| error.to_string())?;
+        let sizes = layers
+            .iter()
+            .map(|layer| Ok((layer.layer.d_in, block_size(layer)?)))
+            .collect::<Result<Vec<_>>>()
+            .map_err(|error| error.to_string())?;
         let widest = sizes.iter().map(|(d_in, _)| *d_in).max().unwrap_or(1);
-        let size = (1..=widest).find(|size| sizes.iter().all(|(d_in, block)| adjust(*d_in, *size) == *block));
-        let size = size.ok_or_else(|| format!("the layers' block sizes {:?} are none that PEFT would make of one size", sizes.iter().map(|(_, block)| block).collect::<Vec<_>>()))?;
+        let size = (1..=widest).find(|size| {
+            sizes
+                .iter()
+                .all(|(d_in, block)| adjust(*d_in, *size) == *block)
+        });
+        let size = size.ok_or_else(|| {
+            format!(
+                "the layers' block sizes {:?} are none that PEFT would make of one size",
+                sizes.iter().map(|(_, block)| block).collect::<Vec<_>>()
+            )
+        })?;
         let cayley: Value = common(layers, "cayley")?;
         let terms = cayley.pointer("/neumann/terms").and_then(Value::as_u64);
         let eps: Option<f64> = common(layers, "coft-eps")?;
@@ -77,24 +124,43 @@ impl PeftType for Oft {
             ("module_dropout", 0.0.into()),
             ("init_weights", true.into()),
         ]);
-        Ok(Written { keys, ..Written::default() })
+        Ok(Written {
+            keys,
+            ..Written::default()
+        })
     }
 
     fn fields(&self, layer: &Configured) -> Result<Vec<Field>> {
         let size = block_size(layer)?;
-        let number = if layer.get("block-share")? { 1 } else { layer.layer.d_in / size.max(1) };
-        Ok(vec![Field::same("oft_R.weight", "q", &[number, size * size.saturating_sub(1) / 2])])
+        let number = if layer.get("block-share")? {
+            1
+        } else {
+            layer.layer.d_in / size.max(1)
+        };
+        Ok(vec![Field::same(
+            "oft_R.weight",
+            "q",
+            &[number, size * size.saturating_sub(1) / 2],
+        )])
     }
 }
 
 /// The block size on a layer, given as itself or by the number of blocks.
 pub(super) fn block_size(layer: &Configured) -> Result<usize> {
     let blocks: Value = layer.get("blocks")?;
-    let part = |key: &str| blocks.get(key).and_then(Value::as_u64).map(|value| value as usize);
+    let part = |key: &str| {
+        blocks
+            .get(key)
+            .and_then(Value::as_u64)
+            .map(|value| value as usize)
+    };
     match (part("size"), part("number")) {
         (Some(size), _) => Ok(size),
         (_, Some(number)) if number > 0 => Ok(layer.layer.d_in / number),
-        _ => Err(Error::Unsupported(format!("{}: blocks {blocks} have no size", layer.layer.path))),
+        _ => Err(Error::Unsupported(format!(
+            "{}: blocks {blocks} have no size",
+            layer.layer.path
+        ))),
     }
 }
 
@@ -107,7 +173,11 @@ fn adjust(width: usize, asked: usize) -> usize {
     let divides = |size: &usize| width.is_multiple_of(*size);
     let above = (asked..=width).find(divides).unwrap_or(width);
     let below = (1..=asked).rev().find(divides).unwrap_or(1);
-    if asked - below <= above - asked { below } else { above }
+    if asked - below <= above - asked {
+        below
+    } else {
+        above
+    }
 }
 
 #[cfg(test)]
@@ -116,6 +186,16 @@ mod tests {
 
     #[test]
     fn block_sizes_are_adjusted_as_peft_does() {
-        assert_eq!([adjust(24, 5), adjust(24, 8), adjust(24, 7), adjust(24, 40), adjust(7, 5), adjust(31, 8)], [4, 8, 6, 24, 7, 1]);
+        assert_eq!(
+            [
+                adjust(24, 5),
+                adjust(24, 8),
+                adjust(24, 7),
+                adjust(24, 40),
+                adjust(7, 5),
+                adjust(31, 8)
+            ],
+            [4, 8, 6, 24, 7, 1]
+        );
     }
 }

@@ -20,7 +20,12 @@ impl PeftType for Shira {
     }
 
     fn lacks(&self) -> &'static [&'static str] {
-        &["bias", "exclude_modules", "layers_to_transform", "layers_pattern"]
+        &[
+            "bias",
+            "exclude_modules",
+            "layers_to_transform",
+            "layers_pattern",
+        ]
     }
 
     fn read(&self, config: &mut Reader, _: &[LayerShape]) -> Result<Settings> {
@@ -28,7 +33,11 @@ impl PeftType for Shira {
         // How the positions were found; they are read from the file.
         config.skip(&["mask_type", "random_seed", "init_weights"]);
         let own = table([("rank", rank.into()), ("scale", 1.0.into())]);
-        Ok(Settings { method: "shira", config: own, ..Settings::default() })
+        Ok(Settings {
+            method: "shira",
+            config: own,
+            ..Settings::default()
+        })
     }
 
     fn write(&self, layers: &[Configured]) -> Result<Written, String> {
@@ -45,13 +54,24 @@ impl PeftType for Shira {
             ("random_seed", serde_json::Value::Null),
             ("init_weights", true.into()),
         ]);
-        Ok(Written { keys, ..Written::default() })
+        Ok(Written {
+            keys,
+            ..Written::default()
+        })
     }
 
     fn fields(&self, layer: &Configured) -> Result<Vec<Field>> {
         let (d_in, d_out) = (layer.layer.d_in, layer.layer.d_out);
         let entries = layer.get::<usize>("rank")? * (d_in + d_out);
-        let positions = Field { peft: "shira_indices", own: "positions", shape: vec![2, entries], layout: Layout::Coordinates { d_in, d_out } };
-        Ok(vec![Field::same("shira_weight", "values", &[entries]), positions])
+        let positions = Field {
+            peft: "shira_indices",
+            own: "positions",
+            shape: vec![2, entries],
+            layout: Layout::Coordinates { d_in, d_out },
+        };
+        Ok(vec![
+            Field::same("shira_weight", "values", &[entries]),
+            positions,
+        ])
     }
 }

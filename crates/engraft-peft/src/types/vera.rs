@@ -40,11 +40,24 @@ impl PeftType for Vera {
             let (d_in, d_out) = largest(layers);
             let mut generator = Generator::new(seed);
             for (key, rows, cols) in [("vera_A", rank, d_in), ("vera_B", d_out, rank)] {
-                grown.insert(format!("{SHARED}{key}"), TensorData::new(generator.kaiming_uniform(rows, cols), [rows, cols]));
+                grown.insert(
+                    format!("{SHARED}{key}"),
+                    TensorData::new(generator.kaiming_uniform(rows, cols), [rows, cols]),
+                );
             }
         }
-        let own = table([("rank", rank.into()), ("d-initial", d_initial.into()), ("dropout", dropout.into())]);
-        Ok(Settings { method: "vera", config: own, seed, grown, ..Settings::default() })
+        let own = table([
+            ("rank", rank.into()),
+            ("d-initial", d_initial.into()),
+            ("dropout", dropout.into()),
+        ]);
+        Ok(Settings {
+            method: "vera",
+            config: own,
+            seed,
+            grown,
+            ..Settings::default()
+        })
     }
 
     fn write(&self, layers: &[Configured]) -> Result<Written, String> {
@@ -56,19 +69,31 @@ impl PeftType for Vera {
             ("save_projection", true.into()),
             ("init_weights", true.into()),
         ]);
-        Ok(Written { keys, ..Written::default() })
+        Ok(Written {
+            keys,
+            ..Written::default()
+        })
     }
 
     fn fields(&self, layer: &Configured) -> Result<Vec<Field>> {
         let rank = layer.get("rank")?;
-        Ok(vec![Field::same("vera_lambda_b", "lambda_b", &[layer.layer.d_out]), Field::same("vera_lambda_d", "lambda_d", &[rank])])
+        Ok(vec![
+            Field::same("vera_lambda_b", "lambda_b", &[layer.layer.d_out]),
+            Field::same("vera_lambda_d", "lambda_d", &[rank]),
+        ])
     }
 
     fn shared(&self, layers: &[Configured]) -> Vec<Field> {
         let shapes: Vec<LayerShape> = layers.iter().map(|layer| layer.layer.clone()).collect();
         let (d_in, d_out) = largest(&shapes);
-        let rank = layers.first().and_then(|layer| layer.get("rank").ok()).unwrap_or(0);
-        vec![Field::transposed("vera_A", "a", [rank, d_in]), Field::transposed("vera_B", "b", [d_out, rank])]
+        let rank = layers
+            .first()
+            .and_then(|layer| layer.get("rank").ok())
+            .unwrap_or(0);
+        vec![
+            Field::transposed("vera_A", "a", [rank, d_in]),
+            Field::transposed("vera_B", "b", [d_out, rank]),
+        ]
     }
 }
 
@@ -76,4 +101,32 @@ impl PeftType for Vera {
 fn largest(layers: &[LayerShape]) -> (usize, usize) {
     let max = |width: fn(&LayerShape) -> usize| layers.iter().map(width).max().unwrap_or(0);
     (max(|layer| layer.d_in), max(|layer| layer.d_out))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use engraft_core::file::read_tensors;
+
+    use super::*;
+
+    #[test]
+    fn projections_left_to_a_seed_are_drawn_as_pytorch_draws_them() {
+        let case = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("vectors/cases/vera__not_saved_projection.safetensors");
+        let (stored, _) = read_tensors(&case).unwrap();
+        let config = serde_json::json!({"peft_type": "VERA", "r": 8, "projection_prng_key": 7, "save_projection": false});
+        let layers = [LayerShape::linear("fc1", 24, 16, true)];
+        let settings = Vera
+            .read(&mut Reader::new(&config.try_into().unwrap()), &layers)
+            .unwrap();
+        for key in ["vera_A", "vera_B"] {
+            assert_eq!(
+                settings.grown[&format!("base_model.{key}")],
+                stored[&format!("aux.base_model.model.fc1.{key}")],
+                "{key}"
+            );
+        }
+    }
 }

@@ -48,16 +48,9 @@ pub(super) struct Tolerance {
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum Configs {
-    /// By name of the adapter: every value is a table with a type.
-    Named(BTreeMap<String, TypedConfig>),
+    /// By name of the adapter: every value is a table.
+    Named(BTreeMap<String, PeftConfig>),
     One(PeftConfig),
-}
-
-/// A configuration that states its type.
-#[derive(Debug, Deserialize)]
-struct TypedConfig {
-    #[serde(flatten)]
-    config: PeftConfig,
 }
 
 #[derive(Debug, Deserialize)]
@@ -95,8 +88,12 @@ pub(super) fn index(directory: &Path) -> Result<Vec<Entry>> {
 }
 
 fn json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let broken = |reason: String| engraft_core::Error::File { path: path.to_owned(), reason };
-    let text = std::fs::read_to_string(path).map_err(|error| broken(format!("cannot be read: {error}")))?;
+    let broken = |reason: String| engraft_core::Error::File {
+        path: path.to_owned(),
+        reason,
+    };
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| broken(format!("cannot be read: {error}")))?;
     Ok(serde_json::from_str(&text).map_err(|error| broken(format!("malformed: {error}")))?)
 }
 
@@ -108,26 +105,57 @@ impl Case {
         let configs = match file.adapter_config {
             Configs::One(config) => vec![(ONLY.to_owned(), config)],
             Configs::Named(mut configs) => {
-                let order = if file.adapters.is_empty() { configs.keys().cloned().collect() } else { file.adapters };
-                order.into_iter().filter_map(|name| { let config = configs.remove(&name)?.config; Some((name, config)) }).collect()
+                let order = if file.adapters.is_empty() {
+                    configs.keys().cloned().collect()
+                } else {
+                    file.adapters
+                };
+                order
+                    .into_iter()
+                    .filter_map(|name| {
+                        let config = configs.remove(&name)?;
+                        Some((name, config))
+                    })
+                    .collect()
             }
         };
         let adapters = configs.into_iter().map(|(name, config)| {
-            let prefix = if is_named { format!("adapter.{name}.") } else { "adapter.".to_owned() };
+            let prefix = if is_named {
+                format!("adapter.{name}.")
+            } else {
+                "adapter.".to_owned()
+            };
             let own = within(&tensors, &prefix);
             (name, PeftAdapter::from_parts(config, own))
         });
         let adapters = adapters.collect();
-        Ok(Self { net: file.net, adapters, is_named, adapter_names: file.adapter_names, tolerance: file.tolerance, tensors })
+        Ok(Self {
+            net: file.net,
+            adapters,
+            is_named,
+            adapter_names: file.adapter_names,
+            tolerance: file.tolerance,
+            tensors,
+        })
     }
 
     /// `grad.` or `grad.<name>.`.
     pub(super) fn gradient_prefix(&self, name: &str) -> String {
-        if self.is_named { format!("grad.{name}.") } else { "grad.".to_owned() }
+        if self.is_named {
+            format!("grad.{name}.")
+        } else {
+            "grad.".to_owned()
+        }
     }
 }
 
 /// The tensors under a prefix, without it.
-pub(super) fn within(tensors: &BTreeMap<String, TensorData>, prefix: &str) -> BTreeMap<String, TensorData> {
-    tensors.iter().filter_map(|(key, data)| Some((key.strip_prefix(prefix)?.to_owned(), data.clone()))).collect()
+pub(super) fn within(
+    tensors: &BTreeMap<String, TensorData>,
+    prefix: &str,
+) -> BTreeMap<String, TensorData> {
+    tensors
+        .iter()
+        .filter_map(|(key, data)| Some((key.strip_prefix(prefix)?.to_owned(), data.clone())))
+        .collect()
 }

@@ -30,18 +30,33 @@ pub type Registry<'a> = &'a dyn Fn(&str, &Value) -> engraft_core::Result<AnyMeth
 ///
 /// # Errors
 /// A directory without a readable `index.json`. What is wrong with one case is in its report.
-pub fn run(directory: &Path, method: Option<&str>, device: &Device, registry: Registry) -> Result<Vec<CaseReport>> {
+pub fn run(
+    directory: &Path,
+    method: Option<&str>,
+    device: &Device,
+    registry: Registry,
+) -> Result<Vec<CaseReport>> {
     let device = device.clone().autodiff();
     let entries = case::index(directory)?;
-    let reports = entries.iter().map(|entry| run_case(directory, entry, &device, registry));
-    Ok(reports.filter(|report| method.is_none_or(|method| report.method == method || report.engraft.as_deref() == Some(method))).collect())
+    let reports = entries
+        .iter()
+        .map(|entry| run_case(directory, entry, &device, registry));
+    Ok(reports
+        .filter(|report| {
+            method.is_none_or(|method| {
+                report.method == method || report.engraft.as_deref() == Some(method)
+            })
+        })
+        .collect())
 }
 
 fn run_case(directory: &Path, entry: &Entry, device: &Device, registry: Registry) -> CaseReport {
     let mut report = CaseReport::new(&entry.id, &entry.method);
     let outcome = match unsupported_kind(&entry.kind) {
         Some(reason) => Err(Stop::Skip(reason.to_owned())),
-        None => Case::read(directory, entry).map_err(Stop::from).and_then(|case| layers::run(&case, device, registry, &mut report)),
+        None => Case::read(directory, entry)
+            .map_err(Stop::from)
+            .and_then(|case| layers::run(&case, device, registry, &mut report)),
     };
     report.outcome = match outcome {
         Ok(()) => Outcome::Passed,
@@ -77,7 +92,9 @@ impl From<Error> for Stop {
     fn from(error: Error) -> Self {
         match error {
             Error::UnknownType { .. } | Error::Unsupported(_) => Self::Skip(error.to_string()),
-            Error::Core(engraft_core::Error::UnknownMethod { found, .. }) => Self::Skip(format!("method `{found}` is not registered yet")),
+            Error::Core(engraft_core::Error::UnknownMethod { found, .. }) => {
+                Self::Skip(format!("method `{found}` is not registered yet"))
+            }
             other => Self::Fail(other.to_string()),
         }
     }

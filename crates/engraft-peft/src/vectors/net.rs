@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor};
+use burn::module::{
+    Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor,
+};
 use burn::tensor::activation::relu;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use engraft_core::{Adaptable, Ctx, Linear, ModelShapes, Named, Part, Slots};
@@ -47,28 +49,54 @@ impl Storage {
     /// A parameter of the network on both sides; `key` is its path.
     pub(super) fn pair(self, key: &str, shape: &[usize]) -> Pair {
         let turned = self == Self::Linear && shape.len() == 2;
-        Pair { peft: key.to_owned(), own: key.to_owned(), shape: shape.to_vec(), layout: if turned { Layout::Transposed } else { Layout::Same } }
+        Pair {
+            peft: key.to_owned(),
+            own: key.to_owned(),
+            shape: shape.to_vec(),
+            layout: if turned {
+                Layout::Transposed
+            } else {
+                Layout::Same
+            },
+        }
     }
 }
 
 impl Mlp {
     /// The network of a case with these parameters, by path.
-    pub(super) fn new(net: &Net, storage: Storage, values: &BTreeMap<String, TensorData>, device: &Device) -> Result<Self, Error> {
+    pub(super) fn new(
+        net: &Net,
+        storage: Storage,
+        values: &BTreeMap<String, TensorData>,
+        device: &Device,
+    ) -> Result<Self, Error> {
         let mut layers = Named::default();
         for layer in 1..net.dims.len() {
             let name = format!("fc{layer}");
             let key = format!("{name}.weight");
-            let weight = values.get(&key).ok_or_else(|| Error::Tensors(format!("base.{key} is missing")))?;
+            let weight = values
+                .get(&key)
+                .ok_or_else(|| Error::Tensors(format!("base.{key} is missing")))?;
             let weight = storage.pair(&key, weight.shape()).to_own(weight)?;
-            let bias = values.get(&format!("{name}.bias")).map(|bias| Tensor::from_data(bias.clone(), (device, DType::F32)));
-            layers.push(name, Linear::from_tensors(Tensor::from_data(weight, (device, DType::F32)), bias));
+            let bias = values
+                .get(&format!("{name}.bias"))
+                .map(|bias| Tensor::from_data(bias.clone(), (device, DType::F32)));
+            layers.push(
+                name,
+                Linear::from_tensors(Tensor::from_data(weight, (device, DType::F32)), bias),
+            );
         }
         Ok(Self { layers })
     }
 
     /// Tokens [n, d_in] to [n, d_out].
     pub(super) fn forward(&self, x: Tensor<2>, ctx: &Ctx) -> Tensor<2> {
-        self.layers.iter().enumerate().fold(x, |x, (index, (_, layer))| layer.forward(if index == 0 { x } else { relu(x) }, ctx))
+        self.layers
+            .iter()
+            .enumerate()
+            .fold(x, |x, (index, (_, layer))| {
+                layer.forward(if index == 0 { x } else { relu(x) }, ctx)
+            })
     }
 }
 
@@ -98,25 +126,37 @@ impl Module for Mlp {
         self.layers.collect_devices(devices)
     }
     fn fork(self, device: &Device) -> Self {
-        Self { layers: self.layers.fork(device) }
+        Self {
+            layers: self.layers.fork(device),
+        }
     }
     fn to_device(self, device: &Device) -> Self {
-        Self { layers: self.layers.to_device(device) }
+        Self {
+            layers: self.layers.to_device(device),
+        }
     }
     fn train(self) -> Self {
-        Self { layers: self.layers.train() }
+        Self {
+            layers: self.layers.train(),
+        }
     }
     fn valid(&self) -> Self {
-        Self { layers: self.layers.valid() }
+        Self {
+            layers: self.layers.valid(),
+        }
     }
     fn materialize(self) -> Self {
-        Self { layers: self.layers.materialize() }
+        Self {
+            layers: self.layers.materialize(),
+        }
     }
     fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
         self.layers.visit(visitor)
     }
     fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
-        Self { layers: self.layers.map(mapper) }
+        Self {
+            layers: self.layers.map(mapper),
+        }
     }
 }
 

@@ -69,9 +69,16 @@ impl fmt::Display for CaseReport {
             Outcome::Failed(reason) => write!(f, "FAILED   {}: {reason}", self.id)?,
             Outcome::Skipped(reason) => write!(f, "skipped  {}: {reason}", self.id)?,
         }
-        match &self.worst {
-            Some(Worst { tensor, ratio }) => write!(f, "  (largest error {ratio:.3} of its tolerance, {tensor})"),
-            None => Ok(()),
+        if let Some(Worst { tensor, ratio }) = &self.worst {
+            write!(
+                f,
+                "  (largest error {ratio:.3} of its tolerance, {tensor}; {} tensors compared)",
+                self.compared
+            )?;
+        }
+        match self.unchecked.as_slice() {
+            [] => Ok(()),
+            unchecked => write!(f, "  (not compared: {})", unchecked.join(", ")),
         }
     }
 }
