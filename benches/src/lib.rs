@@ -51,15 +51,31 @@ impl Step {
     /// If the adapter cannot be made.
     pub fn new(layer: Layer, method: Option<&AnyMethod>) -> Self {
         let device = Device::default().autodiff();
-        let draw = |rows, cols, role: &str| Init::Normal { std: 0.02 }.tensor([rows, cols], &Key::new(0).child(role), &device, DType::F32);
+        let draw = |rows, cols, role: &str| {
+            Init::Normal { std: 0.02 }.tensor(
+                [rows, cols],
+                &Key::new(0).child(role),
+                &device,
+                DType::F32,
+            )
+        };
         let base = FrozenBase::new(draw(layer.d_in, layer.d_out, "w"), None);
         let mut bank = Bank::default();
-        let adapter = method.and_then(|method| method.parts().graft.clone()).map(|graft| {
-            let shape = LayerShape::linear("layer", layer.d_in, layer.d_out, false);
-            bank.grow("bench", &graft.banks(&[shape]), 0, &device, DType::F32);
-            graft.init(&base, &InitContext::new(0, "layer", "bench", &base, &bank)).expect("the layer is admissible")
-        });
-        Self { x: draw(layer.tokens, layer.d_in, "x").require_grad(), base, bank, adapter }
+        let adapter = method
+            .and_then(|method| method.parts().graft.clone())
+            .map(|graft| {
+                let shape = LayerShape::linear("layer", layer.d_in, layer.d_out, false);
+                bank.grow("bench", &graft.banks(&[shape]), 0, &device, DType::F32);
+                graft
+                    .init(&base, &InitContext::new(0, "layer", "bench", &base, &bank))
+                    .expect("the layer is admissible")
+            });
+        Self {
+            x: draw(layer.tokens, layer.d_in, "x").require_grad(),
+            base,
+            bank,
+            adapter,
+        }
     }
 
     /// Forward and backward in activation form.
@@ -79,7 +95,12 @@ impl Step {
     pub fn weight_form(&self) {
         let ctx = Ctx::new(&self.bank, Mode::Eval);
         let adapter = self.adapter.as_ref().expect("an adapted layer");
-        self.backward(adapter.effective(&self.base, &ctx).expect("a weight form").forward(self.x.clone()));
+        self.backward(
+            adapter
+                .effective(&self.base, &ctx)
+                .expect("a weight form")
+                .forward(self.x.clone()),
+        );
     }
 
     fn backward(&self, y: Tensor<2>) {

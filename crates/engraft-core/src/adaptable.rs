@@ -36,7 +36,10 @@ pub struct Slots<'f> {
 impl<'f> Slots<'f> {
     /// A walk that calls `visit` with the path of every slot.
     pub fn new(visit: &'f mut dyn FnMut(&str, Slot<'_>)) -> Self {
-        Self { prefix: String::new(), visit }
+        Self {
+            prefix: String::new(),
+            visit,
+        }
     }
 
     /// Shows a linear layer held in the field `name`.
@@ -56,11 +59,18 @@ impl<'f> Slots<'f> {
     /// Shows the slots of the submodule held in the field `name`.
     pub fn within(&mut self, name: &str, inside: impl FnOnce(&mut Slots<'_>)) -> &mut Self {
         let prefix = self.path(name);
-        inside(&mut Slots { prefix, visit: self.visit });
+        inside(&mut Slots {
+            prefix,
+            visit: self.visit,
+        });
         self
     }
 
     fn path(&self, name: &str) -> String {
-        if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
+        if self.prefix.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}.{name}", self.prefix)
+        }
     }
 }

@@ -42,7 +42,10 @@ pub struct Injection {
 impl Injection {
     /// Default targets, frozen head.
     pub fn new(seed: u64) -> Self {
-        Self { seed, ..Self::default() }
+        Self {
+            seed,
+            ..Self::default()
+        }
     }
 
     /// The same with these targets.
@@ -52,12 +55,18 @@ impl Injection {
 
     /// The same with these parameters of the model trained along.
     pub fn with_params(self, paths: Vec<String>) -> Self {
-        Self { train_also: paths, ..self }
+        Self {
+            train_also: paths,
+            ..self
+        }
     }
 
     /// The same with the task head trained along.
     pub fn with_head(self) -> Self {
-        Self { train_head: true, ..self }
+        Self {
+            train_head: true,
+            ..self
+        }
     }
 }
 
@@ -112,7 +121,13 @@ impl<M: Adaptable> Adapted<M> {
     /// Takes a model over and freezes it.
     pub fn new(model: M) -> Self {
         let model = params::set_trained(model, |_| Some(false));
-        Self { model, bank: Bank::default(), held: Vec::new(), disabled: false, suspended: Vec::new() }
+        Self {
+            model,
+            bank: Bank::default(),
+            held: Vec::new(),
+            disabled: false,
+            suspended: Vec::new(),
+        }
     }
 
     /// Attaches a method under a name and makes it the active adapter.
@@ -121,11 +136,20 @@ impl<M: Adaptable> Adapted<M> {
     /// A name that is taken, targets that match nothing, a layer that the method does not admit,
     /// a merged model. On error nothing was attached.
     pub fn attach(&mut self, name: &str, method: &AnyMethod, injection: &Injection) -> Result<()> {
-        if let Some(attachment) = self.attachments().find(|attachment| attachment.name == name) {
-            return Err(Error::AlreadyAdapted { path: format!("the model ({})", attachment.method), name: name.to_owned() });
+        if let Some(attachment) = self
+            .attachments()
+            .find(|attachment| attachment.name == name)
+        {
+            return Err(Error::AlreadyAdapted {
+                path: format!("the model ({})", attachment.method),
+                name: name.to_owned(),
+            });
         }
         if name.is_empty() || name.contains(['.', '/']) {
-            return Err(Error::BadConfig { what: "adapter name".to_owned(), reason: format!("found `{name}`, expected a name without `.` and `/`") });
+            return Err(Error::BadConfig {
+                what: "adapter name".to_owned(),
+                reason: format!("found `{name}`, expected a name without `.` and `/`"),
+            });
         }
         self.refuse_while_merged()?;
         let plan = Plan::new(method, &self.model.shapes(), injection)?;
@@ -138,12 +162,18 @@ impl<M: Adaptable> Adapted<M> {
                 method: method.meta().id.to_owned(),
                 config: method.config().clone(),
                 injection: injection.clone(),
-                layers: plan.layers.iter().map(|(layer, _)| layer.path.clone()).collect(),
+                layers: plan
+                    .layers
+                    .iter()
+                    .map(|(layer, _)| layer.path.clone())
+                    .collect(),
                 sites: plan.sites.iter().map(|site| site.path.clone()).collect(),
                 params: plan.params.clone(),
             },
             counts: plan.counts(),
-            original: params::read(&self.model, |path| plan.params.iter().any(|chosen| chosen == path)),
+            original: params::read(&self.model, |path| {
+                plan.params.iter().any(|chosen| chosen == path)
+            }),
             parked: None,
         });
         if let Err(error) = self.graft(name, method, &plan, injection.seed) {
@@ -161,20 +191,42 @@ impl<M: Adaptable> Adapted<M> {
         if let Some((_, first)) = bases.first() {
             let shapes: Vec<_> = bases.iter().map(|(layer, _)| layer.clone()).collect();
             let own = parts.graft.iter().flat_map(|graft| graft.banks(&shapes));
-            let specs: Vec<_> = own.chain(parts.model.iter().flat_map(|model| model.banks(&shapes))).collect();
-            self.bank.grow(name, &specs, seed, &first.device(), first.dtype());
+            let specs: Vec<_> = own
+                .chain(parts.model.iter().flat_map(|model| model.banks(&shapes)))
+                .collect();
+            self.bank
+                .grow(name, &specs, seed, &first.device(), first.dtype());
         }
-        let site_specs = parts.site.iter().flat_map(|part| part.banks(&plan.sites)).collect::<Vec<_>>();
+        let site_specs = parts
+            .site
+            .iter()
+            .flat_map(|part| part.banks(&plan.sites))
+            .collect::<Vec<_>>();
         let reference = self.reference()?;
-        self.bank.grow(name, &site_specs, seed, &reference.device(), reference.dtype());
+        self.bank.grow(
+            name,
+            &site_specs,
+            seed,
+            &reference.device(),
+            reference.dtype(),
+        );
 
         let bank = self.bank.clone();
         let mut made: Vec<_> = match &parts.model {
-            Some(model) => model.graft(&bases, &InitContext::new(seed, "", name, &reference, &bank))?.into_iter().map(Some).collect(),
+            Some(model) => model
+                .graft(&bases, &InitContext::new(seed, "", name, &reference, &bank))?
+                .into_iter()
+                .map(Some)
+                .collect(),
             None => vec![None; bases.len()],
         };
         if made.len() != bases.len() {
-            return Err(Error::Unsupported(format!("`{}` made {} adapters for {} layers", method.meta().id, made.len(), bases.len())));
+            return Err(Error::Unsupported(format!(
+                "`{}` made {} adapters for {} layers",
+                method.meta().id,
+                made.len(),
+                bases.len()
+            )));
         }
         let mut outcome = Ok(());
         self.each_slot(|path, slot| {
@@ -182,21 +234,33 @@ impl<M: Adaptable> Adapted<M> {
                 return;
             }
             outcome = match slot {
-                Slot::Linear(linear) => match plan.layers.iter().position(|(layer, _)| layer.path == path) {
-                    None => Ok(()),
-                    Some(index) => {
-                        let base = linear.base();
-                        let adapter = match (made[index].take(), &plan.layers[index].1.parts().graft) {
-                            (Some(adapter), _) => Ok(adapter),
-                            (None, Some(graft)) => graft.init(&base, &InitContext::new(seed, path, name, &base, &bank)),
-                            (None, None) => return,
-                        };
-                        adapter.and_then(|adapter| linear.attach(path, name, adapter))
+                Slot::Linear(linear) => {
+                    match plan.layers.iter().position(|(layer, _)| layer.path == path) {
+                        None => Ok(()),
+                        Some(index) => {
+                            let base = linear.base();
+                            let adapter =
+                                match (made[index].take(), &plan.layers[index].1.parts().graft) {
+                                    (Some(adapter), _) => Ok(adapter),
+                                    (None, Some(graft)) => graft.init(
+                                        &base,
+                                        &InitContext::new(seed, path, name, &base, &bank),
+                                    ),
+                                    (None, None) => return,
+                                };
+                            adapter.and_then(|adapter| linear.attach(path, name, adapter))
+                        }
                     }
-                },
-                Slot::Site(site) => match (plan.sites.iter().find(|shape| shape.path == path), &parts.site) {
+                }
+                Slot::Site(site) => match (
+                    plan.sites.iter().find(|shape| shape.path == path),
+                    &parts.site,
+                ) {
                     (Some(shape), Some(part)) => part
-                        .init(shape, &InitContext::new(seed, path, name, &reference, &bank))
+                        .init(
+                            shape,
+                            &InitContext::new(seed, path, name, &reference, &bank),
+                        )
                         .and_then(|adapter| site.attach(path, name, adapter)),
                     _ => Ok(()),
                 },
@@ -209,12 +273,17 @@ impl<M: Adaptable> Adapted<M> {
     fn bases(&mut self, plan: &Plan) -> Result<Vec<(crate::LayerShape, FrozenBase)>> {
         let mut bases = Vec::with_capacity(plan.layers.len());
         self.each_slot(|path, slot| {
-            if let (Slot::Linear(linear), Some((layer, _))) = (slot, plan.layers.iter().find(|(layer, _)| layer.path == path)) {
+            if let (Slot::Linear(linear), Some((layer, _))) = (
+                slot,
+                plan.layers.iter().find(|(layer, _)| layer.path == path),
+            ) {
                 bases.push((layer.clone(), linear.base()));
             }
         });
         if bases.len() != plan.layers.len() {
-            return Err(Error::Unsupported("the model's shapes name layers that it does not show as slots".to_owned()));
+            return Err(Error::Unsupported(
+                "the model's shapes name layers that it does not show as slots".to_owned(),
+            ));
         }
         Ok(bases)
     }
@@ -267,18 +336,30 @@ impl<M: Adaptable> Adapted<M> {
 
     /// The parameters that receive gradients, with their paths.
     pub fn trainable(&self) -> Vec<Found> {
-        params::list(self).into_iter().filter(|param| param.trained).collect()
+        params::list(self)
+            .into_iter()
+            .filter(|param| param.trained)
+            .collect()
     }
 
     /// Position of an attachment.
     pub(crate) fn index(&self, name: &str) -> Result<usize> {
         self.attachments()
             .position(|attachment| attachment.name == name)
-            .ok_or_else(|| unknown_adapter(name, self.attachments().map(|attachment| attachment.name.as_str())))
+            .ok_or_else(|| {
+                unknown_adapter(
+                    name,
+                    self.attachments()
+                        .map(|attachment| attachment.name.as_str()),
+                )
+            })
     }
 }
 
 /// The error for a method id that no registry knows.
 pub fn unknown_method<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -> Error {
-    Error::UnknownMethod { found: found.to_owned(), suggestion: suggestion(found, known) }
+    Error::UnknownMethod {
+        found: found.to_owned(),
+        suggestion: suggestion(found, known),
+    }
 }

@@ -28,7 +28,9 @@ pub trait Adapter: Module + ModuleDisplay + Sync + 'static {
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
         match self.effective(base, ctx) {
             Ok(layer) => layer.forward(x),
-            Err(error) => unreachable!("an adapter without a weight form overrides `forward`: {error}"),
+            Err(error) => {
+                unreachable!("an adapter without a weight form overrides `forward`: {error}")
+            }
         }
     }
 
@@ -67,7 +69,14 @@ pub struct InitContext<'a> {
 impl<'a> InitContext<'a> {
     /// The context for the adapter `name` on `base` at `path` in a run of `seed`.
     pub fn new(seed: u64, path: &'a str, name: &'a str, base: &FrozenBase, bank: &'a Bank) -> Self {
-        Self { path, name, key: Key::new(seed).child(path), bank, device: base.device(), dtype: base.dtype() }
+        Self {
+            path,
+            name,
+            key: Key::new(seed).child(path),
+            bank,
+            device: base.device(),
+            dtype: base.dtype(),
+        }
     }
 
     /// The name under which [`Ctx::shared`] finds the method's bank entry `entry`; adapters keep it.
@@ -76,13 +85,21 @@ impl<'a> InitContext<'a> {
     }
 
     /// A host-side draw as a tensor on the layer's device.
-    pub fn tensor<const D: usize>(&self, init: engraft_tensor::Init, shape: [usize; D], role: &str) -> Tensor<D> {
+    pub fn tensor<const D: usize>(
+        &self,
+        init: engraft_tensor::Init,
+        shape: [usize; D],
+        role: &str,
+    ) -> Tensor<D> {
         init.tensor(shape, &self.key.child(role), &self.device, self.dtype)
     }
 
     /// A failure of linear algebra at this layer.
     pub fn numeric(&self, error: impl fmt::Display) -> Error {
-        Error::Numeric { path: self.path.to_owned(), reason: error.to_string() }
+        Error::Numeric {
+            path: self.path.to_owned(),
+            reason: error.to_string(),
+        }
     }
 }
 
@@ -123,7 +140,9 @@ pub struct AdapterOps {
 pub type AnyAdapter = Erased<AdapterOps>;
 
 fn typed<A: Adapter>(module: &dyn Any) -> &A {
-    module.downcast_ref().expect("the table was made for this type")
+    module
+        .downcast_ref()
+        .expect("the table was made for this type")
 }
 
 impl AnyAdapter {

@@ -27,18 +27,36 @@ pub struct BankSpec {
 impl BankSpec {
     /// A frozen random matrix.
     pub fn frozen(name: impl Into<String>, shape: [usize; 2], init: Init) -> Self {
-        Self { name: name.into(), shape, init, trained: false }
+        Self {
+            name: name.into(),
+            shape,
+            init,
+            trained: false,
+        }
     }
 
     /// A trained matrix.
     pub fn trained(name: impl Into<String>, shape: [usize; 2], init: Init) -> Self {
-        Self { name: name.into(), shape, init, trained: true }
+        Self {
+            name: name.into(),
+            shape,
+            init,
+            trained: true,
+        }
     }
 
     /// What the entry adds to the counts.
     pub fn count(&self) -> Counts {
         let numel = self.shape[0] * self.shape[1];
-        if self.trained { Counts { shared: numel, stored: numel, ..Counts::default() } } else { Counts::default() }
+        if self.trained {
+            Counts {
+                shared: numel,
+                stored: numel,
+                ..Counts::default()
+            }
+        } else {
+            Counts::default()
+        }
     }
 }
 
@@ -59,17 +77,35 @@ pub struct Bank {
 
 impl Bank {
     /// Adds the entries of the adapter called `scope`, from the streams of `seed`.
-    pub fn grow(&mut self, scope: &str, specs: &[BankSpec], seed: u64, device: &Device, dtype: DType) {
+    pub fn grow(
+        &mut self,
+        scope: &str,
+        specs: &[BankSpec],
+        seed: u64,
+        device: &Device,
+        dtype: DType,
+    ) {
         for spec in specs {
             let key = Key::new(seed).child("bank").child(&spec.name);
-            self.insert(&scoped(scope, &spec.name), spec.init.tensor(spec.shape, &key, device, dtype), spec.trained);
+            self.insert(
+                &scoped(scope, &spec.name),
+                spec.init.tensor(spec.shape, &key, device, dtype),
+                spec.trained,
+            );
         }
     }
 
     /// Drops the entries of the adapter called `scope`.
     pub fn shrink(&mut self, scope: &str) {
         for entries in [&mut self.trained, &mut self.frozen, &mut self.given] {
-            let names: Vec<String> = entries.names().filter(|name| name.split_once('/').is_some_and(|(owner, _)| owner == scope)).map(str::to_owned).collect();
+            let names: Vec<String> = entries
+                .names()
+                .filter(|name| {
+                    name.split_once('/')
+                        .is_some_and(|(owner, _)| owner == scope)
+                })
+                .map(str::to_owned)
+                .collect();
             names.iter().for_each(|name| drop(entries.remove(name)));
         }
     }
@@ -77,7 +113,11 @@ impl Bank {
     /// Sets an entry.
     pub fn insert(&mut self, name: &str, value: Tensor<2>, trained: bool) {
         let param = Param::from_tensor(value).set_require_grad(trained);
-        let entries = if trained { &mut self.trained } else { &mut self.frozen };
+        let entries = if trained {
+            &mut self.trained
+        } else {
+            &mut self.frozen
+        };
         match entries.get_mut(name) {
             Some(held) => *held = param,
             None => entries.push(name, param),
@@ -95,12 +135,17 @@ impl Bank {
         if let Some(param) = self.frozen.remove(name) {
             let (device, dtype) = (param.base().device(), param.base().dtype());
             let value = Tensor::from_data(value.convert_dtype(dtype), (&device, dtype));
-            self.given.push(name, Param::from_tensor(value).set_require_grad(false));
+            self.given
+                .push(name, Param::from_tensor(value).set_require_grad(false));
         }
     }
 
     /// The entry called `name`.
     pub fn get(&self, name: &str) -> Option<Tensor<2>> {
-        self.trained.get(name).or_else(|| self.frozen.get(name)).or_else(|| self.given.get(name)).map(|param| param.val())
+        self.trained
+            .get(name)
+            .or_else(|| self.frozen.get(name))
+            .or_else(|| self.given.get(name))
+            .map(|param| param.val())
     }
 }

@@ -42,7 +42,10 @@ impl FrozenBase {
 
     /// The same layer with another weight.
     pub fn with_weight(&self, weight: Tensor<2>) -> Self {
-        Self { weight, bias: self.bias.clone() }
+        Self {
+            weight,
+            bias: self.bias.clone(),
+        }
     }
 
     /// Inputs.

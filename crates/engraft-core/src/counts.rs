@@ -23,12 +23,20 @@ pub struct Counts {
 impl Counts {
     /// `trained` values that are also all that is stored.
     pub fn trained(trained: usize) -> Self {
-        Self { trainable: trained, stored: trained, ..Self::default() }
+        Self {
+            trainable: trained,
+            stored: trained,
+            ..Self::default()
+        }
     }
 
     /// `trained` values, and `frozen` ones stored beside them.
     pub fn with_frozen(trained: usize, frozen: usize) -> Self {
-        Self { trainable: trained, stored: trained + frozen, ..Self::default() }
+        Self {
+            trainable: trained,
+            stored: trained + frozen,
+            ..Self::default()
+        }
     }
 
     /// Every value that receives a gradient.

@@ -48,16 +48,30 @@ impl RowChoice {
     ///
     /// # Panics
     /// If the number of tokens is not a multiple of the number of batch rows.
-    pub(crate) fn dispatch(&self, tensors: &[Tensor<2>], mut apply: impl FnMut(Option<&str>, Vec<Tensor<2>>) -> Tensor<2>) -> Tensor<2> {
+    pub(crate) fn dispatch(
+        &self,
+        tensors: &[Tensor<2>],
+        mut apply: impl FnMut(Option<&str>, Vec<Tensor<2>>) -> Tensor<2>,
+    ) -> Tensor<2> {
         let tokens = tensors[0].dims()[0];
-        assert!(tokens.is_multiple_of(self.rows()), "{tokens} tokens cannot be shared among {} batch rows", self.rows());
+        assert!(
+            tokens.is_multiple_of(self.rows()),
+            "{tokens} tokens cannot be shared among {} batch rows",
+            self.rows()
+        );
         let per_row = tokens / self.rows();
         let mut groups: BTreeMap<Option<&str>, Vec<i64>> = BTreeMap::new();
         for (row, name) in self.0.iter().enumerate() {
-            groups.entry(name.as_deref()).or_default().extend((row * per_row) as i64..((row + 1) * per_row) as i64);
+            groups
+                .entry(name.as_deref())
+                .or_default()
+                .extend((row * per_row) as i64..((row + 1) * per_row) as i64);
         }
         let device = tensors[0].device();
-        let index = |values: Vec<i64>| { let len = values.len(); Tensor::<1, Int>::from_data(TensorData::new(values, [len]), &device) };
+        let index = |values: Vec<i64>| {
+            let len = values.len();
+            Tensor::<1, Int>::from_data(TensorData::new(values, [len]), &device)
+        };
         let mut place = vec![0; tokens];
         let mut outputs = Vec::with_capacity(groups.len());
         let mut position = 0;
@@ -67,7 +81,13 @@ impl RowChoice {
                 position += 1;
             }
             let members = index(members);
-            outputs.push(apply(name, tensors.iter().map(|tensor| tensor.clone().select(0, members.clone())).collect()));
+            outputs.push(apply(
+                name,
+                tensors
+                    .iter()
+                    .map(|tensor| tensor.clone().select(0, members.clone()))
+                    .collect(),
+            ));
         }
         Tensor::cat(outputs, 0).select(0, index(place))
     }
@@ -87,19 +107,31 @@ pub struct Ctx<'a> {
 impl Default for Ctx<'_> {
     /// Evaluation without a bank: enough for an unadapted model.
     fn default() -> Self {
-        Self { bank: &EMPTY, mode: Mode::Eval, rows: None, path: "" }
+        Self {
+            bank: &EMPTY,
+            mode: Mode::Eval,
+            rows: None,
+            path: "",
+        }
     }
 }
 
 impl<'a> Ctx<'a> {
     /// A context over a bank.
     pub fn new(bank: &'a Bank, mode: Mode) -> Self {
-        Self { bank, mode, ..Self::default() }
+        Self {
+            bank,
+            mode,
+            ..Self::default()
+        }
     }
 
     /// The same context with a choice of adapter per batch row.
     pub fn with_rows(self, rows: &'a RowChoice) -> Self {
-        Self { rows: Some(rows), ..self }
+        Self {
+            rows: Some(rows),
+            ..self
+        }
     }
 
     /// The same context, seen by the slot or site at `path`.
@@ -112,7 +144,10 @@ impl<'a> Ctx<'a> {
 
     /// The same context without per-row choice.
     pub(crate) fn without_rows(&self) -> Self {
-        Self { rows: None, ..*self }
+        Self {
+            rows: None,
+            ..*self
+        }
     }
 
     /// The slot or site that sees this context; empty outside one.
@@ -139,7 +174,12 @@ impl<'a> Ctx<'a> {
     pub fn key(&self, role: &str) -> Option<Key> {
         match self.mode {
             Mode::Eval => None,
-            Mode::Train { seed, step } => Some(Key::new(seed).child(self.path).child(role).child(&step.to_string())),
+            Mode::Train { seed, step } => Some(
+                Key::new(seed)
+                    .child(self.path)
+                    .child(role)
+                    .child(&step.to_string()),
+            ),
         }
     }
 
@@ -149,6 +189,11 @@ impl<'a> Ctx<'a> {
     /// If the bank lacks it. Attaching an adapter grows the bank it needs, so this means that a
     /// model was run with another model's bank.
     pub fn shared(&self, name: &str) -> Tensor<2> {
-        self.bank.get(name).unwrap_or_else(|| panic!("{}: the bank has no `{name}`; run an adapted model through its own `ctx`", self.path))
+        self.bank.get(name).unwrap_or_else(|| {
+            panic!(
+                "{}: the bank has no `{name}`; run an adapted model through its own `ctx`",
+                self.path
+            )
+        })
     }
 }

@@ -17,7 +17,15 @@ pub fn dropout(x: Tensor<2>, probability: f64, ctx: &Ctx) -> Tensor<2> {
     let mut rng = key.rng();
     let kept = 1.0 / (1.0 - probability);
     let dims = x.dims();
-    let mask = (0..dims[0] * dims[1]).map(|_| if rng.random::<f64>() < probability { 0.0 } else { kept }).collect();
+    let mask = (0..dims[0] * dims[1])
+        .map(|_| {
+            if rng.random::<f64>() < probability {
+                0.0
+            } else {
+                kept
+            }
+        })
+        .collect();
     let mask = bridge::tensor(mask, dims, &x.device(), x.dtype());
     x * mask
 }
@@ -27,7 +35,11 @@ pub fn dropout(x: Tensor<2>, probability: f64, ctx: &Ctx) -> Tensor<2> {
 /// # Errors
 /// The sentence for [`crate::Method::validate`].
 pub fn check_dropout(probability: f64) -> Result<(), String> {
-    if (0.0..1.0).contains(&probability) { Ok(()) } else { Err(format!("dropout {probability}: expected 0 <= dropout < 1")) }
+    if (0.0..1.0).contains(&probability) {
+        Ok(())
+    } else {
+        Err(format!("dropout {probability}: expected 0 <= dropout < 1"))
+    }
 }
 
 /// Refuses the weight form of `method` while dropout acts on its input.

@@ -10,7 +10,8 @@ use std::any::Any;
 use std::fmt::Debug;
 
 use burn::module::{
-    Content, Devices, Flag, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param,
+    Content, Devices, Flag, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper,
+    ModuleVisitor, Param,
 };
 use burn::tensor::{Bool, Device, Int, Tensor};
 
@@ -18,14 +19,38 @@ use burn::tensor::{Bool, Device, Int, Tensor};
 macro_rules! with_rank {
     ($rank:expr, $D:ident => $body:expr) => {
         match $rank {
-            1 => { const $D: usize = 1; $body }
-            2 => { const $D: usize = 2; $body }
-            3 => { const $D: usize = 3; $body }
-            4 => { const $D: usize = 4; $body }
-            5 => { const $D: usize = 5; $body }
-            6 => { const $D: usize = 6; $body }
-            7 => { const $D: usize = 7; $body }
-            8 => { const $D: usize = 8; $body }
+            1 => {
+                const $D: usize = 1;
+                $body
+            }
+            2 => {
+                const $D: usize = 2;
+                $body
+            }
+            3 => {
+                const $D: usize = 3;
+                $body
+            }
+            4 => {
+                const $D: usize = 4;
+                $body
+            }
+            5 => {
+                const $D: usize = 5;
+                $body
+            }
+            6 => {
+                const $D: usize = 6;
+                $body
+            }
+            7 => {
+                const $D: usize = 7;
+                $body
+            }
+            8 => {
+                const $D: usize = 8;
+                $body
+            }
             rank => unreachable!("a parameter of rank {rank}: Burn modules hold ranks 1 to 8"),
         }
     };
@@ -58,11 +83,15 @@ struct Near<'a, V>(&'a mut V);
 struct Far<'a, V: ?Sized>(&'a mut V);
 
 fn typed<T: 'static>(param: &dyn Any) -> &T {
-    param.downcast_ref().expect("the rank travels with the parameter")
+    param
+        .downcast_ref()
+        .expect("the rank travels with the parameter")
 }
 
 fn unboxed<T: 'static>(param: Box<dyn Any>) -> T {
-    *param.downcast().expect("the rank travels with the parameter")
+    *param
+        .downcast()
+        .expect("the rank travels with the parameter")
 }
 
 impl<V: ModuleVisitor> DynVisitor for Near<'_, V> {
@@ -135,7 +164,10 @@ impl ModuleMapper for Far<'_, dyn DynMapper + '_> {
     fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
         unboxed(self.0.int(D, Box::new(param)))
     }
-    fn map_bool<const D: usize>(&mut self, param: Param<Tensor<D, Bool>>) -> Param<Tensor<D, Bool>> {
+    fn map_bool<const D: usize>(
+        &mut self,
+        param: Param<Tensor<D, Bool>>,
+    ) -> Param<Tensor<D, Bool>> {
         unboxed(self.0.bool(D, Box::new(param)))
     }
     fn map_flag(&mut self, flag: Param<Flag>) -> Param<Flag> {
@@ -209,8 +241,14 @@ pub struct Erased<Ops: 'static> {
 
 impl<Ops: 'static> Erased<Ops> {
     /// Forgets the type of `module`; `ops` were made for that type.
-    pub(crate) fn from_parts<T: Module + ModuleDisplay + Sync + 'static>(module: T, ops: &'static Ops) -> Self {
-        Self { module: Box::new(module), ops }
+    pub(crate) fn from_parts<T: Module + ModuleDisplay + Sync + 'static>(
+        module: T,
+        ops: &'static Ops,
+    ) -> Self {
+        Self {
+            module: Box::new(module),
+            ops,
+        }
     }
 
     /// The module, if it is a `T`.
@@ -227,14 +265,20 @@ impl<Ops: 'static> Erased<Ops> {
     }
 
     fn with(self, change: impl FnOnce(Box<dyn DynModule>) -> Box<dyn DynModule>) -> Self {
-        Self { module: change(self.module), ops: self.ops }
+        Self {
+            module: change(self.module),
+            ops: self.ops,
+        }
     }
 }
 
 impl<Ops> Clone for Erased<Ops> {
     fn clone(&self) -> Self {
         // `(*self.module)`: the box itself would satisfy a blanket implementation one day.
-        Self { module: (*self.module).clone_dyn(), ops: self.ops }
+        Self {
+            module: (*self.module).clone_dyn(),
+            ops: self.ops,
+        }
     }
 }
 
@@ -252,7 +296,10 @@ impl<Ops: Debug + Sync> Module for Erased<Ops> {
         self.with(|module| module.train_dyn())
     }
     fn valid(&self) -> Self {
-        Self { module: self.module.valid_dyn(), ops: self.ops }
+        Self {
+            module: self.module.valid_dyn(),
+            ops: self.ops,
+        }
     }
     fn materialize(self) -> Self {
         self.with(|module| module.materialize_dyn())

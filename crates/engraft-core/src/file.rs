@@ -29,7 +29,10 @@ const GIVEN: &str = "bank.given.";
 pub type Contents = (BTreeMap<String, TensorData>, HashMap<String, String>);
 
 fn file_error(path: &Path, reason: impl ToString) -> Error {
-    Error::File { path: path.to_owned(), reason: reason.to_string() }
+    Error::File {
+        path: path.to_owned(),
+        reason: reason.to_string(),
+    }
 }
 
 /// Writes a file whole or not at all: to a temporary name in the same directory, then renamed.
@@ -37,7 +40,10 @@ fn file_error(path: &Path, reason: impl ToString) -> Error {
 /// # Errors
 /// When the directory cannot be written or the disk is full; an existing file is then untouched.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     let write = || -> std::io::Result<()> {
         let mut file = tempfile::NamedTempFile::new_in(directory)?;
         file.write_all(bytes)?;
@@ -52,14 +58,25 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 ///
 /// # Errors
 /// A precision that safetensors lacks, or a file that cannot be written.
-pub fn write_tensors(path: &Path, tensors: &BTreeMap<String, TensorData>, metadata: HashMap<String, String>) -> Result<()> {
+pub fn write_tensors(
+    path: &Path,
+    tensors: &BTreeMap<String, TensorData>,
+    metadata: HashMap<String, String>,
+) -> Result<()> {
     let mut views = Vec::with_capacity(tensors.len());
     for (key, data) in tensors {
-        let dtype = to_safetensors(data.dtype()).ok_or_else(|| file_error(path, format!("{key}: safetensors has no {:?}", data.dtype())))?;
-        let view = TensorView::new(dtype, data.shape().to_vec(), data.as_bytes()).map_err(|error| file_error(path, error))?;
+        let dtype = to_safetensors(data.dtype()).ok_or_else(|| {
+            file_error(
+                path,
+                format!("{key}: safetensors has no {:?}", data.dtype()),
+            )
+        })?;
+        let view = TensorView::new(dtype, data.shape().to_vec(), data.as_bytes())
+            .map_err(|error| file_error(path, error))?;
         views.push((key.as_str(), view));
     }
-    let bytes = safetensors::serialize(views, Some(metadata)).map_err(|error| file_error(path, error))?;
+    let bytes =
+        safetensors::serialize(views, Some(metadata)).map_err(|error| file_error(path, error))?;
     write_atomically(path, &bytes)
 }
 
@@ -68,7 +85,8 @@ pub fn write_tensors(path: &Path, tensors: &BTreeMap<String, TensorData>, metada
 /// # Errors
 /// A missing, truncated or corrupted file, or a precision that Engraft does not read.
 pub fn read_tensors(path: &Path) -> Result<Contents> {
-    let bytes = std::fs::read(path).map_err(|error| file_error(path, format!("cannot be read: {error}")))?;
+    let bytes = std::fs::read(path)
+        .map_err(|error| file_error(path, format!("cannot be read: {error}")))?;
     parse_tensors(path, &bytes)
 }
 
@@ -77,13 +95,23 @@ pub fn read_tensors(path: &Path) -> Result<Contents> {
 /// # Errors
 /// As [`read_tensors`].
 pub fn parse_tensors(path: &Path, bytes: &[u8]) -> Result<Contents> {
-    let broken = |error: safetensors::SafeTensorError| file_error(path, format!("truncated or corrupted: {error}"));
+    let broken = |error: safetensors::SafeTensorError| {
+        file_error(path, format!("truncated or corrupted: {error}"))
+    };
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(broken)?;
     let file = SafeTensors::deserialize(bytes).map_err(broken)?;
     let mut tensors = BTreeMap::new();
     for (key, view) in file.tensors() {
-        let dtype = from_safetensors(view.dtype()).ok_or_else(|| file_error(path, format!("{key}: precision {:?} is not read", view.dtype())))?;
-        tensors.insert(key, TensorData::from_bytes_vec(view.data().to_vec(), view.shape().to_vec(), dtype));
+        let dtype = from_safetensors(view.dtype()).ok_or_else(|| {
+            file_error(
+                path,
+                format!("{key}: precision {:?} is not read", view.dtype()),
+            )
+        })?;
+        tensors.insert(
+            key,
+            TensorData::from_bytes_vec(view.data().to_vec(), view.shape().to_vec(), dtype),
+        );
     }
     Ok((tensors, header.metadata().clone().unwrap_or_default()))
 }
@@ -123,7 +151,11 @@ impl<M: Adaptable> Adapted<M> {
         let attachment = &self.held[self.index(name)?].attachment;
         let tensors = self.adapter_tensors(name)?;
         let manifest = serde_json::to_string(attachment).expect("plain data");
-        write_tensors(path, &tensors, HashMap::from([(MANIFEST.to_owned(), manifest)]))
+        write_tensors(
+            path,
+            &tensors,
+            HashMap::from([(MANIFEST.to_owned(), manifest)]),
+        )
     }
 
     /// Attaches the adapter of a file under the name it was saved with. `method` makes a method
@@ -132,15 +164,27 @@ impl<M: Adaptable> Adapted<M> {
     /// # Errors
     /// A broken file; tensors that are missing, unexpected or of another shape. Then the model is
     /// as it was before: a file is never partly applied.
-    pub fn load_adapter(&mut self, path: &Path, method: impl Fn(&str, &serde_json::Value) -> Result<AnyMethod>) -> Result<()> {
+    pub fn load_adapter(
+        &mut self,
+        path: &Path,
+        method: impl Fn(&str, &serde_json::Value) -> Result<AnyMethod>,
+    ) -> Result<()> {
         let (tensors, metadata) = read_tensors(path)?;
-        let manifest = metadata.get(MANIFEST).ok_or_else(|| file_error(path, "not an Engraft adapter: its metadata has no `engraft` entry"))?;
-        let attachment: Attachment = serde_json::from_str(manifest).map_err(|error| file_error(path, format!("its `engraft` entry is malformed: {error}")))?;
+        let manifest = metadata.get(MANIFEST).ok_or_else(|| {
+            file_error(
+                path,
+                "not an Engraft adapter: its metadata has no `engraft` entry",
+            )
+        })?;
+        let attachment: Attachment = serde_json::from_str(manifest).map_err(|error| {
+            file_error(path, format!("its `engraft` entry is malformed: {error}"))
+        })?;
         let method = method(&attachment.method, &attachment.config)?;
-        self.restore(&attachment.name, &method, &attachment.injection, &tensors).map_err(|error| match error {
-            Error::BadConfig { reason, .. } => file_error(path, reason),
-            other => other,
-        })
+        self.restore(&attachment.name, &method, &attachment.injection, &tensors)
+            .map_err(|error| match error {
+                Error::BadConfig { reason, .. } => file_error(path, reason),
+                other => other,
+            })
     }
 
     /// Attaches a method and gives its parameters these values, keyed as in an adapter file
@@ -150,19 +194,31 @@ impl<M: Adaptable> Adapted<M> {
     /// # Errors
     /// As [`attach`](Self::attach), and for tensors that are missing, unexpected or of another
     /// shape. On error nothing was attached.
-    pub fn restore(&mut self, name: &str, method: &AnyMethod, injection: &Injection, tensors: &BTreeMap<String, TensorData>) -> Result<()> {
+    pub fn restore(
+        &mut self,
+        name: &str,
+        method: &AnyMethod,
+        injection: &Injection,
+        tensors: &BTreeMap<String, TensorData>,
+    ) -> Result<()> {
         let before = self.clone();
         self.attach(name, method, injection)?;
         let mut expected = self.adapter_tensors(name)?;
         let given = strip(GIVEN, tensors);
         for entry in given.keys() {
             if let Some(shape) = self.bank.frozen_shape(entry) {
-                expected.insert(format!("{GIVEN}{entry}"), TensorData::zeros::<f32, _>(shape));
+                expected.insert(
+                    format!("{GIVEN}{entry}"),
+                    TensorData::zeros::<f32, _>(shape),
+                );
             }
         }
         if let Err(reason) = compare(&expected, tensors) {
             *self = before;
-            return Err(Error::BadConfig { what: format!("tensors of adapter `{name}`"), reason });
+            return Err(Error::BadConfig {
+                what: format!("tensors of adapter `{name}`"),
+                reason,
+            });
         }
         for (entry, value) in given {
             self.bank.give(&entry, value);
@@ -185,38 +241,78 @@ impl<M: Adaptable> Adapted<M> {
         let held = &self.held[self.index(name)?];
         let inside = format!(".adapters.{name}.");
         let bank = [format!("bank.trained.{name}/"), format!("{GIVEN}{name}/")];
-        let mut tensors = params::read(self, |path| path.contains(&inside) || bank.iter().any(|entries| path.starts_with(entries)));
+        let mut tensors = params::read(self, |path| {
+            path.contains(&inside) || bank.iter().any(|entries| path.starts_with(entries))
+        });
         let selected = match &held.parked {
             Some(own) => own.clone(),
-            None => params::read(&self.model, |path| held.attachment.params.iter().any(|chosen| chosen == path)),
+            None => params::read(&self.model, |path| {
+                held.attachment.params.iter().any(|chosen| chosen == path)
+            }),
         };
-        tensors.extend(selected.into_iter().map(|(path, data)| (format!("model.{path}"), data)));
+        tensors.extend(
+            selected
+                .into_iter()
+                .map(|(path, data)| (format!("model.{path}"), data)),
+        );
         Ok(tensors)
     }
 }
 
-fn compare(expected: &BTreeMap<String, TensorData>, found: &BTreeMap<String, TensorData>) -> Result<(), String> {
-    let absent = |keys: Vec<&String>| keys.iter().map(|key| key.as_str()).collect::<Vec<_>>().join(", ");
-    let missing: Vec<&String> = expected.keys().filter(|key| !found.contains_key(*key)).collect();
-    let unexpected: Vec<&String> = found.keys().filter(|key| !expected.contains_key(*key)).collect();
+fn compare(
+    expected: &BTreeMap<String, TensorData>,
+    found: &BTreeMap<String, TensorData>,
+) -> Result<(), String> {
+    let absent = |keys: Vec<&String>| {
+        keys.iter()
+            .map(|key| key.as_str())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let missing: Vec<&String> = expected
+        .keys()
+        .filter(|key| !found.contains_key(*key))
+        .collect();
+    let unexpected: Vec<&String> = found
+        .keys()
+        .filter(|key| !expected.contains_key(*key))
+        .collect();
     if !missing.is_empty() || !unexpected.is_empty() {
-        return Err(format!("tensors missing: [{}]; unexpected: [{}]", absent(missing), absent(unexpected)));
+        return Err(format!(
+            "tensors missing: [{}]; unexpected: [{}]",
+            absent(missing),
+            absent(unexpected)
+        ));
     }
-    match expected.iter().find(|(key, data)| found[*key].shape() != data.shape()) {
-        Some((key, data)) => Err(format!("{key}: found shape {:?}, expected {:?}", found[key].shape(), data.shape())),
+    match expected
+        .iter()
+        .find(|(key, data)| found[*key].shape() != data.shape())
+    {
+        Some((key, data)) => Err(format!(
+            "{key}: found shape {:?}, expected {:?}",
+            found[key].shape(),
+            data.shape()
+        )),
         None => Ok(()),
     }
 }
 
 fn strip(prefix: &str, tensors: &BTreeMap<String, TensorData>) -> BTreeMap<String, TensorData> {
-    tensors.iter().filter_map(|(key, data)| Some((key.strip_prefix(prefix)?.to_owned(), data.clone()))).collect()
+    tensors
+        .iter()
+        .filter_map(|(key, data)| Some((key.strip_prefix(prefix)?.to_owned(), data.clone())))
+        .collect()
 }
 
 /// Writes all parameters of a module as safetensors under their record paths.
 ///
 /// # Errors
 /// As [`write_tensors`].
-pub fn save_module<M: Module>(module: &M, path: &Path, metadata: HashMap<String, String>) -> Result<()> {
+pub fn save_module<M: Module>(
+    module: &M,
+    path: &Path,
+    metadata: HashMap<String, String>,
+) -> Result<()> {
     write_tensors(path, &params::read(module, |_| true), metadata)
 }
 
@@ -226,12 +322,22 @@ pub fn save_module<M: Module>(module: &M, path: &Path, metadata: HashMap<String,
 /// A broken file; tensors that are missing, unexpected or of another shape, all of them named.
 pub fn load_module<M: Module>(module: M, path: &Path, contents: Contents) -> Result<M> {
     let (tensors, _) = contents;
-    let expected: BTreeMap<String, Vec<usize>> = params::list(&module).into_iter().map(|found| (found.path, found.shape)).collect();
-    let mut wrong: Vec<String> = expected.keys().filter(|key| !tensors.contains_key(*key)).map(|key| format!("{key} is missing")).collect();
+    let expected: BTreeMap<String, Vec<usize>> = params::list(&module)
+        .into_iter()
+        .map(|found| (found.path, found.shape))
+        .collect();
+    let mut wrong: Vec<String> = expected
+        .keys()
+        .filter(|key| !tensors.contains_key(*key))
+        .map(|key| format!("{key} is missing"))
+        .collect();
     for (key, data) in &tensors {
         match expected.get(key) {
             None => wrong.push(format!("{key} is unexpected")),
-            Some(shape) if *shape != data.shape().to_vec() => wrong.push(format!("{key} has shape {:?}, expected {shape:?}", data.shape())),
+            Some(shape) if *shape != data.shape().to_vec() => wrong.push(format!(
+                "{key} has shape {:?}, expected {shape:?}",
+                data.shape()
+            )),
             Some(_) => {}
         }
     }

@@ -48,7 +48,14 @@ impl Linear {
     }
 
     /// A fresh layer, weight and bias U(-1/sqrt(d_in), 1/sqrt(d_in)) as in PyTorch, from the streams of `key`.
-    pub fn new(d_in: usize, d_out: usize, bias: bool, key: &Key, device: &Device, dtype: DType) -> Self {
+    pub fn new(
+        d_in: usize,
+        d_out: usize,
+        bias: bool,
+        key: &Key,
+        device: &Device,
+        dtype: DType,
+    ) -> Self {
         let init = Init::KaimingUniform { fan_in: d_in };
         Self::from_tensors(
             init.tensor([d_in, d_out], &key.child("weight"), device, dtype),
@@ -80,7 +87,10 @@ impl Linear {
         match ctx.rows() {
             // An adapter that this layer lacks is the base.
             Some(rows) => rows.dispatch(&[x], |name, mut picked| {
-                let chosen = name.and_then(|name| self.adapters.acting(name)).into_iter().collect::<Vec<_>>();
+                let chosen = name
+                    .and_then(|name| self.adapters.acting(name))
+                    .into_iter()
+                    .collect::<Vec<_>>();
                 self.compose(&chosen, picked.remove(0), &base, &ctx.without_rows())
             }),
             None => self.compose(&self.adapters.active(), x, &base, &ctx),
@@ -88,24 +98,41 @@ impl Linear {
     }
 
     /// The chosen adapters together, activation form.
-    fn compose(&self, chosen: &[(&str, &AnyAdapter)], x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
+    fn compose(
+        &self,
+        chosen: &[(&str, &AnyAdapter)],
+        x: Tensor<2>,
+        base: &FrozenBase,
+        ctx: &Ctx,
+    ) -> Tensor<2> {
         match (chosen, self.adapters.composition()) {
             ([], _) => base.forward(x),
             ([(name, one)], _) => one.forward(x, self.base_of(name, base), ctx),
             (many, Composition::Sum) => {
                 let y = base.forward(x.clone());
-                many.iter().fold(y.clone(), |sum, (name, one)| sum + one.forward(x.clone(), self.base_of(name, base), ctx) - y.clone())
+                many.iter().fold(y.clone(), |sum, (name, one)| {
+                    sum + one.forward(x.clone(), self.base_of(name, base), ctx) - y.clone()
+                })
             }
             ([below @ .., (name, last)], Composition::Stack) => {
-                let layer = self.stack(below, base, ctx).unwrap_or_else(|error| panic!("stacked adapters need weight forms: {error}"));
+                let layer = self
+                    .stack(below, base, ctx)
+                    .unwrap_or_else(|error| panic!("stacked adapters need weight forms: {error}"));
                 last.forward(x, self.base_of(name, &layer), ctx)
             }
         }
     }
 
     /// Each adapter on the layer that the one before it made, weight form.
-    fn stack(&self, chosen: &[(&str, &AnyAdapter)], base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
-        chosen.iter().try_fold(base.clone(), |layer, (name, one)| one.effective(self.base_of(name, &layer), ctx))
+    fn stack(
+        &self,
+        chosen: &[(&str, &AnyAdapter)],
+        base: &FrozenBase,
+        ctx: &Ctx,
+    ) -> Result<FrozenBase> {
+        chosen.iter().try_fold(base.clone(), |layer, (name, one)| {
+            one.effective(self.base_of(name, &layer), ctx)
+        })
     }
 
     /// The base that the adapter `name` acts on: its own, or the given one.
@@ -125,7 +152,11 @@ impl Linear {
             // One adapter alone is exact: nothing is added and subtracted again.
             ([_], _) | (_, Composition::Stack) => self.stack(&active, &base, &ctx),
             (many, Composition::Sum) => many.iter().try_fold(base.clone(), |sum, (name, one)| {
-                Ok(add_change(sum, one.effective(self.base_of(name, &base), &ctx)?, &base))
+                Ok(add_change(
+                    sum,
+                    one.effective(self.base_of(name, &base), &ctx)?,
+                    &base,
+                ))
             }),
         }
     }
@@ -163,7 +194,8 @@ impl Linear {
     pub(crate) fn hold(&mut self) {
         let base = self.base();
         let rebased = self.rebased.clone();
-        self.adapters.change(|name, adapter| adapter.surrogate(rebased.get(name).unwrap_or(&base)));
+        self.adapters
+            .change(|name, adapter| adapter.surrogate(rebased.get(name).unwrap_or(&base)));
     }
 
     /// Folds the active adapters into weight and bias. The present ones are kept for
@@ -177,7 +209,10 @@ impl Linear {
         let base = self.base();
         let biased = merged.bias.is_some() && base.bias.is_none();
         if biased {
-            self.bias = merged.bias.clone().map(|bias| Param::from_tensor(bias.detach()).set_require_grad(false));
+            self.bias = merged
+                .bias
+                .clone()
+                .map(|bias| Param::from_tensor(bias.detach()).set_require_grad(false));
         }
         self.set_values(&merged);
         self.unmerged = Some(base);
@@ -208,7 +243,9 @@ impl Linear {
 
     fn refuse_while_merged(&self, path: &str) -> Result<()> {
         match self.unmerged {
-            Some(_) => Err(Error::Unsupported(format!("{path}: an adapter is merged into the weight; unmerge first"))),
+            Some(_) => Err(Error::Unsupported(format!(
+                "{path}: an adapter is merged into the weight; unmerge first"
+            ))),
             None => Ok(()),
         }
     }
@@ -227,5 +264,8 @@ fn add_change(sum: FrozenBase, one: FrozenBase, base: &FrozenBase) -> FrozenBase
         (Some(sum), Some(one), None) => Some(sum + one),
         (sum, one, _) => sum.or(one),
     };
-    FrozenBase { weight: sum.weight + one.weight - base.weight.clone(), bias }
+    FrozenBase {
+        weight: sum.weight + one.weight - base.weight.clone(),
+        bias,
+    }
 }

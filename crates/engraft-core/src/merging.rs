@@ -15,7 +15,10 @@ impl<M: Adaptable> Adapted<M> {
         self.refuse_while_merged()?;
         let bank = self.bank.clone();
         let ctx = Ctx::new(&bank, Mode::Eval);
-        let method = self.attachments().last().map_or_else(String::new, |attachment| attachment.method.clone());
+        let method = self
+            .attachments()
+            .last()
+            .map_or_else(String::new, |attachment| attachment.method.clone());
         let mut outcome = Ok(());
         self.each_slot(|path, slot| {
             let merged = match slot {
@@ -55,7 +58,9 @@ impl<M: Adaptable> Adapted<M> {
             _ => {}
         });
         match merged {
-            Some(path) => Err(Error::Unsupported(format!("an adapter is merged into {path}; unmerge first"))),
+            Some(path) => Err(Error::Unsupported(format!(
+                "an adapter is merged into {path}; unmerge first"
+            ))),
             None => Ok(()),
         }
     }

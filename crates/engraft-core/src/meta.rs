@@ -113,7 +113,13 @@ pub struct MethodMeta {
 impl MethodMeta {
     /// The most common declaration: a mergeable graft that starts at the identity, has exact
     /// gradients, leaves the base frozen and admits every shape. Methods override what differs.
-    pub const fn graft(id: &'static str, name: &'static str, family: Family, paper: &'static str, equation: &'static str) -> Self {
+    pub const fn graft(
+        id: &'static str,
+        name: &'static str,
+        family: Family,
+        paper: &'static str,
+        equation: &'static str,
+    ) -> Self {
         Self {
             id,
             name,

@@ -21,7 +21,9 @@ use crate::site::{AnySite, SiteGraft};
 use crate::targets::Overrides;
 
 /// The configuration of a method. One file per method implements this and the trait of its kind.
-pub trait Method: Serialize + DeserializeOwned + Default + Clone + fmt::Debug + Send + Sync + 'static {
+pub trait Method:
+    Serialize + DeserializeOwned + Default + Clone + fmt::Debug + Send + Sync + 'static
+{
     /// What the method declares about itself.
     const META: MethodMeta;
 
@@ -88,7 +90,11 @@ impl<S: SiteGraft> DynSiteGraft for S {
     }
     fn admits(&self, site: &SiteShape) -> Result<(), String> {
         if !S::SITES.contains(&site.kind) {
-            return Err(format!("a site of kind {:?}; expected one of {:?}", site.kind, S::SITES));
+            return Err(format!(
+                "a site of kind {:?}; expected one of {:?}",
+                site.kind,
+                S::SITES
+            ));
         }
         SiteGraft::admits(self, site)
     }
@@ -119,22 +125,34 @@ pub struct Parts {
 impl Parts {
     /// An adapter on each targeted layer.
     pub fn graft(graft: impl Graft) -> Self {
-        Self { graft: Some(Arc::new(graft)), ..Self::default() }
+        Self {
+            graft: Some(Arc::new(graft)),
+            ..Self::default()
+        }
     }
 
     /// An adapter at each targeted site.
     pub fn site(site: impl SiteGraft) -> Self {
-        Self { site: Some(Arc::new(site)), ..Self::default() }
+        Self {
+            site: Some(Arc::new(site)),
+            ..Self::default()
+        }
     }
 
     /// Trained parameters of the model itself.
     pub fn selection(selection: impl Selection) -> Self {
-        Self { selection: Some(Arc::new(selection)), ..Self::default() }
+        Self {
+            selection: Some(Arc::new(selection)),
+            ..Self::default()
+        }
     }
 
     /// Adapters coupled across layers.
     pub fn model(model: impl ModelGraft) -> Self {
-        Self { model: Some(Arc::new(model)), ..Self::default() }
+        Self {
+            model: Some(Arc::new(model)),
+            ..Self::default()
+        }
     }
 
     /// The parts of both.
@@ -163,9 +181,17 @@ impl AnyMethod {
     /// # Errors
     /// If the values make no sense whatever the shape.
     pub fn new<C: Method>(config: &C) -> Result<Self> {
-        config.validate().map_err(|reason| Error::BadConfig { what: C::META.id.to_owned(), reason })?;
+        config.validate().map_err(|reason| Error::BadConfig {
+            what: C::META.id.to_owned(),
+            reason,
+        })?;
         let entry = MethodEntry::of::<C>();
-        Ok(Self { meta: entry.meta, config: serde_json::to_value(config).expect("plain data"), parts: config.parts(), entry })
+        Ok(Self {
+            meta: entry.meta,
+            config: serde_json::to_value(config).expect("plain data"),
+            parts: config.parts(),
+            entry,
+        })
     }
 
     /// Its declaration.
@@ -192,13 +218,22 @@ impl AnyMethod {
             return Ok(self.clone());
         }
         let mut config = self.config.clone();
-        config.as_object_mut().expect("configurations are tables").extend(overrides);
+        config
+            .as_object_mut()
+            .expect("configurations are tables")
+            .extend(overrides);
         self.entry.parse(&config)
     }
 
     /// The error for a layer that the method does not fit.
     pub(crate) fn inadmissible(&self, layer: &LayerShape, reason: String) -> Error {
-        Error::Inadmissible { method: self.meta.id.to_owned(), path: layer.path.clone(), d_in: layer.d_in, d_out: layer.d_out, reason }
+        Error::Inadmissible {
+            method: self.meta.id.to_owned(),
+            path: layer.path.clone(),
+            d_in: layer.d_in,
+            d_out: layer.d_out,
+            reason,
+        }
     }
 }
 
@@ -214,7 +249,16 @@ pub struct MethodEntry {
 impl MethodEntry {
     /// The line of a method.
     pub const fn of<C: Method>() -> Self {
-        Self { meta: const { &C::META }, parse: parse::<C>, examples: |layer| C::examples(layer).iter().map(|config| serde_json::to_value(config).expect("plain data")).collect() }
+        Self {
+            meta: const { &C::META },
+            parse: parse::<C>,
+            examples: |layer| {
+                C::examples(layer)
+                    .iter()
+                    .map(|config| serde_json::to_value(config).expect("plain data"))
+                    .collect()
+            },
+        }
     }
 
     /// A configured method from a table of configuration keys; keys left out have their defaults.
@@ -227,27 +271,52 @@ impl MethodEntry {
 
     /// Configurations for the contract suite; see [`Method::examples`].
     pub fn examples(&self, layer: &LayerShape) -> Vec<AnyMethod> {
-        (self.examples)(layer).iter().map(|config| self.parse(config).expect("examples are valid")).collect()
+        (self.examples)(layer)
+            .iter()
+            .map(|config| self.parse(config).expect("examples are valid"))
+            .collect()
     }
 }
 
 fn parse<C: Method>(config: &Value) -> Result<AnyMethod> {
     let id = C::META.id;
     let known = serde_json::to_value(C::default()).expect("plain data");
-    let known: Vec<&str> = known.as_object().into_iter().flat_map(|table| table.keys()).map(String::as_str).collect();
+    let known: Vec<&str> = known
+        .as_object()
+        .into_iter()
+        .flat_map(|table| table.keys())
+        .map(String::as_str)
+        .collect();
     let table = match config {
         Value::Null => serde_json::Map::new(),
         Value::Object(table) => table.clone(),
-        other => return Err(Error::BadConfig { what: id.to_owned(), reason: format!("expected a table of keys, found {other}") }),
+        other => {
+            return Err(Error::BadConfig {
+                what: id.to_owned(),
+                reason: format!("expected a table of keys, found {other}"),
+            });
+        }
     };
     if let Some(found) = table.keys().find(|key| !known.contains(&key.as_str())) {
         return Err(Error::UnknownKey {
             method: id.to_owned(),
             found: found.clone(),
-            known: if known.is_empty() { "no keys".to_owned() } else { known.join(", ") },
-            suggestion: if known.is_empty() { String::new() } else { suggestion(found, known.iter().copied()) },
+            known: if known.is_empty() {
+                "no keys".to_owned()
+            } else {
+                known.join(", ")
+            },
+            suggestion: if known.is_empty() {
+                String::new()
+            } else {
+                suggestion(found, known.iter().copied())
+            },
         });
     }
-    let config: C = serde_json::from_value(Value::Object(table)).map_err(|error| Error::BadConfig { what: id.to_owned(), reason: error.to_string() })?;
+    let config: C =
+        serde_json::from_value(Value::Object(table)).map_err(|error| Error::BadConfig {
+            what: id.to_owned(),
+            reason: error.to_string(),
+        })?;
     AnyMethod::new(&config)
 }

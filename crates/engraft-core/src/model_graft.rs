@@ -29,5 +29,9 @@ pub trait ModelGraft: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// If the layers cannot be coupled.
-    fn graft(&self, layers: &[(LayerShape, FrozenBase)], ctx: &InitContext) -> Result<Vec<AnyAdapter>>;
+    fn graft(
+        &self,
+        layers: &[(LayerShape, FrozenBase)],
+        ctx: &InitContext,
+    ) -> Result<Vec<AnyAdapter>>;
 }

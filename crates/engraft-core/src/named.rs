@@ -1,6 +1,8 @@
 //! Modules under names of their own.
 
-use burn::module::{Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor};
+use burn::module::{
+    Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor,
+};
 use burn::tensor::Device;
 
 /// A list of modules whose names, not positions, are their path components:
@@ -12,19 +14,27 @@ pub struct Named<T> {
 
 impl<T> Default for Named<T> {
     fn default() -> Self {
-        Self { entries: Vec::new() }
+        Self {
+            entries: Vec::new(),
+        }
     }
 }
 
 impl<T> Named<T> {
     /// The entry called `name`.
     pub fn get(&self, name: &str) -> Option<&T> {
-        self.entries.iter().find(|(known, _)| known == name).map(|(_, value)| value)
+        self.entries
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value)
     }
 
     /// The entry called `name`, to be changed.
     pub fn get_mut(&mut self, name: &str) -> Option<&mut T> {
-        self.entries.iter_mut().find(|(known, _)| known == name).map(|(_, value)| value)
+        self.entries
+            .iter_mut()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value)
     }
 
     /// Adds an entry at the end; the caller has checked that the name is new.
@@ -45,12 +55,16 @@ impl<T> Named<T> {
 
     /// Entries in order of insertion.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
-        self.entries.iter().map(|(name, value)| (name.as_str(), value))
+        self.entries
+            .iter()
+            .map(|(name, value)| (name.as_str(), value))
     }
 
     /// Entries in order of insertion, to be changed.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (&str, &mut T)> {
-        self.entries.iter_mut().map(|(name, value)| (name.as_str(), value))
+        self.entries
+            .iter_mut()
+            .map(|(name, value)| (name.as_str(), value))
     }
 
     /// Whether there is no entry.
@@ -59,14 +73,23 @@ impl<T> Named<T> {
     }
 
     fn each(self, mut change: impl FnMut(&str, T) -> T) -> Self {
-        let entries = self.entries.into_iter().map(|(name, value)| { let value = change(&name, value); (name, value) }).collect();
+        let entries = self
+            .entries
+            .into_iter()
+            .map(|(name, value)| {
+                let value = change(&name, value);
+                (name, value)
+            })
+            .collect();
         Self { entries }
     }
 }
 
 impl<T: Module + ModuleDisplay> Module for Named<T> {
     fn collect_devices(&self, devices: Devices) -> Devices {
-        self.entries.iter().fold(devices, |devices, (_, value)| value.collect_devices(devices))
+        self.entries.iter().fold(devices, |devices, (_, value)| {
+            value.collect_devices(devices)
+        })
     }
 
     fn fork(self, device: &Device) -> Self {
@@ -82,7 +105,13 @@ impl<T: Module + ModuleDisplay> Module for Named<T> {
     }
 
     fn valid(&self) -> Self {
-        Self { entries: self.entries.iter().map(|(name, value)| (name.clone(), value.valid())).collect() }
+        Self {
+            entries: self
+                .entries
+                .iter()
+                .map(|(name, value)| (name.clone(), value.valid()))
+                .collect(),
+        }
     }
 
     fn materialize(self) -> Self {
@@ -109,7 +138,13 @@ impl<T: Module + ModuleDisplay> Module for Named<T> {
 
 impl<T: ModuleDisplay> ModuleDisplayDefault for Named<T> {
     fn content(&self, content: Content) -> Option<Content> {
-        self.entries.iter().fold(content.set_top_level_type("Named"), |content, (name, value)| content.add(name, value)).optional()
+        self.entries
+            .iter()
+            .fold(
+                content.set_top_level_type("Named"),
+                |content, (name, value)| content.add(name, value),
+            )
+            .optional()
     }
 }
 
@@ -126,21 +161,28 @@ mod tests {
     fn named() -> Named<Param<Tensor<1>>> {
         let mut named = Named::default();
         for (name, value) in [("b", 1.0), ("a", 2.0)] {
-            named.push(name, Param::from_tensor(Tensor::full([1], value, &Device::default())));
+            named.push(
+                name,
+                Param::from_tensor(Tensor::full([1], value, &Device::default())),
+            );
         }
         named
     }
 
     #[test]
     fn names_are_path_components_in_order_of_insertion() {
-        let paths: Vec<String> = params::list(&named()).into_iter().map(|found| found.path).collect();
+        let paths: Vec<String> = params::list(&named())
+            .into_iter()
+            .map(|found| found.path)
+            .collect();
         assert_eq!(paths, ["b", "a"]);
     }
 
     #[test]
     fn an_entry_is_found_changed_and_removed_by_name() {
         let mut named = named();
-        *named.get_mut("b").unwrap() = Param::from_tensor(Tensor::full([1], 3.0, &Device::default()));
+        *named.get_mut("b").unwrap() =
+            Param::from_tensor(Tensor::full([1], 3.0, &Device::default()));
         assert_eq!(named.get("b").unwrap().val().into_scalar::<f64>(), 3.0);
         assert!(named.remove("b").is_some());
         assert!(named.remove("b").is_none() && named.get("b").is_none());
@@ -151,7 +193,10 @@ mod tests {
     fn a_record_finds_its_entry_by_name() {
         let mut turned = Named::default();
         for name in ["a", "b"] {
-            turned.push(name, Param::from_tensor(Tensor::<1>::zeros([1], &Device::default())));
+            turned.push(
+                name,
+                Param::from_tensor(Tensor::<1>::zeros([1], &Device::default())),
+            );
         }
         let loaded = turned.load_record(named().into_record());
         assert_eq!(loaded.get("a").unwrap().val().into_scalar::<f64>(), 2.0);

@@ -32,13 +32,24 @@ pub fn list<M: Module>(module: &M) -> Vec<Found> {
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let tensor = param.base();
-            self.found.push(Found { path: self.path.join("."), shape: tensor.dims().to_vec(), trained: tensor.is_require_grad() });
+            self.found.push(Found {
+                path: self.path.join("."),
+                shape: tensor.dims().to_vec(),
+                trained: tensor.is_require_grad(),
+            });
         }
         fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
-            self.found.push(Found { path: self.path.join("."), shape: param.base().dims().to_vec(), trained: false });
+            self.found.push(Found {
+                path: self.path.join("."),
+                shape: param.base().dims().to_vec(),
+                trained: false,
+            });
         }
     }
-    let mut list = List { path: Vec::new(), found: Vec::new() };
+    let mut list = List {
+        path: Vec::new(),
+        found: Vec::new(),
+    };
     module.clone().train().visit(&mut list);
     list.found
 }
@@ -72,7 +83,11 @@ pub fn read<M: Module>(module: &M, wanted: impl Fn(&str) -> bool) -> BTreeMap<St
             self.keep(|| param.base().to_data());
         }
     }
-    let mut read = Read { path: Vec::new(), wanted, values: BTreeMap::new() };
+    let mut read = Read {
+        path: Vec::new(),
+        wanted,
+        values: BTreeMap::new(),
+    };
     module.visit(&mut read);
     read.values
 }
@@ -96,11 +111,15 @@ pub fn write<M: Module>(module: M, values: BTreeMap<String, TensorData>) -> M {
                 None => param,
                 Some(data) => param.map(|old| {
                     let dtype = old.dtype();
-                    Tensor::from_data(data.convert_dtype(dtype), (&old.device(), dtype)).set_require_grad(old.is_require_grad())
+                    Tensor::from_data(data.convert_dtype(dtype), (&old.device(), dtype))
+                        .set_require_grad(old.is_require_grad())
                 }),
             }
         }
-        fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
+        fn map_int<const D: usize>(
+            &mut self,
+            param: Param<Tensor<D, Int>>,
+        ) -> Param<Tensor<D, Int>> {
             match self.values.remove(&self.path.join(".")) {
                 None => param,
                 Some(data) => param.map(|old| {
@@ -110,7 +129,10 @@ pub fn write<M: Module>(module: M, values: BTreeMap<String, TensorData>) -> M {
             }
         }
     }
-    module.map(&mut Write { path: Vec::new(), values })
+    module.map(&mut Write {
+        path: Vec::new(),
+        values,
+    })
 }
 
 /// The module with exactly the float parameters trained whose path `trained` accepts; `None`
@@ -134,5 +156,8 @@ pub fn set_trained<M: Module>(module: M, trained: impl Fn(&str) -> Option<bool>)
             }
         }
     }
-    module.map(&mut Set { path: Vec::new(), trained })
+    module.map(&mut Set {
+        path: Vec::new(),
+        trained,
+    })
 }

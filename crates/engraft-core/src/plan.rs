@@ -30,17 +30,41 @@ impl Plan {
     pub fn new(method: &AnyMethod, shapes: &ModelShapes, injection: &Injection) -> Result<Self> {
         let targets = &injection.targets;
         let parts = method.parts();
-        let layers = if parts.graft.is_some() || parts.model.is_some() { target_layers(method, shapes, targets)? } else { Vec::new() };
-        let sites = if parts.site.is_some() { target_sites(method, shapes, targets, !layers.is_empty())? } else { Vec::new() };
-        let selected: Vec<_> = parts.selection.iter().flat_map(|chosen| selection::selected(chosen.as_ref(), shapes)).collect();
-        let along: Vec<_> = trained_along(shapes, injection)?.into_iter().filter(|param| !selected.iter().any(|chosen| chosen.path == param.path)).collect();
-        if layers.is_empty() && sites.is_empty() && selected.is_empty() && parts.selection.is_none() {
-            return Err(Error::Unsupported(format!("`{}` has nothing to attach to in this model", method.meta().id)));
+        let layers = if parts.graft.is_some() || parts.model.is_some() {
+            target_layers(method, shapes, targets)?
+        } else {
+            Vec::new()
+        };
+        let sites = if parts.site.is_some() {
+            target_sites(method, shapes, targets, !layers.is_empty())?
+        } else {
+            Vec::new()
+        };
+        let selected: Vec<_> = parts
+            .selection
+            .iter()
+            .flat_map(|chosen| selection::selected(chosen.as_ref(), shapes))
+            .collect();
+        let along: Vec<_> = trained_along(shapes, injection)?
+            .into_iter()
+            .filter(|param| !selected.iter().any(|chosen| chosen.path == param.path))
+            .collect();
+        if layers.is_empty() && sites.is_empty() && selected.is_empty() && parts.selection.is_none()
+        {
+            return Err(Error::Unsupported(format!(
+                "`{}` has nothing to attach to in this model",
+                method.meta().id
+            )));
         }
         let trained = || selected.iter().chain(&along).copied();
         let counts = count_adapters(method, &layers, &sites) + selection::count(trained());
         let params = trained().map(|param| param.path.clone()).collect();
-        Ok(Self { layers, sites, params, counts })
+        Ok(Self {
+            layers,
+            sites,
+            params,
+            counts,
+        })
     }
 
     /// What is trained and stored.
@@ -50,40 +74,84 @@ impl Plan {
 }
 
 /// The head and the named parameters that are trained whatever the method.
-fn trained_along<'a>(shapes: &'a ModelShapes, injection: &Injection) -> Result<Vec<&'a ParamShape>> {
+fn trained_along<'a>(
+    shapes: &'a ModelShapes,
+    injection: &Injection,
+) -> Result<Vec<&'a ParamShape>> {
     for path in &injection.train_also {
         if !shapes.params.iter().any(|param| param.path == *path) {
-            let suggestion = suggestion(path, shapes.params.iter().map(|param| param.path.as_str()));
-            return Err(Error::NoTarget { pattern: path.clone(), what: "parameter", suggestion });
+            let suggestion =
+                suggestion(path, shapes.params.iter().map(|param| param.path.as_str()));
+            return Err(Error::NoTarget {
+                pattern: path.clone(),
+                what: "parameter",
+                suggestion,
+            });
         }
     }
-    let along = |param: &&ParamShape| (injection.train_head && param.part == Part::Head) || injection.train_also.contains(&param.path);
+    let along = |param: &&ParamShape| {
+        (injection.train_head && param.part == Part::Head)
+            || injection.train_also.contains(&param.path)
+    };
     Ok(shapes.params.iter().filter(along).collect())
 }
 
-fn target_layers(method: &AnyMethod, shapes: &ModelShapes, targets: &Targets) -> Result<Vec<(LayerShape, AnyMethod)>> {
-    let paths: Vec<&str> = shapes.layers.iter().map(|layer| layer.path.as_str()).collect();
+fn target_layers(
+    method: &AnyMethod,
+    shapes: &ModelShapes,
+    targets: &Targets,
+) -> Result<Vec<(LayerShape, AnyMethod)>> {
+    let paths: Vec<&str> = shapes
+        .layers
+        .iter()
+        .map(|layer| layer.path.as_str())
+        .collect();
     let chosen = targets.select(&paths, "layer", |path| !shapes.is_head(path))?;
     let mut layers = Vec::with_capacity(chosen.len());
-    for layer in shapes.layers.iter().filter(|layer| chosen.contains(&layer.path.as_str())) {
+    for layer in shapes
+        .layers
+        .iter()
+        .filter(|layer| chosen.contains(&layer.path.as_str()))
+    {
         let method = method.with(targets.overrides(&layer.path)?)?;
         if let Some(graft) = &method.parts().graft {
-            graft.admits(layer).map_err(|reason| method.inadmissible(layer, reason))?;
+            graft
+                .admits(layer)
+                .map_err(|reason| method.inadmissible(layer, reason))?;
         }
         layers.push((layer.clone(), method));
     }
     if let Some(model) = &method.parts().model {
         let all: Vec<LayerShape> = layers.iter().map(|(layer, _)| layer.clone()).collect();
-        model.admits(&all).map_err(|reason| method.inadmissible(&all[0], reason))?;
+        model
+            .admits(&all)
+            .map_err(|reason| method.inadmissible(&all[0], reason))?;
     }
     Ok(layers)
 }
 
-fn target_sites(method: &AnyMethod, shapes: &ModelShapes, targets: &Targets, has_layers: bool) -> Result<Vec<SiteShape>> {
-    let part = method.parts().site.as_ref().expect("asked for a method with sites");
-    let of_kind: Vec<&SiteShape> = shapes.sites.iter().filter(|site| part.takes(site) || part.admits(site).is_ok()).collect();
+fn target_sites(
+    method: &AnyMethod,
+    shapes: &ModelShapes,
+    targets: &Targets,
+    has_layers: bool,
+) -> Result<Vec<SiteShape>> {
+    let part = method
+        .parts()
+        .site
+        .as_ref()
+        .expect("asked for a method with sites");
+    let of_kind: Vec<&SiteShape> = shapes
+        .sites
+        .iter()
+        .filter(|site| part.takes(site) || part.admits(site).is_ok())
+        .collect();
     let paths: Vec<&str> = of_kind.iter().map(|site| site.path.as_str()).collect();
-    let chosen = match targets.select(&paths, "site", |path| of_kind.iter().any(|site| site.path == path && part.takes(site))) {
+    let chosen = match targets.select(&paths, "site", |path| {
+        of_kind
+            .iter()
+            .any(|site| site.path == path && part.takes(site))
+    }) {
         Ok(chosen) => chosen,
         // A composition whose explicit targets are layers acts at no site.
         Err(Error::NoTarget { .. }) if has_layers => Vec::new(),
@@ -105,14 +173,46 @@ fn target_sites(method: &AnyMethod, shapes: &ModelShapes, targets: &Targets, has
         .collect()
 }
 
-fn count_adapters(method: &AnyMethod, layers: &[(LayerShape, AnyMethod)], sites: &[SiteShape]) -> Counts {
+fn count_adapters(
+    method: &AnyMethod,
+    layers: &[(LayerShape, AnyMethod)],
+    sites: &[SiteShape],
+) -> Counts {
     let shapes: Vec<LayerShape> = layers.iter().map(|(layer, _)| layer.clone()).collect();
     let parts = method.parts();
-    let own: Counts = layers.iter().filter_map(|(layer, method)| method.parts().graft.as_ref().map(|graft| graft.count(layer))).sum();
-    let shared: Counts = parts.graft.iter().flat_map(|graft| graft.banks(&shapes)).map(|bank| bank.count()).sum();
+    let own: Counts = layers
+        .iter()
+        .filter_map(|(layer, method)| {
+            method
+                .parts()
+                .graft
+                .as_ref()
+                .map(|graft| graft.count(layer))
+        })
+        .sum();
+    let shared: Counts = parts
+        .graft
+        .iter()
+        .flat_map(|graft| graft.banks(&shapes))
+        .map(|bank| bank.count())
+        .sum();
     let coupled: Counts = parts.model.iter().map(|model| model.count(&shapes)).sum();
-    let model_banks: Counts = parts.model.iter().flat_map(|model| model.banks(&shapes)).map(|bank| bank.count()).sum();
-    let at_sites: Counts = parts.site.iter().flat_map(|part| sites.iter().map(|site| part.count(site))).sum();
-    let site_banks: Counts = parts.site.iter().flat_map(|part| part.banks(sites)).map(|bank| bank.count()).sum();
+    let model_banks: Counts = parts
+        .model
+        .iter()
+        .flat_map(|model| model.banks(&shapes))
+        .map(|bank| bank.count())
+        .sum();
+    let at_sites: Counts = parts
+        .site
+        .iter()
+        .flat_map(|part| sites.iter().map(|site| part.count(site)))
+        .sum();
+    let site_banks: Counts = parts
+        .site
+        .iter()
+        .flat_map(|part| part.banks(sites))
+        .map(|bank| bank.count())
+        .sum();
     own + shared + coupled + model_banks + at_sites + site_banks
 }

@@ -30,7 +30,9 @@ impl Scaling {
 pub fn admit_rank(rank: usize, max: usize) -> Result<(), String> {
     match rank {
         0 => Err("rank 0: expected at least 1".to_owned()),
-        rank if rank > max => Err(format!("rank {rank}: expected at most min(d_in, d_out) = {max}")),
+        rank if rank > max => Err(format!(
+            "rank {rank}: expected at most min(d_in, d_out) = {max}"
+        )),
         _ => Ok(()),
     }
 }

@@ -39,7 +39,10 @@ pub struct AdapterSet<T> {
 
 impl<T> Default for AdapterSet<T> {
     fn default() -> Self {
-        Self { named: Named::default(), switch: Switch::default() }
+        Self {
+            named: Named::default(),
+            switch: Switch::default(),
+        }
     }
 }
 
@@ -50,7 +53,10 @@ impl<T> AdapterSet<T> {
     /// If the name is taken.
     pub fn add(&mut self, path: &str, name: &str, adapter: T) -> Result<()> {
         if self.named.get(name).is_some() {
-            return Err(Error::AlreadyAdapted { path: path.to_owned(), name: name.to_owned() });
+            return Err(Error::AlreadyAdapted {
+                path: path.to_owned(),
+                name: name.to_owned(),
+            });
         }
         self.named.push(name, adapter);
         self.switch.active = vec![name.to_owned()];
@@ -66,7 +72,11 @@ impl<T> AdapterSet<T> {
     /// Makes exactly `names` active. Names that this slot lacks are skipped, because a model's
     /// adapters may target different layers.
     pub fn activate(&mut self, names: &[String], composition: Composition) {
-        self.switch.active = names.iter().filter(|name| self.named.get(name).is_some()).cloned().collect();
+        self.switch.active = names
+            .iter()
+            .filter(|name| self.named.get(name).is_some())
+            .cloned()
+            .collect();
         self.switch.composition = composition;
     }
 
@@ -77,12 +87,20 @@ impl<T> AdapterSet<T> {
 
     /// The adapters that act now, with their names, in order.
     pub fn active(&self) -> Vec<(&str, &T)> {
-        self.switch.active.iter().filter_map(|name| self.acting(name)).collect()
+        self.switch
+            .active
+            .iter()
+            .filter_map(|name| self.acting(name))
+            .collect()
     }
 
     /// The adapter called `name`, if there is one and the set is not disabled.
     pub fn acting(&self, name: &str) -> Option<(&str, &T)> {
-        if self.switch.disabled { None } else { self.named.iter().find(|(known, _)| *known == name) }
+        if self.switch.disabled {
+            None
+        } else {
+            self.named.iter().find(|(known, _)| *known == name)
+        }
     }
 
     /// How the active ones act together.
@@ -95,7 +113,9 @@ impl<T> AdapterSet<T> {
     /// # Errors
     /// If there is none: the message names those there are.
     pub fn get(&self, name: &str) -> Result<&T> {
-        self.named.get(name).ok_or_else(|| unknown_adapter(name, self.named.names()))
+        self.named
+            .get(name)
+            .ok_or_else(|| unknown_adapter(name, self.named.names()))
     }
 
     /// The adapters with their names, in order.
@@ -127,7 +147,11 @@ pub(crate) fn unknown_adapter<'a>(found: &str, known: impl Iterator<Item = &'a s
     Error::UnknownAdapter {
         found: found.to_owned(),
         suggestion: suggestion(found, known.iter().copied()),
-        known: if known.is_empty() { "none".to_owned() } else { known.join(", ") },
+        known: if known.is_empty() {
+            "none".to_owned()
+        } else {
+            known.join(", ")
+        },
     }
 }
 
@@ -140,7 +164,10 @@ mod module {
 
     impl<T> AdapterSet<T> {
         fn with(self, change: impl FnOnce(Named<T>) -> Named<T>) -> Self {
-            Self { named: change(self.named), switch: self.switch }
+            Self {
+                named: change(self.named),
+                switch: self.switch,
+            }
         }
     }
 
@@ -158,7 +185,10 @@ mod module {
             self.with(Module::train)
         }
         fn valid(&self) -> Self {
-            Self { named: self.named.valid(), switch: self.switch.clone() }
+            Self {
+                named: self.named.valid(),
+                switch: self.switch.clone(),
+            }
         }
         fn materialize(self) -> Self {
             self.with(Module::materialize)
@@ -207,7 +237,10 @@ mod tests {
     #[test]
     fn activation_keeps_the_order_given_and_skips_what_the_slot_lacks() {
         let mut set = set();
-        set.activate(&["german".to_owned(), "latin".to_owned(), "french".to_owned()], Composition::Stack);
+        set.activate(
+            &["german".to_owned(), "latin".to_owned(), "french".to_owned()],
+            Composition::Stack,
+        );
         assert_eq!(active(&set), [2, 1]);
         assert_eq!(set.composition(), Composition::Stack);
         set.remove("german");
@@ -226,6 +259,9 @@ mod tests {
     #[test]
     fn an_unknown_name_shows_what_there_is() {
         let message = set().get("germna").unwrap_err().to_string();
-        assert!(message.contains("french, german") && message.contains("nearest: german"), "{message}");
+        assert!(
+            message.contains("french, german") && message.contains("nearest: german"),
+            "{message}"
+        );
     }
 }

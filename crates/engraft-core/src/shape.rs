@@ -35,7 +35,13 @@ pub struct LayerShape {
 impl LayerShape {
     /// A linear layer.
     pub fn linear(path: impl Into<String>, d_in: usize, d_out: usize, bias: bool) -> Self {
-        Self { path: path.into(), kind: LayerKind::Linear, d_in, d_out, bias }
+        Self {
+            path: path.into(),
+            kind: LayerKind::Linear,
+            d_in,
+            d_out,
+            bias,
+        }
     }
 
     /// min(d_in, d_out), the largest rank of an update.
@@ -115,7 +121,11 @@ impl ModelShapes {
 
     /// Number of values of the task head.
     pub fn head(&self) -> usize {
-        self.params.iter().filter(|param| param.part == Part::Head).map(|param| param.numel).sum()
+        self.params
+            .iter()
+            .filter(|param| param.part == Part::Head)
+            .map(|param| param.numel)
+            .sum()
     }
 
     /// Adds a linear layer and its parameters.
@@ -124,22 +134,34 @@ impl ModelShapes {
         if bias {
             self.push_param(format!("{path}.bias"), d_out, part, true);
         }
-        self.layers.push(LayerShape::linear(path, d_in, d_out, bias));
+        self.layers
+            .push(LayerShape::linear(path, d_in, d_out, bias));
     }
 
     /// Adds a parameter that no layer owns.
     pub fn push_param(&mut self, path: impl Into<String>, numel: usize, part: Part, bias: bool) {
-        self.params.push(ParamShape { path: path.into(), numel, part, bias });
+        self.params.push(ParamShape {
+            path: path.into(),
+            numel,
+            part,
+            bias,
+        });
     }
 
     /// Adds a named site.
     pub fn push_site(&mut self, path: impl Into<String>, kind: SiteKind, width: usize) {
-        self.sites.push(SiteShape { path: path.into(), kind, width });
+        self.sites.push(SiteShape {
+            path: path.into(),
+            kind,
+            width,
+        });
     }
 
     /// Whether the layer at `path` belongs to the task head.
     pub fn is_head(&self, path: &str) -> bool {
         let weight = format!("{path}.weight");
-        self.params.iter().any(|param| param.path == weight && param.part == Part::Head)
+        self.params
+            .iter()
+            .any(|param| param.path == weight && param.part == Part::Head)
     }
 }

@@ -27,7 +27,12 @@ pub trait SiteAdapter: Module + ModuleDisplay + Sync + 'static {
 
     /// At a [`SiteKind::KeyValue`]: keys and values [batch, heads, tokens, head width] with
     /// trained ones prepended.
-    fn extend_key_value(&self, keys: Tensor<4>, values: Tensor<4>, ctx: &Ctx) -> (Tensor<4>, Tensor<4>) {
+    fn extend_key_value(
+        &self,
+        keys: Tensor<4>,
+        values: Tensor<4>,
+        ctx: &Ctx,
+    ) -> (Tensor<4>, Tensor<4>) {
         let _ = ctx;
         (keys, values)
     }
@@ -85,7 +90,9 @@ pub struct SiteOps {
 pub type AnySite = Erased<SiteOps>;
 
 fn typed<A: SiteAdapter>(module: &dyn Any) -> &A {
-    module.downcast_ref().expect("the table was made for this type")
+    module
+        .downcast_ref()
+        .expect("the table was made for this type")
 }
 
 impl AnySite {
@@ -96,8 +103,12 @@ impl AnySite {
             const {
                 &SiteOps {
                     wrap: |module, input, output, ctx| typed::<A>(module).wrap(input, output, ctx),
-                    extend_key_value: |module, keys, values, ctx| typed::<A>(module).extend_key_value(keys, values, ctx),
-                    extend_sequence: |module, tokens, ctx| typed::<A>(module).extend_sequence(tokens, ctx),
+                    extend_key_value: |module, keys, values, ctx| {
+                        typed::<A>(module).extend_key_value(keys, values, ctx)
+                    },
+                    extend_sequence: |module, tokens, ctx| {
+                        typed::<A>(module).extend_sequence(tokens, ctx)
+                    },
                 }
             },
         )
@@ -133,22 +144,35 @@ impl Site {
     }
 
     /// What a sublayer returned, after the adapters of a [`SiteKind::Sublayer`] site.
-    pub fn sublayer<const D: usize>(&self, input: Tensor<D>, output: Tensor<D>, ctx: &Ctx) -> Tensor<D> {
+    pub fn sublayer<const D: usize>(
+        &self,
+        input: Tensor<D>,
+        output: Tensor<D>,
+        ctx: &Ctx,
+    ) -> Tensor<D> {
         if self.adapters.is_empty() {
             return output;
         }
         let dims = output.dims();
         let width = dims[D - 1];
-        let flat = |x: Tensor<D>| { x.reshape([-1, width as i64]) };
+        let flat = |x: Tensor<D>| x.reshape([-1, width as i64]);
         let (input, output) = (flat(input), flat(output));
         let ctx = ctx.at(&self.path);
         let through = |sites: Vec<(&str, &AnySite)>, input: Tensor<2>, output: Tensor<2>| {
-            sites.into_iter().fold(output, |output, (_, site)| (site.ops().wrap)(site.any(), input.clone(), output, &ctx.without_rows()))
+            sites.into_iter().fold(output, |output, (_, site)| {
+                (site.ops().wrap)(site.any(), input.clone(), output, &ctx.without_rows())
+            })
         };
         let y = match ctx.rows() {
             Some(rows) => rows.dispatch(&[input, output], |name, picked| {
                 let [input, output] = <[Tensor<2>; 2]>::try_from(picked).expect("two went in");
-                through(name.and_then(|name| self.adapters.acting(name)).into_iter().collect(), input, output)
+                through(
+                    name.and_then(|name| self.adapters.acting(name))
+                        .into_iter()
+                        .collect(),
+                    input,
+                    output,
+                )
             }),
             None => through(self.adapters.active(), input, output),
         };
@@ -156,14 +180,29 @@ impl Site {
     }
 
     /// Keys and values after the adapters of a [`SiteKind::KeyValue`] site.
-    pub fn key_value(&self, keys: Tensor<4>, values: Tensor<4>, ctx: &Ctx) -> (Tensor<4>, Tensor<4>) {
+    pub fn key_value(
+        &self,
+        keys: Tensor<4>,
+        values: Tensor<4>,
+        ctx: &Ctx,
+    ) -> (Tensor<4>, Tensor<4>) {
         let ctx = ctx.at(&self.path);
-        self.adapters.active().into_iter().fold((keys, values), |(keys, values), (_, site)| (site.ops().extend_key_value)(site.any(), keys, values, &ctx))
+        self.adapters
+            .active()
+            .into_iter()
+            .fold((keys, values), |(keys, values), (_, site)| {
+                (site.ops().extend_key_value)(site.any(), keys, values, &ctx)
+            })
     }
 
     /// The sequence after the adapters of a [`SiteKind::Sequence`] site.
     pub fn sequence(&self, tokens: Tensor<3>, ctx: &Ctx) -> Tensor<3> {
         let ctx = ctx.at(&self.path);
-        self.adapters.active().into_iter().fold(tokens, |tokens, (_, site)| (site.ops().extend_sequence)(site.any(), tokens, &ctx))
+        self.adapters
+            .active()
+            .into_iter()
+            .fold(tokens, |tokens, (_, site)| {
+                (site.ops().extend_sequence)(site.any(), tokens, &ctx)
+            })
     }
 }

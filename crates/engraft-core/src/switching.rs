@@ -2,6 +2,7 @@
 
 use crate::adaptable::{Adaptable, Slot};
 use crate::adapted::Adapted;
+use crate::ctx::RowChoice;
 use crate::error::Result;
 use crate::params;
 use crate::set::Composition;
@@ -16,7 +17,10 @@ impl<M: Adaptable> Adapted<M> {
     /// If one of them is not attached, or a merged model: nothing is switched.
     pub fn activate(&mut self, names: &[&str], composition: Composition) -> Result<()> {
         self.refuse_while_merged()?;
-        let live = names.iter().map(|name| self.index(name)).collect::<Result<Vec<_>>>()?;
+        let live = names
+            .iter()
+            .map(|name| self.index(name))
+            .collect::<Result<Vec<_>>>()?;
         self.park();
         for index in live {
             self.unpark(index);
@@ -27,6 +31,20 @@ impl<M: Adaptable> Adapted<M> {
             Slot::Site(site) => site.adapters.activate(&names, composition),
         });
         Ok(())
+    }
+
+    /// A choice of adapter per batch row for [`Ctx::with_rows`](crate::Ctx::with_rows), each name
+    /// checked; `None` is the base model.
+    ///
+    /// # Errors
+    /// If one of them is not attached.
+    pub fn rows(&self, names: &[Option<&str>]) -> Result<RowChoice> {
+        for name in names.iter().flatten() {
+            self.index(name)?;
+        }
+        Ok(RowChoice::new(
+            names.iter().map(|name| name.map(str::to_owned)).collect(),
+        ))
     }
 
     /// Turns all adapters off, or those that were active on again. Off, the model computes what
@@ -42,7 +60,9 @@ impl<M: Adaptable> Adapted<M> {
             Slot::Site(site) => site.adapters.disable(disabled),
         });
         if disabled {
-            self.suspended = (0..self.held.len()).filter(|index| self.held[*index].parked.is_none()).collect();
+            self.suspended = (0..self.held.len())
+                .filter(|index| self.held[*index].parked.is_none())
+                .collect();
             self.park();
         } else {
             for index in std::mem::take(&mut self.suspended) {
@@ -69,8 +89,12 @@ impl<M: Adaptable> Adapted<M> {
         });
         self.bank.shrink(name);
         // Another adapter may train the same parameters, the head for one.
-        let released: Vec<String> =
-            held.attachment.params.into_iter().filter(|path| !self.attachments().any(|other| other.params.contains(path))).collect();
+        let released: Vec<String> = held
+            .attachment
+            .params
+            .into_iter()
+            .filter(|path| !self.attachments().any(|other| other.params.contains(path)))
+            .collect();
         self.select(&released, false);
         Ok(())
     }
@@ -78,7 +102,9 @@ impl<M: Adaptable> Adapted<M> {
     /// Sets whether these parameters of the model are trained.
     pub(crate) fn select(&mut self, paths: &[String], trained: bool) {
         if !paths.is_empty() {
-            self.model = params::set_trained(self.model.clone(), |path| paths.iter().any(|chosen| chosen == path).then_some(trained));
+            self.model = params::set_trained(self.model.clone(), |path| {
+                paths.iter().any(|chosen| chosen == path).then_some(trained)
+            });
         }
     }
 
@@ -87,7 +113,9 @@ impl<M: Adaptable> Adapted<M> {
         for index in (0..self.held.len()).rev() {
             if self.held[index].parked.is_none() {
                 let selected = &self.held[index].attachment.params;
-                let own = params::read(&self.model, |path| selected.iter().any(|chosen| chosen == path));
+                let own = params::read(&self.model, |path| {
+                    selected.iter().any(|chosen| chosen == path)
+                });
                 self.restore_original(index);
                 self.held[index].parked = Some(own);
             }

@@ -62,11 +62,29 @@ impl TryFrom<Value> for Targets {
     fn try_from(value: Value) -> Result<Self, String> {
         match value {
             Value::Object(_) => {
-                let table: Table = serde_json::from_value(value).map_err(|error| format!("targets: {error}"))?;
-                let Table { include, exclude, layers, rank_pattern, alpha_pattern, config_pattern } = table;
-                Ok(Self { include: include_from(include)?, exclude, layers, rank_pattern, alpha_pattern, config_pattern })
+                let table: Table =
+                    serde_json::from_value(value).map_err(|error| format!("targets: {error}"))?;
+                let Table {
+                    include,
+                    exclude,
+                    layers,
+                    rank_pattern,
+                    alpha_pattern,
+                    config_pattern,
+                } = table;
+                Ok(Self {
+                    include: include_from(include)?,
+                    exclude,
+                    layers,
+                    rank_pattern,
+                    alpha_pattern,
+                    config_pattern,
+                })
             }
-            other => Ok(Self { include: include_from(other)?, ..Self::default() }),
+            other => Ok(Self {
+                include: include_from(other)?,
+                ..Self::default()
+            }),
         }
     }
 }
@@ -78,12 +96,31 @@ impl From<Targets> for Value {
             Include::Regex(regex) => Self::String(regex),
             Include::Names(names) => names.into(),
         };
-        let Targets { exclude, layers, rank_pattern, alpha_pattern, config_pattern, .. } = targets;
-        let bare = exclude.is_empty() && layers.is_empty() && rank_pattern.is_empty() && alpha_pattern.is_empty() && config_pattern.is_empty();
+        let Targets {
+            exclude,
+            layers,
+            rank_pattern,
+            alpha_pattern,
+            config_pattern,
+            ..
+        } = targets;
+        let bare = exclude.is_empty()
+            && layers.is_empty()
+            && rank_pattern.is_empty()
+            && alpha_pattern.is_empty()
+            && config_pattern.is_empty();
         if bare && include != Self::Null {
             return include;
         }
-        serde_json::to_value(Table { include, exclude, layers, rank_pattern, alpha_pattern, config_pattern }).expect("plain data")
+        serde_json::to_value(Table {
+            include,
+            exclude,
+            layers,
+            rank_pattern,
+            alpha_pattern,
+            config_pattern,
+        })
+        .expect("plain data")
     }
 }
 
@@ -100,7 +137,9 @@ fn include_from(value: Value) -> Result<Include, String> {
             })
             .collect::<Result<_, _>>()
             .map(Include::Names),
-        other => Err(format!("targets: expected \"all-linear\", a regular expression, a list of names or a table, found {other}")),
+        other => Err(format!(
+            "targets: expected \"all-linear\", a regular expression, a list of names or a table, found {other}"
+        )),
     }
 }
 
@@ -110,12 +149,18 @@ pub type Overrides = Map<String, Value>;
 impl Targets {
     /// Layers named in a list.
     pub fn names(names: &[&str]) -> Self {
-        Self { include: Include::Names(names.iter().map(|name| (*name).to_owned()).collect()), ..Self::default() }
+        Self {
+            include: Include::Names(names.iter().map(|name| (*name).to_owned()).collect()),
+            ..Self::default()
+        }
     }
 
     /// Layers whose whole path matches a regular expression.
     pub fn regex(regex: &str) -> Self {
-        Self { include: Include::Regex(regex.to_owned()), ..Self::default() }
+        Self {
+            include: Include::Regex(regex.to_owned()),
+            ..Self::default()
+        }
     }
 
     /// The paths that are targeted, in order. `defaults` says which are taken when nothing is
@@ -123,25 +168,54 @@ impl Targets {
     ///
     /// # Errors
     /// A malformed expression, or a pattern that matches nothing; the message names the nearest paths.
-    pub fn select<'a>(&self, paths: &[&'a str], what: &'static str, defaults: impl Fn(&str) -> bool) -> Result<Vec<&'a str>> {
+    pub fn select<'a>(
+        &self,
+        paths: &[&'a str],
+        what: &'static str,
+        defaults: impl Fn(&str) -> bool,
+    ) -> Result<Vec<&'a str>> {
         let included: Vec<&str> = match &self.include {
-            Include::Default => paths.iter().copied().filter(|path| defaults(path)).collect(),
+            Include::Default => paths
+                .iter()
+                .copied()
+                .filter(|path| defaults(path))
+                .collect(),
             Include::Regex(pattern) => {
                 let regex = anchored(pattern)?;
-                let found: Vec<&str> = paths.iter().copied().filter(|path| regex.is_match(path)).collect();
+                let found: Vec<&str> = paths
+                    .iter()
+                    .copied()
+                    .filter(|path| regex.is_match(path))
+                    .collect();
                 nonempty(found, pattern, what, paths)?
             }
             Include::Names(names) => {
                 for name in names {
-                    nonempty(paths.iter().copied().filter(|path| is_named(path, name)).collect(), name, what, paths)?;
+                    nonempty(
+                        paths
+                            .iter()
+                            .copied()
+                            .filter(|path| is_named(path, name))
+                            .collect(),
+                        name,
+                        what,
+                        paths,
+                    )?;
                 }
-                paths.iter().copied().filter(|path| names.iter().any(|name| is_named(path, name))).collect()
+                paths
+                    .iter()
+                    .copied()
+                    .filter(|path| names.iter().any(|name| is_named(path, name)))
+                    .collect()
             }
         };
         let kept: Vec<&str> = included
             .into_iter()
             .filter(|path| !self.exclude.iter().any(|name| is_named(path, name)))
-            .filter(|path| self.layers.is_empty() || layer_index(path).is_some_and(|index| self.layers.contains(&index)))
+            .filter(|path| {
+                self.layers.is_empty()
+                    || layer_index(path).is_some_and(|index| self.layers.contains(&index))
+            })
             .collect();
         nonempty(kept, &Value::from(self.clone()).to_string(), what, paths)
     }
@@ -151,7 +225,9 @@ impl Targets {
     /// # Errors
     /// A malformed pattern.
     pub fn overrides(&self, path: &str) -> Result<Overrides> {
-        let mut overrides = first_match(&self.config_pattern, path)?.cloned().unwrap_or_default();
+        let mut overrides = first_match(&self.config_pattern, path)?
+            .cloned()
+            .unwrap_or_default();
         if let Some(rank) = first_match(&self.rank_pattern, path)? {
             overrides.insert("rank".to_owned(), (*rank).into());
         }
@@ -163,7 +239,10 @@ impl Targets {
 }
 
 fn anchored(pattern: &str) -> Result<Regex> {
-    Regex::new(&format!("^(?:{pattern})$")).map_err(|error| Error::BadPattern { pattern: pattern.to_owned(), reason: error.to_string() })
+    Regex::new(&format!("^(?:{pattern})$")).map_err(|error| Error::BadPattern {
+        pattern: pattern.to_owned(),
+        reason: error.to_string(),
+    })
 }
 
 fn first_match<'a, T>(patterns: &'a BTreeMap<String, T>, path: &str) -> Result<Option<&'a T>> {
@@ -180,30 +259,50 @@ fn first_match<'a, T>(patterns: &'a BTreeMap<String, T>, path: &str) -> Result<O
 }
 
 fn is_named(path: &str, name: &str) -> bool {
-    path.strip_suffix(name).is_some_and(|prefix| prefix.is_empty() || prefix.ends_with('.'))
+    path.strip_suffix(name)
+        .is_some_and(|prefix| prefix.is_empty() || prefix.ends_with('.'))
 }
 
 fn layer_index(path: &str) -> Option<usize> {
     path.split('.').find_map(|part| part.parse().ok())
 }
 
-fn nonempty<'a>(found: Vec<&'a str>, pattern: &str, what: &'static str, paths: &[&str]) -> Result<Vec<&'a str>> {
+fn nonempty<'a>(
+    found: Vec<&'a str>,
+    pattern: &str,
+    what: &'static str,
+    paths: &[&str],
+) -> Result<Vec<&'a str>> {
     if !found.is_empty() {
         return Ok(found);
     }
     // A short name is compared with last components, a path with paths.
     let last = |path: &&str| path.rsplit('.').next().unwrap_or_default().to_owned();
-    let mut names: Vec<String> = if pattern.contains('.') { paths.iter().map(|path| (*path).to_owned()).collect() } else { paths.iter().map(last).collect() };
+    let mut names: Vec<String> = if pattern.contains('.') {
+        paths.iter().map(|path| (*path).to_owned()).collect()
+    } else {
+        paths.iter().map(last).collect()
+    };
     names.sort();
     names.dedup();
-    Err(Error::NoTarget { pattern: pattern.to_owned(), what, suggestion: suggestion(pattern, names.iter().map(String::as_str)) })
+    Err(Error::NoTarget {
+        pattern: pattern.to_owned(),
+        what,
+        suggestion: suggestion(pattern, names.iter().map(String::as_str)),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const PATHS: [&str; 5] = ["blocks.0.q_proj", "blocks.0.fc1", "blocks.1.q_proj", "blocks.1.fc1", "head"];
+    const PATHS: [&str; 5] = [
+        "blocks.0.q_proj",
+        "blocks.0.fc1",
+        "blocks.1.q_proj",
+        "blocks.1.fc1",
+        "head",
+    ];
 
     fn select(targets: Value) -> Result<Vec<&'static str>> {
         let targets: Targets = serde_json::from_value(targets).expect("valid targets");
@@ -214,9 +313,18 @@ mod tests {
     fn every_way_of_naming_layers() {
         use serde_json::json;
         assert_eq!(select(json!("all-linear")).unwrap().len(), 4);
-        assert_eq!(select(json!(["q_proj"])).unwrap(), ["blocks.0.q_proj", "blocks.1.q_proj"]);
-        assert_eq!(select(json!(r"blocks\.1\..*")).unwrap(), ["blocks.1.q_proj", "blocks.1.fc1"]);
-        assert_eq!(select(json!({"exclude": ["fc1"], "layers": [1]})).unwrap(), ["blocks.1.q_proj"]);
+        assert_eq!(
+            select(json!(["q_proj"])).unwrap(),
+            ["blocks.0.q_proj", "blocks.1.q_proj"]
+        );
+        assert_eq!(
+            select(json!(r"blocks\.1\..*")).unwrap(),
+            ["blocks.1.q_proj", "blocks.1.fc1"]
+        );
+        assert_eq!(
+            select(json!({"exclude": ["fc1"], "layers": [1]})).unwrap(),
+            ["blocks.1.q_proj"]
+        );
     }
 
     #[test]
@@ -228,29 +336,46 @@ mod tests {
 
     #[test]
     fn a_pattern_that_matches_nothing_names_the_nearest() {
-        let message = select(serde_json::json!(["qproj"])).unwrap_err().to_string();
-        assert!(message.contains("`qproj` matches no layer") && message.contains("q_proj"), "{message}");
+        let message = select(serde_json::json!(["qproj"]))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("`qproj` matches no layer") && message.contains("q_proj"),
+            "{message}"
+        );
     }
 
     #[test]
     fn patterns_override_rank_and_alpha() {
         let targets: Targets = serde_json::from_value(serde_json::json!({"rank-pattern": {"0.fc1": 2}, "alpha-pattern": {"fc1": 4.0}, "config-pattern": {"1.fc1": {"dropout": 0.5}}})).unwrap();
-        assert_eq!(Value::Object(targets.overrides("blocks.0.fc1").unwrap()), serde_json::json!({"rank": 2, "alpha": 4.0}));
-        assert_eq!(Value::Object(targets.overrides("blocks.1.fc1").unwrap()), serde_json::json!({"dropout": 0.5, "alpha": 4.0}));
+        assert_eq!(
+            Value::Object(targets.overrides("blocks.0.fc1").unwrap()),
+            serde_json::json!({"rank": 2, "alpha": 4.0})
+        );
+        assert_eq!(
+            Value::Object(targets.overrides("blocks.1.fc1").unwrap()),
+            serde_json::json!({"dropout": 0.5, "alpha": 4.0})
+        );
     }
 
     #[test]
     fn a_pattern_from_the_beginning_matches_the_whole_path_only() {
-        let targets: Targets = serde_json::from_value(serde_json::json!({"rank-pattern": {r"^1\.fc1": 2}})).unwrap();
+        let targets: Targets =
+            serde_json::from_value(serde_json::json!({"rank-pattern": {r"^1\.fc1": 2}})).unwrap();
         assert!(targets.overrides("blocks.1.fc1").unwrap().is_empty());
         assert_eq!(targets.overrides("1.fc1").unwrap()["rank"], 2);
     }
 
     #[test]
     fn targets_survive_serialisation() {
-        for value in [serde_json::json!(["a"]), serde_json::json!("x.*"), serde_json::json!({"exclude": ["b"], "layers": [0]})] {
+        for value in [
+            serde_json::json!(["a"]),
+            serde_json::json!("x.*"),
+            serde_json::json!({"exclude": ["b"], "layers": [0]}),
+        ] {
             let targets: Targets = serde_json::from_value(value).unwrap();
-            let back: Targets = serde_json::from_value(serde_json::to_value(&targets).unwrap()).unwrap();
+            let back: Targets =
+                serde_json::from_value(serde_json::to_value(&targets).unwrap()).unwrap();
             assert_eq!(targets, back);
         }
     }

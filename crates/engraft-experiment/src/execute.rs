@@ -8,7 +8,8 @@ use engraft_core::{Adapted, Injection, Mode, ModelShapes, Plan, Targets};
 use engraft_data::{Digits, Domain, Examples, Split, few_shot};
 use engraft_models::{DIGITS_VIT, Vit, digits_vit, digits_vit_config};
 use engraft_train::{
-    AdamW, Batcher, Decay, Labelled, OptimizerConfig, Sgd, TrainConfig, Trainer, accuracy, cross_entropy,
+    AdamW, Batcher, Decay, Labelled, OptimizerConfig, Sgd, TrainConfig, Trainer, accuracy,
+    cross_entropy,
 };
 use sha2::{Digest, Sha256};
 
@@ -39,7 +40,11 @@ fn failed(error: impl ToString) -> Error {
 }
 
 fn known(kind: &'static str, found: &str, valid: &[&str]) -> Result<()> {
-    if valid.contains(&found) { Ok(()) } else { Err(Error::unknown(kind, found, valid)) }
+    if valid.contains(&found) {
+        Ok(())
+    } else {
+        Err(Error::unknown(kind, found, valid))
+    }
 }
 
 impl Executor for BurnExecutor {
@@ -57,7 +62,10 @@ impl Executor for BurnExecutor {
 
     fn method(&self, method: &MethodSpec) -> Result<MethodInfo> {
         if method.id == BASE {
-            return Ok(MethodInfo { family: "—".to_owned(), resolved: method.clone() });
+            return Ok(MethodInfo {
+                family: "—".to_owned(),
+                resolved: method.clone(),
+            });
         }
         let configured = engraft::method(&method.id, &method.config).map_err(input)?;
         let targets = targets(method)?;
@@ -116,7 +124,8 @@ impl Executor for BurnExecutor {
         if spec.method.id == BASE {
             // Without training, a step is a forward pass over a batch.
             let adapted = adapted.valid();
-            let rows: Vec<usize> = (0..spec.optimizer.batch_size.min(data.train.labels.dims()[0])).collect();
+            let rows: Vec<usize> =
+                (0..spec.optimizer.batch_size.min(data.train.labels.dims()[0])).collect();
             let batch = data.train.rows(&rows);
             for _ in 0..WARM_UP + STEPS {
                 let start = Instant::now();
@@ -124,21 +133,34 @@ impl Executor for BurnExecutor {
                 seconds.push(start.elapsed().as_secs_f64());
             }
         } else {
-            let config = TrainConfig { steps: (WARM_UP + STEPS) as u64, evaluate_every: 0, loss_every: 1, ..config(spec) };
+            let config = TrainConfig {
+                steps: (WARM_UP + STEPS) as u64,
+                evaluate_every: 0,
+                loss_every: 1,
+                ..config(spec)
+            };
             let mut trainer = Trainer::new(config, adapted).map_err(failed)?;
             let mut batcher = data.batcher(spec)?;
             let mut start = Instant::now();
             trainer
-                .run(&mut batcher, |model, rows, mode| loss(model, &data.train.rows(rows), mode), |_| 0.0, |_| {
-                    seconds.push(start.elapsed().as_secs_f64());
-                    start = Instant::now();
-                    Ok(())
-                })
+                .run(
+                    &mut batcher,
+                    |model, rows, mode| loss(model, &data.train.rows(rows), mode),
+                    |_| 0.0,
+                    |_| {
+                        seconds.push(start.elapsed().as_secs_f64());
+                        start = Instant::now();
+                        Ok(())
+                    },
+                )
                 .map_err(failed)?;
         }
         let mut counted = seconds.split_off(WARM_UP);
         counted.sort_by(f64::total_cmp);
-        Ok(Cost { step_seconds: counted[counted.len() / 2], peak_bytes: process::peak_resident_bytes() })
+        Ok(Cost {
+            step_seconds: counted[counted.len() / 2],
+            peak_bytes: process::peak_resident_bytes(),
+        })
     }
 }
 
@@ -155,23 +177,41 @@ fn examples(spec: &RunSpec) -> Result<[Examples; 3]> {
     let domain: Domain = spec.task.domain.parse().map_err(input)?;
     // One division of the source images for every domain, before any shift.
     let split = Split::stratified(&digits.labels);
-    let train = few_shot(&digits.labels, &split.train, spec.task.labels_per_class, spec.seed).map_err(input)?;
+    let train = few_shot(
+        &digits.labels,
+        &split.train,
+        spec.task.labels_per_class,
+        spec.seed,
+    )
+    .map_err(input)?;
     Ok([train, split.validation, split.test].map(|indices| domain.apply(&digits, &indices)))
 }
 
 impl Data {
     fn new(spec: &RunSpec, device: &Device) -> Result<Self> {
-        let [train, validation, test] = examples(spec)?.map(|examples| Labelled::new(&examples, device));
-        Ok(Self { train, validation, test })
+        let [train, validation, test] =
+            examples(spec)?.map(|examples| Labelled::new(&examples, device));
+        Ok(Self {
+            train,
+            validation,
+            test,
+        })
     }
 
     fn batcher(&self, spec: &RunSpec) -> Result<Batcher> {
-        Batcher::new(self.train.labels.dims()[0], spec.optimizer.batch_size, spec.seed).map_err(input)
+        Batcher::new(
+            self.train.labels.dims()[0],
+            spec.optimizer.batch_size,
+            spec.seed,
+        )
+        .map_err(input)
     }
 }
 
 fn device(spec: &RunSpec) -> Result<Device> {
-    Ok(engraft_tensor::device(&spec.device).map_err(input)?.autodiff())
+    Ok(engraft_tensor::device(&spec.device)
+        .map_err(input)?
+        .autodiff())
 }
 
 fn targets(method: &MethodSpec) -> Result<Targets> {
@@ -180,7 +220,9 @@ fn targets(method: &MethodSpec) -> Result<Targets> {
 
 /// Every method trains the same head along.
 fn injection(spec: &RunSpec) -> Result<Injection> {
-    Ok(Injection::new(spec.seed).targets(targets(&spec.method)?).with_head())
+    Ok(Injection::new(spec.seed)
+        .targets(targets(&spec.method)?)
+        .with_head())
 }
 
 fn plan(spec: &RunSpec, shapes: &ModelShapes) -> Result<Plan> {
@@ -192,12 +234,36 @@ fn model(spec: &RunSpec, device: &Device) -> Result<(Adapted<Vit>, Counts)> {
     let mut adapted = Adapted::new(digits_vit(device).map_err(failed)?);
     let total = digits_vit_config().shapes().total();
     if spec.method.id == BASE {
-        return Ok((adapted, Counts { total, ..Counts::default() }));
+        return Ok((
+            adapted,
+            Counts {
+                total,
+                ..Counts::default()
+            },
+        ));
     }
     let method = engraft::method(&spec.method.id, &spec.method.config).map_err(input)?;
-    adapted.attach(ADAPTER, &method, &injection(spec)?).map_err(failed)?;
-    let engraft_core::Counts { trainable, shared, norms, head, stored } = adapted.counts(ADAPTER).map_err(failed)?;
-    Ok((adapted, Counts { trainable, stored, shared, norms, head, total }))
+    adapted
+        .attach(ADAPTER, &method, &injection(spec)?)
+        .map_err(failed)?;
+    let engraft_core::Counts {
+        trainable,
+        shared,
+        norms,
+        head,
+        stored,
+    } = adapted.counts(ADAPTER).map_err(failed)?;
+    Ok((
+        adapted,
+        Counts {
+            trainable,
+            stored,
+            shared,
+            norms,
+            head,
+            total,
+        },
+    ))
 }
 
 fn config(spec: &RunSpec) -> TrainConfig {
@@ -207,8 +273,14 @@ fn config(spec: &RunSpec) -> TrainConfig {
         seed: spec.seed,
         learning_rate: rule.learning_rate,
         optimizer: match rule.name {
-            OptimizerName::Adamw => OptimizerConfig::AdamW(AdamW { weight_decay: rule.weight_decay, ..AdamW::default() }),
-            OptimizerName::Sgd => OptimizerConfig::Sgd(Sgd { weight_decay: rule.weight_decay, ..Sgd::default() }),
+            OptimizerName::Adamw => OptimizerConfig::AdamW(AdamW {
+                weight_decay: rule.weight_decay,
+                ..AdamW::default()
+            }),
+            OptimizerName::Sgd => OptimizerConfig::Sgd(Sgd {
+                weight_decay: rule.weight_decay,
+                ..Sgd::default()
+            }),
         },
         decay: match rule.schedule {
             Schedule::Constant => Decay::Constant,
@@ -223,7 +295,12 @@ fn config(spec: &RunSpec) -> TrainConfig {
     }
 }
 
-fn train(spec: &RunSpec, adapted: Adapted<Vit>, data: &Data, observe: &mut dyn FnMut(Progress)) -> Result<(Adapted<Vit>, engraft_train::Curves)> {
+fn train(
+    spec: &RunSpec,
+    adapted: Adapted<Vit>,
+    data: &Data,
+    observe: &mut dyn FnMut(Progress),
+) -> Result<(Adapted<Vit>, engraft_train::Curves)> {
     let mut trainer = Trainer::new(config(spec), adapted).map_err(failed)?;
     let mut batcher = data.batcher(spec)?;
     let ran = trainer.run(
@@ -231,7 +308,10 @@ fn train(spec: &RunSpec, adapted: Adapted<Vit>, data: &Data, observe: &mut dyn F
         |model, rows, mode| loss(model, &data.train.rows(rows), mode),
         |model| evaluate(model, &data.validation),
         |trainer| {
-            observe(Progress { step: trainer.steps_done() as usize, steps: spec.optimizer.steps });
+            observe(Progress {
+                step: trainer.steps_done() as usize,
+                steps: spec.optimizer.steps,
+            });
             Ok(())
         },
     );
@@ -254,7 +334,10 @@ fn evaluate(model: &Adapted<Vit>, examples: &Labelled) -> f64 {
 }
 
 fn point(point: &engraft_train::Point) -> Point {
-    Point { step: point.step as usize, value: point.value }
+    Point {
+        step: point.step as usize,
+        value: point.value,
+    }
 }
 
 #[cfg(test)]
@@ -284,14 +367,29 @@ mod tests {
         assert!(refused(|spec| spec.task.domain = "quarter-trun".into()).contains("quarter-turn"));
         assert!(refused(|spec| spec.device = "fleks".into()).contains("nearest: flex"));
         assert!(refused(|spec| spec.method.id = "lroa".into()).contains("lora"));
-        assert!(refused(|spec| spec.method.config = serde_json::json!({"rnak": 4})).contains("nearest: rank"));
-        assert!(refused(|spec| spec.method.targets = serde_json::json!(["qproj"])).contains("q_proj"));
+        assert!(
+            refused(|spec| spec.method.config = serde_json::json!({"rnak": 4}))
+                .contains("nearest: rank")
+        );
+        assert!(
+            refused(|spec| spec.method.targets = serde_json::json!(["qproj"])).contains("q_proj")
+        );
         assert!(refused(|spec| spec.task.labels_per_class = 100_000).contains("100000"));
-        assert!(refused(|spec| {
-            spec.method.id = "pissa".into();
-            spec.method.config = serde_json::json!({"rank": 1000});
-        })
-        .contains("rank 1000"));
-        assert!(BurnExecutor.method(&MethodSpec { id: BASE.into(), config: serde_json::Value::Null, targets: serde_json::Value::Null }).is_ok());
+        assert!(
+            refused(|spec| {
+                spec.method.id = "pissa".into();
+                spec.method.config = serde_json::json!({"rank": 1000});
+            })
+            .contains("rank 1000")
+        );
+        assert!(
+            BurnExecutor
+                .method(&MethodSpec {
+                    id: BASE.into(),
+                    config: serde_json::Value::Null,
+                    targets: serde_json::Value::Null
+                })
+                .is_ok()
+        );
     }
 }

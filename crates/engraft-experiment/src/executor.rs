@@ -38,7 +38,7 @@ pub struct Progress {
     pub steps: usize,
 }
 
-/// Numbers of parameters. Norms and the head are not part of `trainable`.
+/// Numbers of parameters. What is shared, norms and the head are not part of `trainable`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Parameters that the method trains.
@@ -53,6 +53,14 @@ pub struct Counts {
     pub head: usize,
     /// All parameters of the base model, the head included.
     pub total: usize,
+}
+
+impl Counts {
+    /// All that the method trains, the head aside.
+    #[must_use]
+    pub fn without_head(&self) -> usize {
+        self.trainable + self.shared + self.norms
+    }
 }
 
 /// A point of a curve.

@@ -17,6 +17,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Compare with golden vectors of Hugging Face PEFT
+    Conformance(commands::conformance::Arguments),
     /// Run an experiment, or continue one that was interrupted
     RunExperiment(commands::run_experiment::Arguments),
     /// List experiments and whether they have results
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::RunExperiment(arguments) => commands::run_experiment::run(&arguments, &executor),
         Command::List(arguments) => commands::list::run(&arguments),
+        Command::Conformance(arguments) => commands::conformance::run(&arguments),
         Command::Methods(arguments) => commands::methods::run(&arguments),
         Command::Params(arguments) => commands::params::run(&arguments),
         Command::Pretrain(arguments) => commands::pretrain::run(&arguments),

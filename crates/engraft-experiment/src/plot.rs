@@ -73,13 +73,13 @@ impl Figure {
             let (Some(accuracy), Some(counts)) = (row.accuracy, row.counts) else {
                 continue;
             };
-            if counts.trainable == 0 {
+            if counts.without_head() == 0 {
                 lines.push((row.label.clone(), 100.0 * accuracy.mean));
             } else {
                 marks.push(Mark {
                     label: row.label.clone(),
                     family: row.family.clone(),
-                    parameters: counts.trainable as f64,
+                    parameters: counts.without_head() as f64,
                     accuracy: 100.0 * accuracy.mean,
                     half_width: 100.0 * accuracy.half_width.unwrap_or(0.0),
                 });

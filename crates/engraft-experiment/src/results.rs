@@ -132,7 +132,7 @@ fn order(plan: &Plan, a: &Row, b: &Row) -> Ordering {
         )
     };
     let accuracy = |row: &Row| row.accuracy.map_or(0.0, |interval| interval.mean);
-    let trainable = |row: &Row| row.counts.map_or(0, |counts| counts.trainable);
+    let trainable = |row: &Row| row.counts.map_or(0, |counts| counts.without_head());
     place(a)
         .cmp(&place(b))
         .then_with(|| accuracy(b).total_cmp(&accuracy(a)))

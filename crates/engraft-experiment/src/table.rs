@@ -152,13 +152,13 @@ fn cells(row: &Row, published: bool) -> Vec<Cell> {
     let share = |counts: crate::executor::Counts| {
         format!(
             "{:.2}",
-            100.0 * counts.trainable as f64 / counts.total.max(1) as f64
+            100.0 * counts.without_head() as f64 / counts.total.max(1) as f64
         )
     };
     let mut cells = vec![
         Cell::Text(row.label.clone()),
         Cell::Text(row.family.clone()),
-        Cell::number(row.counts.map(|counts| counts.trainable.to_string())),
+        Cell::number(row.counts.map(|counts| counts.without_head().to_string())),
         Cell::number(row.counts.map(share)),
         Cell::percent(row.accuracy),
     ];

@@ -3,8 +3,8 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use engraft_core::{
-    Adapter, Counts, Ctx, Family, FrozenBase, Gradient, Graft, InitContext, LayerShape, Method, MethodMeta, Parts, Result,
-    Scaling, check_dropout, dropout, positive_rank, refuse_dropout,
+    Adapter, Counts, Ctx, Family, FrozenBase, Gradient, Graft, InitContext, LayerShape, Method,
+    MethodMeta, Parts, Result, Scaling, check_dropout, dropout, positive_rank, refuse_dropout,
 };
 use engraft_tensor::Init;
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,12 @@ pub struct DoraConfig {
 
 impl Default for DoraConfig {
     fn default() -> Self {
-        Self { rank: 16, alpha: 32.0, scaling: Scaling::Classic, dropout: 0.0 }
+        Self {
+            rank: 16,
+            alpha: 32.0,
+            scaling: Scaling::Classic,
+            dropout: 0.0,
+        }
     }
 }
 
@@ -57,8 +62,21 @@ pub struct Dora {
 
 impl Dora {
     /// An adapter from its parameters.
-    pub fn new(a: Tensor<2>, b: Tensor<2>, magnitude: Tensor<1>, scaling: f64, dropout: f64) -> Self {
-        Self { a: Param::from_tensor(a), b: Param::from_tensor(b), magnitude: Param::from_tensor(magnitude), scaling, dropout, held: None }
+    pub fn new(
+        a: Tensor<2>,
+        b: Tensor<2>,
+        magnitude: Tensor<1>,
+        scaling: f64,
+        dropout: f64,
+    ) -> Self {
+        Self {
+            a: Param::from_tensor(a),
+            b: Param::from_tensor(b),
+            magnitude: Param::from_tensor(magnitude),
+            scaling,
+            dropout,
+            held: None,
+        }
     }
 
     /// |V|, [d_out], detached.
@@ -66,11 +84,17 @@ impl Dora {
         if let Some(held) = &self.held {
             return held.clone();
         }
-        let (w, a, b) = (base.weight.clone().detach(), self.a.val().detach(), self.b.val().detach());
+        let (w, a, b) = (
+            base.weight.clone().detach(),
+            self.a.val().detach(),
+            self.b.val().detach(),
+        );
         let cross = w.clone().transpose().matmul(a.clone()) * b.clone().transpose();
         let gram = a.clone().transpose().matmul(a);
         let own = gram.matmul(b.clone()) * b;
-        let squared = column_squares(w) + cross.sum_dim(1).squeeze_dim::<1>(1) * (2.0 * self.scaling) + own.sum_dim(0).squeeze_dim::<1>(0) * self.scaling.powi(2);
+        let squared = column_squares(w)
+            + cross.sum_dim(1).squeeze_dim::<1>(1) * (2.0 * self.scaling)
+            + own.sum_dim(0).squeeze_dim::<1>(0) * self.scaling.powi(2);
         // Rounding may leave a zero column slightly negative.
         squared.clamp_min(0.0).sqrt()
     }
@@ -106,7 +130,10 @@ impl Adapter for Dora {
     }
 
     fn surrogate(&self, base: &FrozenBase) -> Self {
-        Self { held: Some(self.norm(base)), ..self.clone() }
+        Self {
+            held: Some(self.norm(base)),
+            ..self.clone()
+        }
     }
 }
 
@@ -137,7 +164,13 @@ impl Method for DoraConfig {
     const META: MethodMeta = MethodMeta {
         peft: Some("LORA"),
         gradient: Gradient::Surrogate("the column norms |V| are constants of the gradient"),
-        ..MethodMeta::graft("dora", "DoRA", Family::Lowrank, "2402.09353", "W' = m V / |V|_column, V = W + s A B")
+        ..MethodMeta::graft(
+            "dora",
+            "DoRA",
+            Family::Lowrank,
+            "2402.09353",
+            "W' = m V / |V|_column, V = W + s A B",
+        )
     };
 
     fn parts(&self) -> Parts {
@@ -150,7 +183,18 @@ impl Method for DoraConfig {
     }
 
     fn examples(_: &LayerShape) -> Vec<Self> {
-        let small = Self { rank: 2, alpha: 3.0, ..Self::default() };
-        vec![small.clone(), Self { scaling: Scaling::RankStabilised, dropout: 0.1, ..small }]
+        let small = Self {
+            rank: 2,
+            alpha: 3.0,
+            ..Self::default()
+        };
+        vec![
+            small.clone(),
+            Self {
+                scaling: Scaling::RankStabilised,
+                dropout: 0.1,
+                ..small
+            },
+        ]
     }
 }

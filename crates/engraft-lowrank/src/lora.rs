@@ -3,8 +3,8 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use engraft_core::{
-    Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method, MethodMeta, Parts, Result, Scaling,
-    check_dropout, dropout, positive_rank, refuse_dropout,
+    Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method, MethodMeta,
+    Parts, Result, Scaling, check_dropout, dropout, positive_rank, refuse_dropout,
 };
 use engraft_tensor::Init;
 use serde::{Deserialize, Serialize};
@@ -40,7 +40,14 @@ pub struct LoraConfig {
 
 impl Default for LoraConfig {
     fn default() -> Self {
-        Self { rank: 8, alpha: 16.0, scaling: Scaling::Classic, dropout: 0.0, bias: false, init: LoraInit::KaimingUniform }
+        Self {
+            rank: 8,
+            alpha: 16.0,
+            scaling: Scaling::Classic,
+            dropout: 0.0,
+            bias: false,
+            init: LoraInit::KaimingUniform,
+        }
     }
 }
 
@@ -75,7 +82,10 @@ impl Adapter for Lora {
         refuse_dropout("lora", self.dropout, ctx)?;
         let weight = base.weight.clone() + self.a.val().matmul(self.b.val()) * self.scaling;
         let bias = match &self.c {
-            Some(c) => { let c = c.val() * self.scaling; Some(base.bias.clone().map_or(c.clone(), |bias| bias + c)) }
+            Some(c) => {
+                let c = c.val() * self.scaling;
+                Some(base.bias.clone().map_or(c.clone(), |bias| bias + c))
+            }
             None => base.bias.clone(),
         };
         Ok(FrozenBase::new(weight, bias))
@@ -99,19 +109,25 @@ impl Graft for LoraConfig {
     }
 
     fn count(&self, layer: &LayerShape) -> Counts {
-        Counts::trained(self.rank * (layer.d_in + layer.d_out) + if self.bias { layer.d_out } else { 0 })
+        Counts::trained(
+            self.rank * (layer.d_in + layer.d_out) + if self.bias { layer.d_out } else { 0 },
+        )
     }
 
     fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<Lora> {
         let (d_in, d_out, rank) = (base.d_in(), base.d_out(), self.rank);
         let a = match self.init {
             LoraInit::KaimingUniform => Init::KaimingUniform { fan_in: d_in },
-            LoraInit::Gaussian => Init::Normal { std: 1.0 / rank as f64 },
+            LoraInit::Gaussian => Init::Normal {
+                std: 1.0 / rank as f64,
+            },
         };
         Ok(Lora {
             a: Param::from_tensor(ctx.tensor(a, [d_in, rank], "a")),
             b: Param::from_tensor(ctx.tensor(Init::ZEROS, [rank, d_out], "b")),
-            c: self.bias.then(|| Param::from_tensor(ctx.tensor(Init::ZEROS, [d_out], "c"))),
+            c: self
+                .bias
+                .then(|| Param::from_tensor(ctx.tensor(Init::ZEROS, [d_out], "c"))),
             scaling: self.scaling.factor(self.alpha, rank),
             dropout: self.dropout,
         })
@@ -121,7 +137,13 @@ impl Graft for LoraConfig {
 impl Method for LoraConfig {
     const META: MethodMeta = MethodMeta {
         peft: Some("LORA"),
-        ..MethodMeta::graft("lora", "LoRA", Family::Lowrank, "2106.09685", "y = x W + b + s (x A B + c), s = alpha / r or alpha / sqrt(r)")
+        ..MethodMeta::graft(
+            "lora",
+            "LoRA",
+            Family::Lowrank,
+            "2106.09685",
+            "y = x W + b + s (x A B + c), s = alpha / r or alpha / sqrt(r)",
+        )
     };
 
     fn parts(&self) -> Parts {
@@ -134,11 +156,24 @@ impl Method for LoraConfig {
     }
 
     fn examples(_: &LayerShape) -> Vec<Self> {
-        let small = Self { rank: 2, alpha: 3.0, ..Self::default() };
+        let small = Self {
+            rank: 2,
+            alpha: 3.0,
+            ..Self::default()
+        };
         vec![
             small.clone(),
-            Self { scaling: Scaling::RankStabilised, bias: true, init: LoraInit::Gaussian, ..small.clone() },
-            Self { rank: 5, dropout: 0.1, ..small },
+            Self {
+                scaling: Scaling::RankStabilised,
+                bias: true,
+                init: LoraInit::Gaussian,
+                ..small.clone()
+            },
+            Self {
+                rank: 5,
+                dropout: 0.1,
+                ..small
+            },
         ]
     }
 }

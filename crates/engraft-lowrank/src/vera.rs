@@ -3,8 +3,8 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use engraft_core::{
-    Adapter, BankSpec, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method, MethodMeta, Parts, Result,
-    check_dropout, dropout, positive_rank, refuse_dropout,
+    Adapter, BankSpec, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method,
+    MethodMeta, Parts, Result, check_dropout, dropout, positive_rank, refuse_dropout,
 };
 use engraft_tensor::Init;
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,11 @@ pub struct VeraConfig {
 
 impl Default for VeraConfig {
     fn default() -> Self {
-        Self { rank: 256, d_initial: 0.1, dropout: 0.0 }
+        Self {
+            rank: 256,
+            d_initial: 0.1,
+            dropout: 0.0,
+        }
     }
 }
 
@@ -56,7 +60,10 @@ pub struct Vera {
 impl Vera {
     /// The shared projections cut to this layer: [d_in, r] and [r, d_out].
     fn projections(&self, base: &FrozenBase, ctx: &Ctx) -> (Tensor<2>, Tensor<2>) {
-        (ctx.shared(&self.a).narrow(0, 0, base.d_in()), ctx.shared(&self.b).narrow(1, 0, base.d_out()))
+        (
+            ctx.shared(&self.a).narrow(0, 0, base.d_in()),
+            ctx.shared(&self.b).narrow(1, 0, base.d_out()),
+        )
     }
 }
 
@@ -64,13 +71,15 @@ impl Adapter for Vera {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("vera", self.dropout, ctx)?;
         let (a, b) = self.projections(base, ctx);
-        let update = (a * self.lambda_d.val().unsqueeze()).matmul(b * self.lambda_b.val().unsqueeze());
+        let update =
+            (a * self.lambda_d.val().unsqueeze()).matmul(b * self.lambda_b.val().unsqueeze());
         Ok(base.with_weight(base.weight.clone() + update))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
         let (a, b) = self.projections(base, ctx);
-        let narrow = dropout(x.clone(), self.dropout, ctx).matmul(a) * self.lambda_d.val().unsqueeze();
+        let narrow =
+            dropout(x.clone(), self.dropout, ctx).matmul(a) * self.lambda_d.val().unsqueeze();
         base.forward(x) + narrow.matmul(b) * self.lambda_b.val().unsqueeze()
     }
 }
@@ -90,14 +99,26 @@ impl Graft for VeraConfig {
         let d_in = layers.iter().map(|layer| layer.d_in).max().unwrap_or(0);
         let d_out = layers.iter().map(|layer| layer.d_out).max().unwrap_or(0);
         vec![
-            BankSpec::frozen("a", [d_in, self.rank], Init::KaimingUniform { fan_in: d_in }),
-            BankSpec::frozen("b", [self.rank, d_out], Init::KaimingUniform { fan_in: self.rank }),
+            BankSpec::frozen(
+                "a",
+                [d_in, self.rank],
+                Init::KaimingUniform { fan_in: d_in },
+            ),
+            BankSpec::frozen(
+                "b",
+                [self.rank, d_out],
+                Init::KaimingUniform { fan_in: self.rank },
+            ),
         ]
     }
 
     fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<Vera> {
         Ok(Vera {
-            lambda_d: Param::from_tensor(ctx.tensor(Init::Constant(self.d_initial), [self.rank], "lambda_d")),
+            lambda_d: Param::from_tensor(ctx.tensor(
+                Init::Constant(self.d_initial),
+                [self.rank],
+                "lambda_d",
+            )),
             lambda_b: Param::from_tensor(ctx.tensor(Init::ZEROS, [base.d_out()], "lambda_b")),
             dropout: self.dropout,
             a: ctx.shared_name("a"),
@@ -109,7 +130,13 @@ impl Graft for VeraConfig {
 impl Method for VeraConfig {
     const META: MethodMeta = MethodMeta {
         peft: Some("VERA"),
-        ..MethodMeta::graft("vera", "VeRA", Family::Lowrank, "2310.11454", "y = x W + b + ((x A) . d) B . b, A and B random, frozen, shared")
+        ..MethodMeta::graft(
+            "vera",
+            "VeRA",
+            Family::Lowrank,
+            "2310.11454",
+            "y = x W + b + ((x A) . d) B . b, A and B random, frozen, shared",
+        )
     };
 
     fn parts(&self) -> Parts {
@@ -122,6 +149,16 @@ impl Method for VeraConfig {
     }
 
     fn examples(_: &LayerShape) -> Vec<Self> {
-        vec![Self { rank: 6, ..Self::default() }, Self { rank: 3, dropout: 0.2, ..Self::default() }]
+        vec![
+            Self {
+                rank: 6,
+                ..Self::default()
+            },
+            Self {
+                rank: 3,
+                dropout: 0.2,
+                ..Self::default()
+            },
+        ]
     }
 }

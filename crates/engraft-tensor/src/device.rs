@@ -32,7 +32,9 @@ pub enum DeviceError {
         suggestion: String,
     },
     /// The backend exists but was not compiled in.
-    #[error("device `{found}` needs the {found} backend, which this build lacks (it has: {built}); build with `--features {found}`")]
+    #[error(
+        "device `{found}` needs the {found} backend, which this build lacks (it has: {built}); build with `--features {found}`"
+    )]
     NotBuilt {
         /// The backend that was asked for.
         found: String,
@@ -60,21 +62,36 @@ pub fn device(name: &str) -> Result<Device, DeviceError> {
         },
     };
     if !KNOWN.contains(&backend) {
-        return Err(DeviceError::Unknown { found: name.into(), suggestion: suggestion(backend, KNOWN) });
+        return Err(DeviceError::Unknown {
+            found: name.into(),
+            suggestion: suggestion(backend, KNOWN),
+        });
     }
-    built(backend, index).ok_or_else(|| DeviceError::NotBuilt { found: backend.into(), built: BUILT_BACKENDS.join(", ") })
+    built(backend, index).ok_or_else(|| DeviceError::NotBuilt {
+        found: backend.into(),
+        built: BUILT_BACKENDS.join(", "),
+    })
 }
 
-#[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), expect(unused_variables, reason = "only GPU backends take an index"))]
+#[cfg_attr(
+    not(any(feature = "cuda", feature = "wgpu")),
+    expect(unused_variables, reason = "only GPU backends take an index")
+)]
 fn built(backend: &str, index: Option<usize>) -> Option<Device> {
     match backend {
         #[cfg(feature = "flex")]
         "flex" => Some(Device::flex()),
         #[cfg(feature = "ndarray")]
-        #[expect(deprecated, reason = "deprecated upstream, kept as a second CPU opinion")]
+        #[expect(
+            deprecated,
+            reason = "deprecated upstream, kept as a second CPU opinion"
+        )]
         "ndarray" => Some(Device::ndarray()),
         #[cfg(feature = "wgpu")]
-        "wgpu" => Some(Device::wgpu(index.map_or(burn::tensor::DeviceKind::DefaultDevice, burn::tensor::DeviceKind::DiscreteGpu))),
+        "wgpu" => Some(Device::wgpu(index.map_or(
+            burn::tensor::DeviceKind::DefaultDevice,
+            burn::tensor::DeviceKind::DiscreteGpu,
+        ))),
         #[cfg(feature = "cuda")]
         "cuda" => Some(Device::cuda(index.unwrap_or(0))),
         _ => None,
@@ -88,18 +105,32 @@ mod tests {
     #[test]
     fn a_misspelt_device_names_the_nearest() {
         let message = device("fleks").unwrap_err().to_string();
-        assert!(message.contains("`fleks`") && message.contains("nearest: flex"), "{message}");
+        assert!(
+            message.contains("`fleks`") && message.contains("nearest: flex"),
+            "{message}"
+        );
     }
 
     #[test]
     fn an_index_must_be_a_number_and_belong_to_a_gpu() {
-        assert!(matches!(device("cuda:x"), Err(DeviceError::BadIndex { .. })));
-        assert!(matches!(device("flex:1"), Err(DeviceError::BadIndex { .. })));
+        assert!(matches!(
+            device("cuda:x"),
+            Err(DeviceError::BadIndex { .. })
+        ));
+        assert!(matches!(
+            device("flex:1"),
+            Err(DeviceError::BadIndex { .. })
+        ));
     }
 
     #[cfg(not(feature = "cuda"))]
     #[test]
     fn a_backend_left_out_says_how_to_build_it() {
-        assert!(device("cuda").unwrap_err().to_string().contains("--features cuda"));
+        assert!(
+            device("cuda")
+                .unwrap_err()
+                .to_string()
+                .contains("--features cuda")
+        );
     }
 }

@@ -41,15 +41,36 @@ impl Init {
         let mut rng = key.rng();
         match self {
             Self::Constant(value) => vec![value; count],
-            Self::Normal { std } => (0..count).map(|_| { let z: f64 = StandardNormal.sample(&mut rng); std * z }).collect(),
-            Self::Uniform { bound } => (0..count).map(|_| bound * (2.0 * rng.random::<f64>() - 1.0)).collect(),
-            Self::KaimingUniform { fan_in } => Self::Uniform { bound: (fan_in.max(1) as f64).sqrt().recip() }.values(count, key),
+            Self::Normal { std } => (0..count)
+                .map(|_| {
+                    let z: f64 = StandardNormal.sample(&mut rng);
+                    std * z
+                })
+                .collect(),
+            Self::Uniform { bound } => (0..count)
+                .map(|_| bound * (2.0 * rng.random::<f64>() - 1.0))
+                .collect(),
+            Self::KaimingUniform { fan_in } => Self::Uniform {
+                bound: (fan_in.max(1) as f64).sqrt().recip(),
+            }
+            .values(count, key),
         }
     }
 
     /// A tensor of `shape` in the given precision from the stream of `key`.
-    pub fn tensor<const D: usize>(self, shape: [usize; D], key: &Key, device: &Device, dtype: DType) -> Tensor<D> {
-        bridge::tensor(self.values(shape.iter().product(), key), shape, device, dtype)
+    pub fn tensor<const D: usize>(
+        self,
+        shape: [usize; D],
+        key: &Key,
+        device: &Device,
+        dtype: DType,
+    ) -> Tensor<D> {
+        bridge::tensor(
+            self.values(shape.iter().product(), key),
+            shape,
+            device,
+            dtype,
+        )
     }
 }
 

@@ -8,11 +8,25 @@ pub fn nearest<'a>(found: &str, candidates: impl IntoIterator<Item = &'a str>) -
     let all: Vec<&str> = candidates.into_iter().collect();
     let mut scored: Vec<(f64, &str)> = all
         .iter()
-        .map(|name| (strsim::jaro_winkler(&found.to_lowercase(), &name.to_lowercase()), *name))
+        .map(|name| {
+            (
+                strsim::jaro_winkler(&found.to_lowercase(), &name.to_lowercase()),
+                *name,
+            )
+        })
         .collect();
     scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
-    let close: Vec<&str> = scored.iter().filter(|(score, _)| *score > 0.6).map(|(_, name)| *name).take(3).collect();
-    if close.is_empty() && all.len() <= 8 { all } else { close }
+    let close: Vec<&str> = scored
+        .iter()
+        .filter(|(score, _)| *score > 0.6)
+        .map(|(_, name)| *name)
+        .take(3)
+        .collect();
+    if close.is_empty() && all.len() <= 8 {
+        all
+    } else {
+        close
+    }
 }
 
 /// `"; nearest: a, b"`, or nothing when there is no candidate worth naming.

@@ -19,7 +19,10 @@ pub struct Key {
 impl Key {
     /// The root of all streams of a run.
     pub fn new(seed: u64) -> Self {
-        Self { seed, path: String::new() }
+        Self {
+            seed,
+            path: String::new(),
+        }
     }
 
     /// The run's seed.
@@ -29,8 +32,15 @@ impl Key {
 
     /// The key one level down, as in `key.child("blocks.0.fc1").child("a")`.
     pub fn child(&self, name: &str) -> Self {
-        let path = if self.path.is_empty() { name.to_owned() } else { format!("{}/{name}", self.path) };
-        Self { seed: self.seed, path }
+        let path = if self.path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}/{name}", self.path)
+        };
+        Self {
+            seed: self.seed,
+            path,
+        }
     }
 
     /// The generator of this key's stream, at its beginning.

@@ -33,7 +33,7 @@
 //! # fn main() -> engraft::Result<()> {
 //! let device = Device::default();
 //! let model = ThirdParty { fc1: LinearConfig::new(8, 16).init(&device), fc2: LinearConfig::new(16, 4).init(&device) };
-//! let boft = method("boft", &serde_json::json!({"block-size": 4, "factors": 2}))?;
+//! let boft = method("boft", &serde_json::json!({"blocks": {"size": 4}, "factors": 2}))?;
 //! let adapted = reparameterize(model, &boft, &Targets::names(&["fc1"]), 0)?;
 //! # let _ = adapted;
 //! # Ok(())
@@ -43,8 +43,8 @@
 mod registry;
 
 pub use engraft_core::{
-    Adaptable, Adapted, AnyMethod, Composition, Counts, Ctx, Error, Injection, Mode, Plan, Result, RowChoice, Targets,
-    reparameterize,
+    Adaptable, Adapted, AnyMethod, Composition, Counts, Ctx, Error, Injection, Mode, Plan, Result,
+    RowChoice, Targets, reparameterize,
 };
 pub use engraft_tensor::Key;
 pub use registry::{METHODS, entry, method};

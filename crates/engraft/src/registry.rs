@@ -64,9 +64,17 @@ mod tests {
     #[test]
     fn a_misspelt_method_or_key_names_the_nearest() {
         let message = method("lroa", &Value::Null).unwrap_err().to_string();
-        assert!(message.contains("`lroa`") && message.contains("lora"), "{message}");
-        let message = method("lora", &serde_json::json!({"rnak": 4})).unwrap_err().to_string();
-        assert!(message.contains("`rnak`") && message.contains("nearest: rank"), "{message}");
+        assert!(
+            message.contains("`lroa`") && message.contains("lora"),
+            "{message}"
+        );
+        let message = method("lora", &serde_json::json!({"rnak": 4}))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("`rnak`") && message.contains("nearest: rank"),
+            "{message}"
+        );
         assert!(method("lora", &serde_json::json!({"rank": "four"})).is_err());
         assert!(method("lora", &serde_json::json!({"rank": 0})).is_err());
     }

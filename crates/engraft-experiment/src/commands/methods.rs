@@ -18,15 +18,26 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let mut metas: Vec<&MethodMeta> = engraft::METHODS.iter().map(|entry| entry.meta).collect();
     metas.sort_by_key(|meta| meta.id);
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&metas).expect("plain data"));
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&metas).expect("plain data")
+        );
         return Ok(());
     }
     let mut table = Table::new();
-    table.load_style(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
+    table
+        .load_style(UTF8_FULL_CONDENSED)
+        .set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(["id", "name", "family", "paper", "equation"]);
     for meta in metas {
         let family = serde_json::to_value(meta.family).expect("plain data");
-        table.add_row([meta.id, meta.name, family.as_str().unwrap_or_default(), meta.paper, meta.equation]);
+        table.add_row([
+            meta.id,
+            meta.name,
+            family.as_str().unwrap_or_default(),
+            meta.paper,
+            meta.equation,
+        ]);
     }
     println!("{table}");
     Ok(())

@@ -1,5 +1,6 @@
 //! One file a command: arguments in, a library call, text out.
 
+pub mod conformance;
 pub mod list;
 pub mod measure;
 pub mod methods;

@@ -33,7 +33,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let (id, config) = method(&arguments.method)?;
     let method = engraft::method(&id, &config).map_err(input)?;
     let targets = targets(arguments.targets.as_deref())?;
-    let injection = Injection { targets, train_head: arguments.head, ..Injection::default() };
+    let injection = Injection {
+        targets,
+        train_head: arguments.head,
+        ..Injection::default()
+    };
     let plan = Plan::new(&method, &shapes, &injection).map_err(input)?;
     let (counts, total) = (plan.counts(), shapes.total());
     let percent = 100.0 * counts.all_trained() as f64 / total as f64;
@@ -43,12 +47,25 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             "trainable": counts.trainable, "shared": counts.shared, "norms": counts.norms, "head": counts.head,
             "all_trained": counts.all_trained(), "stored": counts.stored, "total": total, "percent": percent,
         });
-        println!("{}", serde_json::to_string_pretty(&report).expect("plain data"));
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&report).expect("plain data")
+        );
         return Ok(());
     }
-    println!("{} on {}: {} of {total} parameters trained ({percent:.4} %)", method.meta().name, arguments.model, counts.all_trained());
+    println!(
+        "{} on {}: {} of {total} parameters trained ({percent:.4} %)",
+        method.meta().name,
+        arguments.model,
+        counts.all_trained()
+    );
     println!("  {} layers, {} sites", plan.layers.len(), plan.sites.len());
-    let parts = [("adapters", counts.trainable), ("shared between layers", counts.shared), ("norms", counts.norms), ("head", counts.head)];
+    let parts = [
+        ("adapters", counts.trainable),
+        ("shared between layers", counts.shared),
+        ("norms", counts.norms),
+        ("head", counts.head),
+    ];
     for (name, count) in parts.into_iter().filter(|(_, count)| *count > 0) {
         println!("  {count:>14} {name}");
     }
@@ -61,11 +78,14 @@ fn input(error: impl ToString) -> Error {
 }
 
 fn shapes(model: &str) -> Result<ModelShapes> {
-    if !Path::new(model).extension().is_some_and(|extension| extension == "json") {
+    let is_config = Path::new(model).extension() == Some("json".as_ref());
+    if !is_config {
         return engraft_models::shapes::preset(model).map_err(input);
     }
-    let text = fs::read_to_string(model).map_err(|error| Error::io("read", Path::new(model), &error))?;
-    engraft_models::shapes::from_config_json(&text).map_err(|error| input(format!("{model}: {error}")))
+    let text =
+        fs::read_to_string(model).map_err(|error| Error::io("read", Path::new(model), &error))?;
+    engraft_models::shapes::from_config_json(&text)
+        .map_err(|error| input(format!("{model}: {error}")))
 }
 
 /// The id and the configuration table of a method written as `id = "lora", rank = 8`, as the
@@ -76,22 +96,31 @@ fn method(text: &str) -> Result<(String, Value)> {
         method: Map<String, Value>,
     }
     let trimmed = text.trim();
-    let inline = if trimmed.starts_with('{') { format!("method = {trimmed}") } else { format!("method = {{ {trimmed} }}") };
+    let inline = if trimmed.starts_with('{') {
+        format!("method = {trimmed}")
+    } else {
+        format!("method = {{ {trimmed} }}")
+    };
     let lines = format!("[method]\n{text}");
     let Wrapped { mut method } = toml::from_str(&inline)
         .or_else(|_| toml::from_str(&lines))
         .map_err(|error| input(format!("--method: {error}")))?;
     match method.remove("id") {
         Some(Value::String(id)) => Ok((id, Value::Object(method))),
-        _ => Err(input(format!("--method: found no id in `{text}`, expected for example 'id = \"lora\", rank = 8'"))),
+        _ => Err(input(format!(
+            "--method: found no id in `{text}`, expected for example 'id = \"lora\", rank = 8'"
+        ))),
     }
 }
 
 /// A bare word or expression is a string, anything that starts like TOML is read as such.
 fn targets(text: Option<&str>) -> Result<Targets> {
-    let Some(text) = text else { return Ok(Targets::default()) };
+    let Some(text) = text else {
+        return Ok(Targets::default());
+    };
     let value = if text.trim_start().starts_with(['[', '{', '"', '\'']) {
-        let table: Map<String, Value> = toml::from_str(&format!("targets = {text}")).map_err(|error| input(format!("--targets: {error}")))?;
+        let table: Map<String, Value> = toml::from_str(&format!("targets = {text}"))
+            .map_err(|error| input(format!("--targets: {error}")))?;
         table["targets"].clone()
     } else {
         Value::String(text.to_owned())

@@ -14,17 +14,33 @@ impl<const N: usize> Elementwise<N> {
     /// Applies the kernel to tensors of one shape and precision; `None` where there is no kernel
     /// for the precision.
     pub(super) fn apply(&self, inputs: [FlexTensor; N]) -> Option<FlexTensor> {
-        let inputs = inputs.map(|input| if input.is_contiguous() { input } else { input.to_contiguous() });
+        let inputs = inputs.map(|input| {
+            if input.is_contiguous() {
+                input
+            } else {
+                input.to_contiguous()
+            }
+        });
         let shape = inputs[0].layout().shape().clone();
         match inputs[0].dtype() {
             DType::F32 => {
                 let mut output = vec![0.0f32; shape.num_elements()];
-                (self.f32)(inputs.each_ref().map(|input| input.as_slice::<f32>().expect("made contiguous")), &mut output);
+                (self.f32)(
+                    inputs
+                        .each_ref()
+                        .map(|input| input.as_slice::<f32>().expect("made contiguous")),
+                    &mut output,
+                );
                 Some(FlexTensor::from_data(TensorData::new(output, shape)))
             }
             DType::F64 => {
                 let mut output = vec![0.0f64; shape.num_elements()];
-                (self.f64)(inputs.each_ref().map(|input| input.as_slice::<f64>().expect("made contiguous")), &mut output);
+                (self.f64)(
+                    inputs
+                        .each_ref()
+                        .map(|input| input.as_slice::<f64>().expect("made contiguous")),
+                    &mut output,
+                );
                 Some(FlexTensor::from_data(TensorData::new(output, shape)))
             }
             _ => None,

@@ -28,7 +28,9 @@ impl GeluOps for burn::backend::Flex {
             f32: |[x], y| engraft_kernels::gelu(x, y),
             f64: |[x], y| engraft_kernels::gelu(x, y),
         };
-        kernel.apply([x.clone()]).unwrap_or_else(|| <Self as burn::backend::ops::ActivationOps<Self>>::gelu(x))
+        kernel
+            .apply([x.clone()])
+            .unwrap_or_else(|| <Self as burn::backend::ops::ActivationOps<Self>>::gelu(x))
     }
 
     fn exact_gelu_backward(x: FloatTensor<Self>, gy: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -36,12 +38,17 @@ impl GeluOps for burn::backend::Flex {
             f32: |[x, gy], gx| engraft_kernels::gelu_backward(x, gy, gx),
             f64: |[x, gy], gx| engraft_kernels::gelu_backward(x, gy, gx),
         };
-        kernel.apply([x.clone(), gy.clone()]).unwrap_or_else(|| <Self as burn::backend::ops::ActivationOps<Self>>::gelu_backward(x, gy))
+        kernel.apply([x.clone(), gy.clone()]).unwrap_or_else(|| {
+            <Self as burn::backend::ops::ActivationOps<Self>>::gelu_backward(x, gy)
+        })
     }
 }
 
 #[cfg(feature = "ndarray")]
-#[expect(deprecated, reason = "deprecated upstream, kept as a second CPU opinion")]
+#[expect(
+    deprecated,
+    reason = "deprecated upstream, kept as a second CPU opinion"
+)]
 impl GeluOps for burn::backend::NdArray {}
 
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
@@ -55,14 +62,23 @@ impl<B: GeluOps, C: CheckpointStrategy> GeluOps for Autodiff<B, C> {
         impl<B: GeluOps> Backward<B, 1> for Gelu {
             type State = B::FloatTensorPrimitive;
 
-            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+            fn backward(
+                self,
+                ops: Ops<Self::State, 1>,
+                grads: &mut Gradients,
+                _: &mut Checkpointer,
+            ) {
                 let x = ops.state;
-                unary::<B, _>(ops.parents, ops.node, grads, |gy| B::exact_gelu_backward(x, gy));
+                unary::<B, _>(ops.parents, ops.node, grads, |gy| {
+                    B::exact_gelu_backward(x, gy)
+                });
             }
         }
 
         match Gelu.prepare::<C>([x.node()]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(x.primitive().clone(), B::exact_gelu(x.into_primitive())),
+            OpsKind::Tracked(prep) => {
+                prep.finish(x.primitive().clone(), B::exact_gelu(x.into_primitive()))
+            }
             OpsKind::UnTracked(prep) => prep.finish(B::exact_gelu(x.into_primitive())),
         }
     }
@@ -88,16 +104,29 @@ mod tests {
     fn values_and_gradients_equal_the_composition() {
         for (dtype, tolerance) in [(DType::F32, 2e-6), (DType::F64, 1e-14)] {
             let device = Device::default().autodiff();
-            let x = Init::Normal { std: 2.0 }.tensor([7, 13], &Key::new(1), &device, dtype).require_grad();
+            let x = Init::Normal { std: 2.0 }
+                .tensor([7, 13], &Key::new(1), &device, dtype)
+                .require_grad();
             let weights = Init::Normal { std: 1.0 }.tensor([7, 13], &Key::new(2), &device, dtype);
             let run = |f: fn(Tensor<2>) -> Tensor<2>| {
                 let y = f(x.clone());
                 let grads = (y.clone() * weights.clone()).sum().backward();
-                (bridge::values(&y), bridge::values(&x.grad(&grads).expect("x requires a gradient")))
+                (
+                    bridge::values(&y),
+                    bridge::values(&x.grad(&grads).expect("x requires a gradient")),
+                )
             };
             let (fast, slow) = (run(gelu), run(burn::tensor::activation::gelu));
-            for (a, b) in fast.0.iter().chain(&fast.1).zip(slow.0.iter().chain(&slow.1)) {
-                assert!((a - b).abs() <= tolerance * (1.0 + b.abs()), "{dtype:?}: {a} against {b}");
+            for (a, b) in fast
+                .0
+                .iter()
+                .chain(&fast.1)
+                .zip(slow.0.iter().chain(&slow.1))
+            {
+                assert!(
+                    (a - b).abs() <= tolerance * (1.0 + b.abs()),
+                    "{dtype:?}: {a} against {b}"
+                );
             }
         }
     }
