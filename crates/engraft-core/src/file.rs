@@ -45,7 +45,9 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
         .filter(|parent| !parent.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
     let write = || -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(directory)?;
+        // A file as any other is created: tempfile's own would be readable by its owner alone.
+        let mut file =
+            tempfile::Builder::new().make_in(directory, |path| std::fs::File::create_new(path))?;
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
         file.persist(path)?;
@@ -336,7 +338,7 @@ pub fn load_module<M: Module>(module: M, path: &Path, contents: Contents) -> Res
             None => wrong.push(format!("{key} is unexpected")),
             Some(shape) if *shape != data.shape().to_vec() => wrong.push(format!(
                 "{key} has shape {:?}, expected {shape:?}",
-                data.shape()
+                data.shape().to_vec()
             )),
             Some(_) => {}
         }

@@ -106,7 +106,7 @@ fn target_layers(
         .iter()
         .map(|layer| layer.path.as_str())
         .collect();
-    let chosen = targets.select(&paths, "layer", |path| !shapes.is_head(path))?;
+    let chosen = targets.select(&paths, "layer", |path| shapes.is_default_target(path))?;
     let mut layers = Vec::with_capacity(chosen.len());
     for layer in shapes
         .layers

@@ -157,6 +157,12 @@ impl ModelShapes {
         });
     }
 
+    /// Whether "all-linear" means the layer at `path`: a linear layer outside the task head.
+    pub fn is_default_target(&self, path: &str) -> bool {
+        let linear = |layer: &LayerShape| layer.kind == LayerKind::Linear && layer.path == path;
+        !self.is_head(path) && self.layers.iter().any(linear)
+    }
+
     /// Whether the layer at `path` belongs to the task head.
     pub fn is_head(&self, path: &str) -> bool {
         let weight = format!("{path}.weight");

@@ -15,7 +15,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Updates
-    #[arg(long, default_value_t = 1500)]
+    #[arg(long, default_value_t = engraft_train::DIGITS_VIT_STEPS)]
     steps: u64,
     /// Device
     #[arg(long, default_value = "flex")]
