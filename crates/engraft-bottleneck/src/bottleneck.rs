@@ -84,24 +84,24 @@ impl BottleneckShape {
 ///
 /// | symbol | shape | |
 /// |---|---|---|
-/// | D (`down`), b_D | [d, m], [m] | trained; b_D zero at first |
-/// | U (`up`), b_U | [m, d], [d] | trained, zero at first |
-/// | gain and offset of the norm | [d] each | trained; only with `layer-norm` |
+/// | D (`down`), b_D | [d, m], `[m]` | trained; b_D zero at first |
+/// | U (`up`), b_U | [m, d], `[d]` | trained, zero at first |
+/// | gain and offset of the norm | `[d]` each | trained; only with `layer-norm` |
 ///
 /// It costs O(tokens d m).
 #[derive(Module, Debug)]
 pub struct Bottleneck {
-    /// Gain of the layer norm, [d].
+    /// Gain of the layer norm, `[d]`.
     pub norm_gain: Option<Param<Tensor<1>>>,
-    /// Offset of the layer norm, [d].
+    /// Offset of the layer norm, `[d]`.
     pub norm_bias: Option<Param<Tensor<1>>>,
     /// D, [d, m].
     pub down: Param<Tensor<2>>,
-    /// b_D, [m].
+    /// b_D, `[m]`.
     pub down_bias: Option<Param<Tensor<1>>>,
     /// U, [m, d].
     pub up: Param<Tensor<2>>,
-    /// b_U, [d].
+    /// b_U, `[d]`.
     pub up_bias: Option<Param<Tensor<1>>>,
     /// f.
     #[module(skip)]

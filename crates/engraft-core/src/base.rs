@@ -9,7 +9,7 @@ use crate::shape::LayerShape;
 ///
 /// # Shapes
 /// - `weight`: [d_in, d_out] (Burn's layout; PyTorch stores (out, in))
-/// - `bias`: [d_out]
+/// - `bias`: `[d_out]`
 ///
 /// It is plain data: a view of a slot's parameters before adaptation, and also the result of a
 /// weight form after it.
@@ -17,7 +17,7 @@ use crate::shape::LayerShape;
 pub struct FrozenBase {
     /// W, [d_in, d_out].
     pub weight: Tensor<2>,
-    /// b, [d_out].
+    /// b, `[d_out]`.
     pub bias: Option<Tensor<1>>,
 }
 

@@ -20,7 +20,7 @@ use crate::set::{AdapterSet, Composition};
 pub struct Linear {
     /// W, [d_in, d_out].
     pub weight: Param<Tensor<2>>,
-    /// b, [d_out].
+    /// b, `[d_out]`.
     pub bias: Option<Param<Tensor<1>>>,
     /// The adapters.
     pub adapters: AdapterSet<AnyAdapter>,
@@ -35,7 +35,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// A layer from its weight [d_in, d_out] and bias [d_out].
+    /// A layer from its weight [d_in, d_out] and bias `[d_out]`.
     pub fn from_tensors(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
         Self {
             weight: Param::from_tensor(weight),

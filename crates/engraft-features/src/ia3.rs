@@ -35,13 +35,13 @@ pub struct Ia3Config {
 ///
 /// | symbol | shape | |
 /// |---|---|---|
-/// | l | [d_out], or [d_in] | trained, one at first |
+/// | l | `[d_out]`, or `[d_in]` | trained, one at first |
 ///
 /// Liu et al., Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context
 /// Learning, arXiv 2205.05638, section 3.3.
 #[derive(Module, Debug)]
 pub struct Ia3 {
-    /// l, [d_out] or [d_in].
+    /// l, `[d_out]` or `[d_in]`.
     pub l: Param<Tensor<1>>,
     /// Which side l scales.
     #[module(skip)]

@@ -28,16 +28,16 @@ impl Default for SsfConfig {
 ///
 /// | symbol | shape | |
 /// |---|---|---|
-/// | gamma | [width] | trained, N(1, 0.02^2) at first |
-/// | beta | [width] | trained, N(0, 0.02^2) at first |
+/// | gamma | `[width]` | trained, N(1, 0.02^2) at first |
+/// | beta | `[width]` | trained, N(0, 0.02^2) at first |
 ///
 /// Lian et al., Scaling & Shifting Your Features, arXiv 2210.08823, section 3.2. The method acts
 /// behind every operation: a graft on the linear layers and an adapter at the hidden sites.
 #[derive(Module, Debug)]
 pub struct Ssf {
-    /// gamma, [width].
+    /// gamma, `[width]`.
     pub gamma: Param<Tensor<1>>,
-    /// beta, [width].
+    /// beta, `[width]`.
     pub beta: Param<Tensor<1>>,
 }
 

@@ -39,7 +39,7 @@ impl Default for DoraConfig {
 /// | symbol | shape | |
 /// |---|---|---|
 /// | A, B | [d_in, r], [r, d_out] | trained, B zero at first |
-/// | m | [d_out] | trained, the column norms of W at first |
+/// | m | `[d_out]` | trained, the column norms of W at first |
 ///
 /// Liu et al., DoRA: Weight-Decomposed Low-Rank Adaptation, arXiv 2402.09353, equations 5 and 6.
 /// As in section 4.3, |V| is a constant of the gradient. The norms are computed without forming
@@ -50,7 +50,7 @@ pub struct Dora {
     pub a: Param<Tensor<2>>,
     /// B, [r, d_out].
     pub b: Param<Tensor<2>>,
-    /// m, [d_out].
+    /// m, `[d_out]`.
     pub magnitude: Param<Tensor<1>>,
     /// s.
     pub scaling: f64,

@@ -57,7 +57,7 @@ impl Default for LoraConfig {
 /// |---|---|---|
 /// | A | [d_in, r] | trained, random at first |
 /// | B | [r, d_out] | trained, zero at first |
-/// | c | [d_out] | trained, zero at first; only with `bias` |
+/// | c | `[d_out]` | trained, zero at first; only with `bias` |
 /// | s | | alpha / r, or alpha / sqrt(r) |
 ///
 /// Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, arXiv 2106.09685, section 4.1.
@@ -69,7 +69,7 @@ pub struct Lora {
     pub a: Param<Tensor<2>>,
     /// B, [r, d_out].
     pub b: Param<Tensor<2>>,
-    /// c, [d_out].
+    /// c, `[d_out]`.
     pub c: Option<Param<Tensor<1>>>,
     /// s.
     pub scaling: f64,

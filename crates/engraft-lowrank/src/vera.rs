@@ -37,17 +37,17 @@ impl Default for VeraConfig {
 /// |---|---|---|
 /// | A | [max d_in, r] | bank; a layer uses its first d_in rows |
 /// | B | [r, max d_out] | bank; a layer uses its first d_out columns |
-/// | d (`lambda_d`) | [r] | trained, 0.1 at first |
-/// | b_scale (`lambda_b`) | [d_out] | trained, zero at first |
+/// | d (`lambda_d`) | `[r]` | trained, 0.1 at first |
+/// | b_scale (`lambda_b`) | `[d_out]` | trained, zero at first |
 ///
 /// Kopiczko et al., VeRA: Vector-based Random Matrix Adaptation, arXiv 2310.11454, equation 2.
 /// One pair of projections sized to the largest layer is PEFT's reading of "shared across layers";
 /// the paper's models have layers of one size.
 #[derive(Module, Debug)]
 pub struct Vera {
-    /// d, [r].
+    /// d, `[r]`.
     pub lambda_d: Param<Tensor<1>>,
-    /// b, [d_out].
+    /// b, `[d_out]`.
     pub lambda_b: Param<Tensor<1>>,
     /// Dropout probability on the inputs.
     pub dropout: f64,

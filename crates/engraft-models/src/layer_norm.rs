@@ -13,9 +13,9 @@ use crate::init::Start;
 /// Ba, Kiros and Hinton, arXiv 1607.06450. The site `output` sees y.
 #[derive(Module, Debug)]
 pub struct LayerNorm {
-    /// Gain, [width].
+    /// Gain, `[width]`.
     pub gamma: Param<Tensor<1>>,
-    /// Offset, [width].
+    /// Offset, `[width]`.
     pub beta: Param<Tensor<1>>,
     /// The normalised hidden state.
     pub output: Site,

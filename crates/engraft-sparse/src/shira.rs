@@ -51,8 +51,8 @@ impl ShiraConfig {
 ///
 /// | symbol | shape | |
 /// |---|---|---|
-/// | `values` | [n] | trained entries of S, zero at first |
-/// | `positions` | [n] | place i d_out + j of each, frozen, in the adapter file |
+/// | `values` | `[n]` | trained entries of S, zero at first |
+/// | `positions` | `[n]` | place i d_out + j of each, frozen, in the adapter file |
 ///
 /// Bhardwaj et al., Sparse High Rank Adapters, arXiv 2406.13175, section 3. The masks that need
 /// gradients of a calibration set (SHiRA-Grad, SHiRA-SNIP) are not made here.
@@ -64,9 +64,9 @@ impl ShiraConfig {
 /// form takes 1.5 times the frozen layer alone.
 #[derive(Module, Debug)]
 pub struct Shira {
-    /// Entries of S, [n].
+    /// Entries of S, `[n]`.
     pub values: Param<Tensor<1>>,
-    /// Positions i d_out + j, [n].
+    /// Positions i d_out + j, `[n]`.
     pub positions: Param<Tensor<1, Int>>,
     /// s.
     pub scale: f64,

@@ -44,9 +44,9 @@ pub struct Block {
 /// Gain and offset of a normalisation, without the division (a width of 1 would be all zeros).
 #[derive(Module, Debug)]
 pub struct Norm {
-    /// Gain, [width].
+    /// Gain, `[width]`.
     pub gamma: Param<Tensor<1>>,
-    /// Offset, [width].
+    /// Offset, `[width]`.
     pub beta: Param<Tensor<1>>,
 }
 

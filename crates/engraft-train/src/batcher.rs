@@ -56,7 +56,7 @@ impl Batcher {
 pub struct Labelled {
     /// [len, height * width].
     pub images: Tensor<2>,
-    /// [len].
+    /// `[len]`.
     pub labels: Tensor<1, Int>,
 }
 

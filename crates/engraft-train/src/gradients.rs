@@ -64,7 +64,7 @@ impl Gradients {
 
     /// Scales all gradients by min(1, max / (norm + 1e-6)), where norm is the Euclidean norm of
     /// all gradients together, as PyTorch's `clip_grad_norm_` does. Returns the norm before
-    /// clipping, [1], or nothing if there is no gradient. Nothing is read back from the device.
+    /// clipping, `[1]`, or nothing if there is no gradient. Nothing is read back from the device.
     pub fn clip(&mut self, max: f64) -> Option<Tensor<1>> {
         let norm = self
             .0

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Int, Tensor, activation};
 
-/// The mean of -log softmax(logits)\[label\] over the rows of [batch, classes], as [1].
+/// The mean of -log softmax(logits)\[label\] over the rows of [batch, classes], as `[1]`.
 ///
 /// The softmax is shifted by the row's maximum, so that no logit overflows.
 ///

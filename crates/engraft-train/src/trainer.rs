@@ -79,7 +79,7 @@ impl<M: Module> Trainer<M> {
         &self.curves
     }
 
-    /// One update on the loss of the model, [1], which sees the mode for its dropout. The loss is
+    /// One update on the loss of the model, `[1]`, which sees the mode for its dropout. The loss is
     /// read from the device every `loss_every` steps only.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! The contract suite: every promise of a method's declaration, over shapes and precisions.
 //!
-//! Each check is a function of a [`Case`] (one configuration on one shape in one precision) in a
+//! Each check is a function of a case (one configuration on one shape in one precision) in a
 //! file of its own. A method's violations are reported together, so that one run shows all of them.
 
 mod at_init;
