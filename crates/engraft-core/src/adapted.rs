@@ -101,7 +101,11 @@ pub struct Adapted<M: Module> {
     pub(crate) held: Vec<Held>,
     #[module(skip)]
     pub(crate) disabled: bool,
-    /// Positions of the adapters whose selected values were in the model when it was disabled.
+    /// Positions of the adapters whose selected values are in the model, in order of activation;
+    /// where two selected one parameter, the later one's value is there.
+    #[module(skip)]
+    pub(crate) live: Vec<usize>,
+    /// What `live` was when the model was disabled.
     #[module(skip)]
     pub(crate) suspended: Vec<usize>,
 }
@@ -113,8 +117,8 @@ pub(crate) struct Held {
     pub(crate) counts: Counts,
     /// The selected parameters before the adapter.
     pub(crate) original: BTreeMap<String, TensorData>,
-    /// The adapter's own values of them while it is not active; `None` while they are in the model.
-    pub(crate) parked: Option<BTreeMap<String, TensorData>>,
+    /// The adapter's own values of those that are not in the model now.
+    pub(crate) parked: BTreeMap<String, TensorData>,
 }
 
 impl<M: Adaptable> Adapted<M> {
@@ -126,6 +130,7 @@ impl<M: Adaptable> Adapted<M> {
             bank: Bank::default(),
             held: Vec::new(),
             disabled: false,
+            live: Vec::new(),
             suspended: Vec::new(),
         }
     }
@@ -155,6 +160,7 @@ impl<M: Adaptable> Adapted<M> {
         let plan = Plan::new(method, &self.model.shapes(), injection)?;
         let before = self.clone();
         // The new adapter becomes the active one: what others selected goes back to its original.
+        self.disable(false);
         self.activate(&[], Composition::Sum)?;
         self.held.push(Held {
             attachment: Attachment {
@@ -174,7 +180,7 @@ impl<M: Adaptable> Adapted<M> {
             original: params::read(&self.model, |path| {
                 plan.params.iter().any(|chosen| chosen == path)
             }),
-            parked: None,
+            parked: BTreeMap::new(),
         });
         if let Err(error) = self.graft(name, method, &plan, injection.seed) {
             // Removing what was added would not bring back which adapters were active.

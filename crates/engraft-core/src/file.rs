@@ -240,18 +240,17 @@ impl<M: Adaptable> Adapted<M> {
     /// # Errors
     /// If there is no adapter of that name.
     pub fn adapter_tensors(&self, name: &str) -> Result<BTreeMap<String, TensorData>> {
-        let held = &self.held[self.index(name)?];
+        let index = self.index(name)?;
+        let held = &self.held[index];
         let inside = format!(".adapters.{name}.");
         let bank = [format!("bank.trained.{name}/"), format!("{GIVEN}{name}/")];
         let mut tensors = params::read(self, |path| {
             path.contains(&inside) || bank.iter().any(|entries| path.starts_with(entries))
         });
-        let selected = match &held.parked {
-            Some(own) => own.clone(),
-            None => params::read(&self.model, |path| {
-                held.attachment.params.iter().any(|chosen| chosen == path)
-            }),
-        };
+        let mut selected = held.parked.clone();
+        if self.live.contains(&index) {
+            selected.extend(self.values_in_model(index));
+        }
         tensors.extend(
             selected
                 .into_iter()

@@ -1,7 +1,11 @@
 //! Switching an adapted model between its adapters, and back to the base.
 
+use std::collections::BTreeMap;
+
+use burn::tensor::TensorData;
+
 use crate::adaptable::{Adaptable, Slot};
-use crate::adapted::Adapted;
+use crate::adapted::{Adapted, Held};
 use crate::ctx::RowChoice;
 use crate::error::Result;
 use crate::params;
@@ -21,9 +25,11 @@ impl<M: Adaptable> Adapted<M> {
             .iter()
             .map(|name| self.index(name))
             .collect::<Result<Vec<_>>>()?;
-        self.park();
-        for index in live {
-            self.unpark(index);
+        if self.disabled {
+            self.suspended = live;
+        } else {
+            self.park();
+            live.into_iter().for_each(|index| self.unpark(index));
         }
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         self.each_slot(|_, slot| match slot {
@@ -60,14 +66,11 @@ impl<M: Adaptable> Adapted<M> {
             Slot::Site(site) => site.adapters.disable(disabled),
         });
         if disabled {
-            self.suspended = (0..self.held.len())
-                .filter(|index| self.held[*index].parked.is_none())
-                .collect();
+            self.suspended = self.live.clone();
             self.park();
         } else {
-            for index in std::mem::take(&mut self.suspended) {
-                self.unpark(index);
-            }
+            let live = std::mem::take(&mut self.suspended);
+            live.into_iter().for_each(|index| self.unpark(index));
         }
     }
 
@@ -79,10 +82,13 @@ impl<M: Adaptable> Adapted<M> {
         let index = self.index(name)?;
         self.disable(false);
         self.unmerge();
-        if self.held[index].parked.is_none() {
-            self.restore_original(index);
-        }
+        let live = self.live.clone();
+        self.park();
         let held = self.held.remove(index);
+        for other in live.into_iter().filter(|other| *other != index) {
+            // Positions behind the removed one moved up.
+            self.unpark(other - usize::from(other > index));
+        }
         self.each_slot(|_, slot| match slot {
             Slot::Linear(linear) => linear.remove(name),
             Slot::Site(site) => drop(site.adapters.remove(name)),
@@ -108,29 +114,39 @@ impl<M: Adaptable> Adapted<M> {
         }
     }
 
-    /// Takes every adapter's selected values out of the model, the latest first.
+    /// Takes every adapter's selected values out of the model; the originals take their places.
     fn park(&mut self) {
-        for index in (0..self.held.len()).rev() {
-            if self.held[index].parked.is_none() {
-                let selected = &self.held[index].attachment.params;
-                let own = params::read(&self.model, |path| {
-                    selected.iter().any(|chosen| chosen == path)
-                });
-                self.restore_original(index);
-                self.held[index].parked = Some(own);
-            }
+        let live = std::mem::take(&mut self.live);
+        for &index in &live {
+            let own = self.values_in_model(index);
+            self.held[index].parked.extend(own);
+        }
+        for index in live {
+            let original = self.held[index].original.clone();
+            self.model = params::write(self.model.clone(), original);
         }
     }
 
-    /// Puts an adapter's selected values into the model.
+    /// Puts an adapter's selected values into the model. Values of the same parameters that belong
+    /// to adapters put there before it are parked.
     fn unpark(&mut self, index: usize) {
-        if let Some(own) = self.held[index].parked.take() {
-            self.model = params::write(self.model.clone(), own);
+        let own = std::mem::take(&mut self.held[index].parked);
+        for other in self.live.clone() {
+            let mut covered = self.values_in_model(other);
+            covered.retain(|path, _| own.contains_key(path));
+            self.held[other].parked.extend(covered);
         }
+        self.model = params::write(self.model.clone(), own);
+        self.live.push(index);
     }
 
-    fn restore_original(&mut self, index: usize) {
-        let original = self.held[index].original.clone();
-        self.model = params::write(self.model.clone(), original);
+    /// The selected values of an adapter that are in the model, not parked.
+    pub(crate) fn values_in_model(&self, index: usize) -> BTreeMap<String, TensorData> {
+        let Held {
+            attachment, parked, ..
+        } = &self.held[index];
+        params::read(&self.model, |path| {
+            attachment.params.iter().any(|chosen| chosen == path) && !parked.contains_key(path)
+        })
     }
 }

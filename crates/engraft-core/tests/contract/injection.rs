@@ -109,6 +109,36 @@ fn removing_freezes_again_what_was_selected_unless_another_adapter_trains_it() {
 }
 
 #[test]
+fn adapters_that_train_the_same_head_keep_their_own_values_of_it() {
+    let mut model = model();
+    let base = output(&model);
+    for (seed, name) in ["a", "b"].into_iter().enumerate() {
+        let injection = Injection::new(seed as u64).with_head();
+        model.attach(name, &scale(), &injection).unwrap();
+        model = random::perturb_trained(model, 0.3, seed as u64);
+    }
+    let alone = |model: &mut Adapted<Harness>, name: &str| {
+        model.activate(&[name], Composition::Sum).unwrap();
+        output(model)
+    };
+    let (a, b) = (alone(&mut model, "a"), alone(&mut model, "b"));
+    assert!(compare::max_difference(&a, &b) > 0.0);
+
+    model.activate(&["a", "b"], Composition::Sum).unwrap();
+    let both = output(&model);
+    model.disable(true);
+    compare::identical("disabled", &output(&model), &base).unwrap();
+    model.disable(false);
+    compare::identical("both, on again", &output(&model), &both).unwrap();
+    compare::identical("a", &alone(&mut model, "a"), &a).unwrap();
+    compare::identical("b", &alone(&mut model, "b"), &b).unwrap();
+
+    model.activate(&["b", "a"], Composition::Sum).unwrap();
+    model.remove("a").unwrap();
+    compare::identical("b, a removed", &output(&model), &b).unwrap();
+}
+
+#[test]
 fn a_merged_model_refuses_to_change_until_it_is_unmerged() {
     let mut model = model();
     model.attach("a", &scale(), &Injection::new(0)).unwrap();
