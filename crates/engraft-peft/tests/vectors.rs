@@ -5,33 +5,12 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use engraft_core::{
-    Adaptable, Adapted, AnyMethod, Linear, MethodEntry, Mode, ModelShapes, Part, Result, Slots,
-    file, unknown_method,
-};
+use engraft_core::{Adaptable, Adapted, Linear, Mode, ModelShapes, Part, Slots, file};
 use engraft_peft::vectors::{self, CaseReport, Outcome};
 use engraft_peft::{PeftAdapter, load, save};
 use engraft_tensor::Key;
 use serde_json::Value;
 use tempfile::TempDir;
-
-const METHODS: [MethodEntry; 8] = [
-    MethodEntry::of::<engraft_butterfly::BoftConfig>(),
-    MethodEntry::of::<engraft_butterfly::OftConfig>(),
-    MethodEntry::of::<engraft_features::Ia3Config>(),
-    MethodEntry::of::<engraft_kronecker::LokrConfig>(),
-    MethodEntry::of::<engraft_lowrank::DoraConfig>(),
-    MethodEntry::of::<engraft_lowrank::LoraConfig>(),
-    MethodEntry::of::<engraft_lowrank::VeraConfig>(),
-    MethodEntry::of::<engraft_sparse::ShiraConfig>(),
-];
-
-fn method(id: &str, config: &Value) -> Result<AnyMethod> {
-    let entry = METHODS.iter().find(|entry| entry.meta.id == id);
-    entry
-        .ok_or_else(|| unknown_method(id, METHODS.iter().map(|entry| entry.meta.id)))?
-        .parse(config)
-}
 
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors")
@@ -55,7 +34,7 @@ const REQUIRED: [&str; 12] = [
 
 #[test]
 fn every_case_passes_and_none_on_linear_layers_is_skipped() {
-    let reports = vectors::run(&directory(), None, &Device::default(), &method).unwrap();
+    let reports = vectors::run(&directory(), None, &Device::default(), &engraft::method).unwrap();
     reports.iter().for_each(|report| println!("{report}"));
     let failed: Vec<&CaseReport> = reports
         .iter()
@@ -95,7 +74,15 @@ fn every_case_passes_and_none_on_linear_layers_is_skipped() {
 
 #[test]
 fn a_filter_keeps_the_cases_of_one_method_by_either_name() {
-    let run = |name| vectors::run(&directory(), Some(name), &Device::default(), &method).unwrap();
+    let run = |name| {
+        vectors::run(
+            &directory(),
+            Some(name),
+            &Device::default(),
+            &engraft::method,
+        )
+        .unwrap()
+    };
     assert!(
         run("pissa")
             .iter()
@@ -183,7 +170,7 @@ fn a_saved_adapter_loads_again_with_the_same_output() {
     ] {
         let from = peft_directory(case, |_, _| {});
         let (mut first, mut second, mut third) = (model(), model(), model());
-        load(&mut first, "mine", from.path(), method).unwrap();
+        load(&mut first, "mine", from.path(), engraft::method).unwrap();
         let to = tempfile::tempdir().unwrap();
         save(&first, "mine", to.path()).unwrap();
         assert_eq!(
@@ -192,7 +179,7 @@ fn a_saved_adapter_loads_again_with_the_same_output() {
             "{case}: PEFT's configuration has exactly these keys"
         );
         assert_eq!(
-            load(&mut second, "other", to.path(), method).unwrap(),
+            load(&mut second, "other", to.path(), engraft::method).unwrap(),
             Vec::<String>::new(),
             "{case}"
         );
@@ -200,7 +187,7 @@ fn a_saved_adapter_loads_again_with_the_same_output() {
         // Engraft's own file keeps what PEFT's gave, projections included.
         let own = to.path().join("own.safetensors");
         first.save_adapter("mine", &own).unwrap();
-        third.load_adapter(&own, method).unwrap();
+        third.load_adapter(&own, engraft::method).unwrap();
         assert_eq!(output(&first), output(&third), "{case}");
     }
 }
@@ -247,7 +234,7 @@ fn what_cannot_be_read_is_named_and_leaves_the_model_alone() {
         let from = peft_directory("lora__r4_24x16_b", change);
         let mut adapted = model();
         let before = output(&adapted);
-        let message = load(&mut adapted, "mine", from.path(), method)
+        let message = load(&mut adapted, "mine", from.path(), engraft::method)
             .unwrap_err()
             .to_string();
         assert!(message.contains(expected), "{message}");

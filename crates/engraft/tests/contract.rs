@@ -1,6 +1,18 @@
 //! Every registered method keeps every promise of its declaration.
 
+/// `ENGRAFT_METHODS=lora,dora` holds only these to their word, while one is being written.
 #[test]
 fn every_method_keeps_its_promises() {
-    engraft_testkit::contract::check_all(engraft::METHODS);
+    let chosen = std::env::var("ENGRAFT_METHODS").ok();
+    let entries: Vec<_> = engraft::METHODS
+        .iter()
+        .filter(|entry| {
+            chosen
+                .as_ref()
+                .is_none_or(|ids| ids.split(',').any(|id| id == entry.meta.id))
+        })
+        .copied()
+        .collect();
+    assert!(!entries.is_empty(), "no method is called {chosen:?}");
+    engraft_testkit::contract::check_all(&entries);
 }

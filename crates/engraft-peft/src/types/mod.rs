@@ -24,7 +24,7 @@ use crate::targets;
 pub(crate) type Table = Map<String, Value>;
 
 /// All types, alphabetical.
-pub(crate) const TYPES: [&dyn PeftType; 7] = [
+pub(crate) static TYPES: &[&dyn PeftType] = &[
     &boft::Boft,
     &ia3::Ia3,
     &lokr::Lokr,
@@ -121,18 +121,24 @@ impl Configured {
 /// The type of this name.
 pub(crate) fn find(name: &str) -> Result<&'static dyn PeftType> {
     TYPES
-        .into_iter()
+        .iter()
+        .copied()
         .find(|kind| kind.name() == name)
         .ok_or_else(|| Error::UnknownType {
             found: name.to_owned(),
-            supported: TYPES.map(|kind| kind.name()).join(", "),
+            supported: TYPES
+                .iter()
+                .map(|kind| kind.name())
+                .collect::<Vec<_>>()
+                .join(", "),
         })
 }
 
 /// The type that a method is written as.
 pub(crate) fn of_method(id: &str) -> Result<&'static dyn PeftType> {
     TYPES
-        .into_iter()
+        .iter()
+        .copied()
         .find(|kind| kind.methods().contains(&id))
         .ok_or_else(|| {
             let known: Vec<&str> = TYPES
