@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 use engraft_core::{Counts, InitContext};
 use engraft_tensor::Init;
 
-use crate::activation::Activation;
+use crate::Activation;
 
 /// Added to the variance before the root, as in PyTorch's LayerNorm.
 const NORM_EPS: f64 = 1e-5;
