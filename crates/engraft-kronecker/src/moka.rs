@@ -1,7 +1,7 @@
 //! MoKA: mixture of Kronecker adapters.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Tensor, activation};
+use burn::tensor::Tensor;
 use engraft_core::{
     Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method, MethodMeta,
     Parts, Result, check_dropout, dropout, refuse_dropout,
@@ -65,9 +65,17 @@ pub struct Moka {
 }
 
 impl Moka {
+    /// alpha, `[r]`. Written out, because the backend's own softmax rounds otherwise than the one
+    /// under autodiff.
+    fn gates(&self) -> Tensor<1> {
+        let g = self.g.val();
+        let raised = (g.clone() - g.max().detach()).exp();
+        raised.clone() / raised.sum()
+    }
+
     /// alpha_i A_i and B_i.
     fn components(&self) -> impl Iterator<Item = (Tensor<2>, Tensor<2>)> {
-        let gates = activation::softmax(self.g.val(), 0);
+        let gates = self.gates();
         self.a
             .iter()
             .zip(&self.b)

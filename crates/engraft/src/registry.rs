@@ -29,7 +29,10 @@ pub static METHODS: &[MethodEntry] = &[
     MethodEntry::of::<engraft_sparse::ShiraConfig>(),
     MethodEntry::of::<engraft_svd::LoraXsConfig>(),
     MethodEntry::of::<engraft_svd::PissaConfig>(),
+    MethodEntry::of::<engraft_tensor_train::LorettaAdpConfig>(),
     MethodEntry::of::<engraft_tensor_train::LorettaRepConfig>(),
+    MethodEntry::of::<engraft_tensor_train::MpoConfig>(),
+    MethodEntry::of::<engraft_tensor_train::TtLoraConfig>(),
     // registry: end
 ];
 
