@@ -7,6 +7,7 @@ mod lokr;
 mod moka;
 mod phm;
 mod phm_linear;
+mod shape;
 mod soka;
 mod spectrum;
 mod sum;

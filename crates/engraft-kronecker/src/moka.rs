@@ -50,8 +50,8 @@ impl Default for MokaConfig {
 /// are a third-party port's. The paper's table of shapes was not to be had: the default ones give
 /// both factors 4,096 entries on a layer of 4096 x 4096.
 ///
-/// No product is formed: a token costs O(sum_i (d_in n_out + m_in d_out)) beside the frozen layer,
-/// with n_out = d_out / m_out.
+/// No product is formed: with B_i [n_in, n_out], a token costs the sum over i of the smaller of
+/// d_in n_out + m_in d_out (B first) and d_in m_out + n_in d_out (A first), beside the frozen layer.
 #[derive(Module, Debug)]
 pub struct Moka {
     /// A_1, ..., A_r.

@@ -78,8 +78,8 @@ impl Default for SokaConfig {
 /// counts. As with PiSSA, the residual is this adapter's own base (see [`Adapter::rebase`]).
 ///
 /// How many terms are kept depends on W, so that what is counted from shapes is the bound `rank`,
-/// which `selection = "fixed"` reaches. A token costs O(r (d_in n_out + m_in d_out)) beside the
-/// frozen layer.
+/// which `selection = "fixed"` reaches. A token costs O(r (d_in n_out + m_in d_out)), or
+/// O(r (d_in m_out + n_in d_out)) where that is less, beside the frozen layer.
 #[derive(Module, Debug)]
 pub struct Soka {
     /// A, [r, m_in, m_out].

@@ -69,8 +69,9 @@ impl Default for MpoConfig {
 ///
 /// Five tensors, and the factors of 768, 1024, 3072 and 4096, are those of the authors' code (MPOE,
 /// compress_tools); its decomposition is a closed binary, so the canonical form around the
-/// centre is this file's choice. With n_k = i_k j_k, a token costs about D^2 (d_in + d_out) times
-/// a mode in the middle of the chain; no matrix is formed beside the frozen layer's.
+/// centre is this file's choice. A token costs sum_k D_{k-1} D_k (j_1 ... j_k) (i_k ... i_5)
+/// multiplications beside the frozen layer; where bonds are so wide that d_in d_out are fewer, M is
+/// put together once a pass.
 #[derive(Module, Debug)]
 pub struct Mpo {
     /// T_1, T_2, T_4, T_5.

@@ -53,8 +53,29 @@ pub(crate) fn shapes(
     std::array::from_fn(|k| [bonds(k), inputs[k], outputs[k], bonds(k + 1)])
 }
 
-/// x M, x [n, rows] to [n, cols], tensor after tensor.
+/// x M, x [n, rows] to [n, cols]: tensor after tensor, or through M where that takes fewer
+/// multiplications, as it does for many tokens and wide bonds.
 pub(crate) fn apply(x: Tensor<2>, tensors: &[Tensor<4>]) -> Tensor<2> {
+    let [n, rows] = x.dims();
+    let (mut chained, mut formed) = (0, 0);
+    let (mut before, mut done, mut rest) = (1, 1, rows);
+    for tensor in tensors {
+        let [left, input, output, right] = tensor.dims();
+        done *= output;
+        chained += left * right * done * rest;
+        before *= input;
+        formed += left * right * done * before;
+        rest /= input;
+    }
+    if n * chained <= formed + n * rows * done {
+        chain(x, tensors)
+    } else {
+        x.matmul(matrix(tensors))
+    }
+}
+
+/// x M, tensor after tensor: sum_k D_{k-1} D_k (j_1 ... j_k) (i_k ... i_5) multiplications a token.
+fn chain(x: Tensor<2>, tensors: &[Tensor<4>]) -> Tensor<2> {
     let [n, mut rest] = x.dims();
     // [n j_1 ... j_{k-1}, D_{k-1} i_k, i_{k+1} ...]: what is done, contracted next, and left.
     let mut done = n;
@@ -182,8 +203,10 @@ mod tests {
             let distance = bridge::to_matrix(&(matrix(&tensors) - weight.clone())).max_abs();
             assert!(distance < 1e-13 * scale, "{shape:?}: {distance:e}");
             let x = draw([3, shape[0]], "x");
-            let distance = apply(x.clone(), &tensors) - x.matmul(weight);
-            assert!(bridge::to_matrix(&distance).max_abs() < 1e-12 * scale);
+            for found in [apply(x.clone(), &tensors), chain(x.clone(), &tensors)] {
+                let distance = found - x.clone().matmul(weight.clone());
+                assert!(bridge::to_matrix(&distance).max_abs() < 1e-12 * scale);
+            }
             let centre = tensors[CENTRE].clone().powf_scalar(2.0).sum();
             assert!((bridge::values(&centre)[0].sqrt() - scale).abs() < 1e-12 * scale);
         }
