@@ -3,8 +3,8 @@
 use engraft_core::{LayerKind, LayerShape};
 use serde_json::Value;
 
-use super::{Configured, PeftType, Settings, Written, common, pattern, rank_overrides, table};
-use crate::config::{Reader, number};
+use super::{Configured, PeftType, Settings, Written, common, table};
+use crate::config::Reader;
 use crate::error::{Error, Result};
 use crate::field::Field;
 
@@ -24,10 +24,15 @@ impl PeftType for Hira {
         &["bias"]
     }
 
-    fn read(&self, config: &mut Reader, layers: &[LayerShape]) -> Result<Settings> {
+    fn read(&self, config: &mut Reader, _: &[LayerShape]) -> Result<Settings> {
         let rank: usize = config.get("r", 32)?;
         let dropout: f64 = config.get("hira_dropout", 0.0)?;
-        let overrides = rank_overrides(config, layers, rank)?;
+        if !config.rank_pattern().0.is_empty() {
+            // PEFT 0.21.2 looks the rank of a layer up, and then makes the layer with `r`.
+            config.warn(format!(
+                "`rank_pattern`: PEFT does not apply it to HiRA, all layers have r = {rank}"
+            ));
+        }
         let init = match config.find::<Value>("init_weights")? {
             None | Some(Value::Bool(_)) => "kaiming-uniform",
             Some(Value::String(init)) if init.eq_ignore_ascii_case("gaussian") => "gaussian",
@@ -46,25 +51,22 @@ impl PeftType for Hira {
         Ok(Settings {
             method: "hira",
             config: own,
-            overrides,
             ..Settings::default()
         })
     }
 
     fn write(&self, layers: &[Configured]) -> Result<Written, String> {
-        let (rank, rank_pattern) = pattern(layers, "rank")?;
         let init: Value = match common::<String>(layers, "init")?.as_str() {
             "gaussian" => "gaussian".into(),
             _ => true.into(),
         };
         let keys = table([
-            ("r", number(rank)),
+            ("r", common::<usize>(layers, "rank")?.into()),
             ("hira_dropout", common::<f64>(layers, "dropout")?.into()),
             ("init_weights", init),
         ]);
         Ok(Written {
             keys,
-            rank_pattern,
             ..Written::default()
         })
     }
