@@ -17,16 +17,26 @@ fn directory() -> PathBuf {
 }
 
 /// Methods of the vectors whose cases on linear layers must all run.
-const REQUIRED: [&str; 12] = [
+const REQUIRED: [&str; 22] = [
+    "beft",
     "boft",
+    "deft",
+    "delora",
     "dora",
+    "glora",
+    "gralora",
+    "hira",
     "ia3",
+    "loha",
     "lokr",
     "lora",
     "lora_init",
+    "miss",
     "mixed_batch",
+    "mixed_model",
     "multi_lora",
     "oft",
+    "peanut",
     "pissa",
     "shira",
     "vera",
