@@ -43,6 +43,12 @@ pub struct PeftConfig {
     pub(crate) rank_pattern: Patterns,
     #[serde(default)]
     pub(crate) alpha_pattern: Patterns,
+    /// C3A's block sizes.
+    #[serde(default)]
+    pub(crate) block_size_pattern: Patterns,
+    /// Numbers of coefficients of FourierFT and WaveFT.
+    #[serde(default)]
+    pub(crate) n_frequency_pattern: Patterns,
     #[serde(flatten)]
     pub(crate) keys: Map<String, Value>,
 }
@@ -81,6 +87,14 @@ impl PeftConfig {
             ("alpha_pattern", &self.alpha_pattern),
         ] {
             if !patterns.0.is_empty() || crate::types::has_pattern(self.peft_type(), key) {
+                keys.insert(key.to_owned(), table(patterns).into());
+            }
+        }
+        for (key, patterns) in [
+            ("block_size_pattern", &self.block_size_pattern),
+            ("n_frequency_pattern", &self.n_frequency_pattern),
+        ] {
+            if !patterns.0.is_empty() {
                 keys.insert(key.to_owned(), table(patterns).into());
             }
         }
@@ -174,6 +188,18 @@ impl Reader {
         std::mem::take(&mut self.left.alpha_pattern)
     }
 
+    /// C3A's block sizes.
+    pub(crate) fn block_sizes(&mut self) -> Patterns {
+        self.skip(&["block_size_pattern"]);
+        std::mem::take(&mut self.left.block_size_pattern)
+    }
+
+    /// The numbers of coefficients of FourierFT and WaveFT.
+    pub(crate) fn frequencies(&mut self) -> Patterns {
+        self.skip(&["n_frequency_pattern"]);
+        std::mem::take(&mut self.left.n_frequency_pattern)
+    }
+
     pub(crate) fn warn(&mut self, warning: String) {
         self.warnings.push(warning);
     }
@@ -183,6 +209,8 @@ impl Reader {
         for (key, patterns) in [
             ("rank_pattern", &self.left.rank_pattern),
             ("alpha_pattern", &self.left.alpha_pattern),
+            ("block_size_pattern", &self.left.block_size_pattern),
+            ("n_frequency_pattern", &self.left.n_frequency_pattern),
         ] {
             if !patterns.0.is_empty() {
                 return Err(self.unknown(key, &format!("{:?}", patterns.0)));

@@ -7,6 +7,8 @@ mod delora;
 mod glora;
 mod gralora;
 mod hira;
+mod c3a;
+mod fourierft;
 mod ia3;
 mod loha;
 mod lokr;
@@ -16,6 +18,7 @@ mod oft;
 mod peanut;
 mod shira;
 mod vera;
+mod waveft;
 
 use std::collections::BTreeMap;
 
@@ -41,6 +44,8 @@ pub(crate) static TYPES: &[&dyn PeftType] = &[
     &glora::Glora,
     &gralora::Gralora,
     &hira::Hira,
+    &c3a::C3a,
+    &fourierft::FourierFt,
     &ia3::Ia3,
     &loha::Loha,
     &lokr::Lokr,
@@ -50,6 +55,7 @@ pub(crate) static TYPES: &[&dyn PeftType] = &[
     &peanut::Peanut,
     &shira::Shira,
     &vera::Vera,
+    &waveft::WaveFt,
 ];
 
 /// A type of adapter in PEFT.
@@ -110,6 +116,8 @@ pub(crate) struct Written {
     pub(crate) keys: Table,
     pub(crate) rank_pattern: Patterns,
     pub(crate) alpha_pattern: Patterns,
+    pub(crate) block_size_pattern: Patterns,
+    pub(crate) n_frequency_pattern: Patterns,
 }
 
 /// A layer with the method as configured for it.
@@ -275,6 +283,63 @@ pub(crate) fn patterns(layers: &[Configured]) -> Result<(usize, f64, Patterns, P
     let (rank, rank_pattern) = pattern(layers, "rank")?;
     let (alpha, alpha_pattern) = pattern(layers, "alpha")?;
     Ok((rank as usize, alpha, rank_pattern, alpha_pattern))
+}
+
+/// A whole number of at least 1 for every layer, from `own`: a table where it is not `default`.
+pub(crate) fn sizes(
+    layers: &[LayerShape],
+    (peft, key): (&str, &str),
+    default: usize,
+    own: impl Fn(&str) -> Result<Option<f64>>,
+) -> Result<BTreeMap<String, Table>> {
+    let mut overrides = BTreeMap::new();
+    for layer in layers {
+        let Some(found) = own(&layer.path)? else {
+            continue;
+        };
+        if found.fract() != 0.0 || found < 1.0 {
+            return Err(Error::config(
+                peft,
+                format!(
+                    "{found} for {}: expected a whole number of at least 1",
+                    layer.path
+                ),
+            ));
+        }
+        if found != default as f64 {
+            overrides.insert(layer.path.clone(), table([(key, (found as usize).into())]));
+        }
+    }
+    Ok(overrides)
+}
+
+/// The inverse of [`sizes`]: the value of the first layer, and patterns for the layers with
+/// others. `name` makes the pattern of a path, and `find` looks a path up as PEFT will.
+pub(crate) fn size_patterns(
+    layers: &[Configured],
+    key: &str,
+    name: impl Fn(&str) -> String,
+    find: impl Fn(&str, &Patterns, &str) -> Result<Option<f64>>,
+) -> Result<(usize, Patterns), String> {
+    let first: usize = layers[0].value(key)?;
+    let mut patterns = Patterns::default();
+    for layer in layers {
+        let own: usize = layer.value(key)?;
+        if own != first {
+            patterns.0.push((name(&layer.layer.path), own as f64));
+        }
+    }
+    for layer in layers {
+        let own: usize = layer.value(key)?;
+        let found = find(key, &patterns, &layer.layer.path).map_err(|error| error.to_string())?;
+        if found.unwrap_or(first as f64) != own as f64 {
+            return Err(format!(
+                "`{key}` = {own} of {}: PEFT's patterns cannot tell it from a layer whose path ends alike",
+                layer.layer.path
+            ));
+        }
+    }
+    Ok((first, patterns))
 }
 
 /// The value that all layers share.
