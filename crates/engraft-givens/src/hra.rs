@@ -18,7 +18,7 @@ pub enum Orthogonality {
     /// Not at all: lambda = 0.
     #[default]
     Free,
-    /// By the penalty [`Hra::penalty`] on the loss.
+    /// By the penalty lambda |I - U^T U|_F^2 of unit columns on the loss of each layer.
     Penalty {
         /// Weight of the penalty.
         lambda: f64,
@@ -67,8 +67,8 @@ impl Default for HraConfig {
 /// U^T U once for all tokens, in O(d_in r^2 + r^3 log r). No d_in x d_in matrix is formed.
 ///
 /// Yuan, Liu and Xu, Bridging The Gap between Low-rank and Orthogonal Adaptation via Householder
-/// Reflection Adaptation, arXiv 2405.17484, section 3; `Hra::penalty` is its orthogonality
-/// regulariser. The init is PEFT's.
+/// Reflection Adaptation, arXiv 2405.17484, section 3, with its orthogonality regulariser. The
+/// init is PEFT's.
 #[derive(Module, Debug)]
 pub struct Hra {
     /// U, [d_in, r].
@@ -89,19 +89,6 @@ impl Hra {
         [u, t]
     }
 
-    /// lambda |I - U^T U|_F^2 of unit columns as a tensor of one value, to be added to the training
-    /// loss; zero without a penalty.
-    pub fn penalty(&self) -> Tensor<1> {
-        let lambda = match self.orthogonality {
-            Orthogonality::Penalty { lambda } => lambda,
-            Orthogonality::Free | Orthogonality::GramSchmidt => 0.0,
-        };
-        let u = self.units();
-        // Each pair of columns stands twice in the square, and the diagonal of U^T U is one.
-        let inner = u.clone().transpose().matmul(u).tril(-1);
-        (inner.clone() * inner).sum() * (2.0 * lambda)
-    }
-
     fn units(&self) -> Tensor<2> {
         let u = self.u.val();
         let norm = (u.clone() * u.clone()).sum_dim(0).sqrt();
@@ -120,6 +107,16 @@ impl Adapter for Hra {
         let [u, t] = self.compact();
         let along = x.clone().matmul(u.clone());
         base.forward(x - along.matmul(t.matmul(u.transpose())))
+    }
+
+    fn penalty(&self, _: &FrozenBase, _: &Ctx) -> Option<Tensor<1>> {
+        let Orthogonality::Penalty { lambda } = self.orthogonality else {
+            return None;
+        };
+        let u = self.units();
+        // Each pair of columns stands twice in the square, and the diagonal of U^T U is one.
+        let inner = u.clone().transpose().matmul(u).tril(-1);
+        Some((inner.clone() * inner).sum() * (2.0 * lambda))
     }
 }
 
@@ -171,6 +168,7 @@ impl Graft for HraConfig {
 impl Method for HraConfig {
     const META: MethodMeta = MethodMeta {
         peft: Some("HRA"),
+        regularised: true,
         admits: "d_in >= 2; with Gram-Schmidt, rank <= d_in",
         ..MethodMeta::graft(
             "hra",
@@ -287,18 +285,17 @@ mod tests {
         };
         let weight = |hra: &Hra| hra.effective(&base, &Ctx::default()).unwrap().weight;
         assert!(largest(weight(&orthogonal) - weight(&spanning)) < 1e-13);
-        let value = |hra: &Hra, lambda| {
-            let orthogonality = Orthogonality::Penalty { lambda };
-            largest(
-                Hra {
-                    orthogonality,
-                    ..hra.clone()
-                }
-                .penalty(),
-            )
+        let penalty = |hra: &Hra, orthogonality| {
+            let hra = Hra {
+                orthogonality,
+                ..hra.clone()
+            };
+            hra.penalty(&base, &Ctx::default()).map(largest)
         };
-        assert!(value(&orthogonal, 1.0) < 1e-28 && value(&spanning, 1.0) > 1e-3);
-        assert_eq!(largest(orthogonal.penalty()), 0.0);
+        let weighted = Orthogonality::Penalty { lambda: 1.0 };
+        assert!(penalty(&orthogonal, weighted).unwrap() < 1e-28);
+        assert!(penalty(&spanning, weighted).unwrap() > 1e-3);
+        assert_eq!(penalty(&spanning, Orthogonality::Free), None);
     }
 
     #[test]

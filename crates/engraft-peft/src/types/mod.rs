@@ -1,10 +1,12 @@
 //! The PEFT types that Engraft reads and writes: one file each, one line of [`TYPES`].
 
 mod boft;
+mod hra;
 mod ia3;
 mod lokr;
 mod lora;
 mod oft;
+mod road;
 mod shira;
 mod vera;
 
@@ -26,10 +28,12 @@ pub(crate) type Table = Map<String, Value>;
 /// All types, alphabetical.
 pub(crate) static TYPES: &[&dyn PeftType] = &[
     &boft::Boft,
+    &hra::Hra,
     &ia3::Ia3,
     &lokr::Lokr,
     &lora::Lora,
     &oft::Oft,
+    &road::Road,
     &shira::Shira,
     &vera::Vera,
 ];

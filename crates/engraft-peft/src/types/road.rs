@@ -27,6 +27,16 @@ impl PeftType for Road {
         &["road"]
     }
 
+    fn lacks(&self) -> &'static [&'static str] {
+        &[
+            "bias",
+            "exclude_modules",
+            "fan_in_fan_out",
+            "layers_to_transform",
+            "layers_pattern",
+        ]
+    }
+
     fn read(&self, config: &mut Reader, _: &[LayerShape]) -> Result<Settings> {
         let variant: String = config.get("variant", "road_1".to_owned())?;
         let group_size: usize = config.get("group_size", 64)?;
