@@ -17,9 +17,10 @@ fn directory() -> PathBuf {
 }
 
 /// Methods of the vectors whose cases on linear layers must all run.
-const REQUIRED: [&str; 12] = [
+const REQUIRED: [&str; 14] = [
     "boft",
     "dora",
+    "hra",
     "ia3",
     "lokr",
     "lora",
@@ -28,6 +29,7 @@ const REQUIRED: [&str; 12] = [
     "multi_lora",
     "oft",
     "pissa",
+    "road",
     "shira",
     "vera",
 ];
