@@ -9,6 +9,7 @@ mod gralora;
 mod hira;
 mod c3a;
 mod fourierft;
+mod hra;
 mod ia3;
 mod loha;
 mod lokr;
@@ -16,6 +17,7 @@ mod lora;
 mod miss;
 mod oft;
 mod peanut;
+mod road;
 mod shira;
 mod vera;
 mod waveft;
@@ -46,6 +48,7 @@ pub(crate) static TYPES: &[&dyn PeftType] = &[
     &hira::Hira,
     &c3a::C3a,
     &fourierft::FourierFt,
+    &hra::Hra,
     &ia3::Ia3,
     &loha::Loha,
     &lokr::Lokr,
@@ -53,6 +56,7 @@ pub(crate) static TYPES: &[&dyn PeftType] = &[
     &miss::Miss,
     &oft::Oft,
     &peanut::Peanut,
+    &road::Road,
     &shira::Shira,
     &vera::Vera,
     &waveft::WaveFt,
