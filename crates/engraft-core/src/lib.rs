@@ -15,6 +15,7 @@
 //! and [`Site`]s and implement [`Adaptable`]; on any other Burn module, [`reparameterize`] attaches
 //! the grafts that have a weight form.
 
+mod activation;
 mod adaptable;
 mod adapted;
 mod adapter;
@@ -47,11 +48,14 @@ mod selection;
 mod set;
 mod shape;
 mod site;
+mod standardised;
+mod sublayers;
 mod statistics;
 mod switching;
 mod targets;
 mod transparent;
 
+pub use activation::Activation;
 pub use adaptable::{Adaptable, Slot, Slots};
 pub use adapted::{Adapted, Attachment, Injection, unknown_method};
 pub use adapter::{Adapter, AdapterOps, AnyAdapter, Graft, InitContext};
@@ -78,5 +82,7 @@ pub use selection::Selection;
 pub use set::{AdapterSet, Composition, Switch};
 pub use shape::{LayerKind, LayerShape, ModelShapes, ParamShape, Part, SiteKind, SiteShape};
 pub use site::{AnySite, Site, SiteAdapter, SiteGraft, SiteOps};
+pub use standardised::standardised;
+pub use sublayers::Sublayers;
 pub use statistics::{Calibration, Needs, Statistics};
 pub use targets::{Include, Overrides, Targets};

@@ -25,6 +25,12 @@ pub static METHODS: &[MethodEntry] = &[
     MethodEntry::of::<engraft_lowrank::BeftConfig>(),
     MethodEntry::of::<engraft_lowrank::DeftConfig>(),
     MethodEntry::of::<engraft_lowrank::DeloraConfig>(),
+    MethodEntry::of::<engraft_kronecker::CompacterConfig>(),
+    MethodEntry::of::<engraft_kronecker::KadaptationConfig>(),
+    MethodEntry::of::<engraft_kronecker::LokrConfig>(),
+    MethodEntry::of::<engraft_kronecker::MokaConfig>(),
+    MethodEntry::of::<engraft_kronecker::PhmLinearConfig>(),
+    MethodEntry::of::<engraft_kronecker::SokaConfig>(),
     MethodEntry::of::<engraft_lowrank::DoraConfig>(),
     MethodEntry::of::<engraft_lowrank::GloraConfig>(),
     MethodEntry::of::<engraft_lowrank::GraloraConfig>(),
@@ -44,7 +50,10 @@ pub static METHODS: &[MethodEntry] = &[
     MethodEntry::of::<engraft_structured::WaveFtConfig>(),
     MethodEntry::of::<engraft_svd::LoraXsConfig>(),
     MethodEntry::of::<engraft_svd::PissaConfig>(),
+    MethodEntry::of::<engraft_tensor_train::LorettaAdpConfig>(),
     MethodEntry::of::<engraft_tensor_train::LorettaRepConfig>(),
+    MethodEntry::of::<engraft_tensor_train::MpoConfig>(),
+    MethodEntry::of::<engraft_tensor_train::TtLoraConfig>(),
     // registry: end
 ];
 
