@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use burn::tensor::TensorData;
 use engraft_core::{Adaptable, Adapted, Attachment, Include, LayerKind};
 use serde_json::{Map, Value};
 
@@ -10,7 +11,7 @@ use crate::config::PeftConfig;
 use crate::error::{Error, Result};
 use crate::experts;
 use crate::extras::{Biases, Extras};
-use crate::field::Pair;
+use crate::field::{Layout, Pair};
 use crate::import::{adapter_pairs, at_paths};
 use crate::targets;
 use crate::types::{self, Configured, PeftType, Written};
@@ -54,6 +55,10 @@ pub(crate) fn export<M: Adaptable>(
     let mut pairs = adapter_pairs(kind, &configured, name)?;
     pairs.extend(extras.pairs(&attachment.params, &shapes, &layers, &BTreeMap::new()));
     let value = |pair: &Pair| {
+        if pair.layout == Layout::Zeros {
+            let zeros = TensorData::zeros::<f32, _>(pair.shape.clone());
+            return Ok((pair.peft.clone(), zeros));
+        }
         // A bank entry that was grown, not given, is in no file of Engraft: PEFT's has it.
         let grown = || {
             pair.own
@@ -158,6 +163,8 @@ fn config(
     PeftConfig {
         rank_pattern: written.rank_pattern,
         alpha_pattern: written.alpha_pattern,
+        block_size_pattern: written.block_size_pattern,
+        n_frequency_pattern: written.n_frequency_pattern,
         keys,
     }
 }
