@@ -113,29 +113,29 @@ impl PeftType for Lokr {
         // A product w_a w_b (out, r) (r, in) there is its transpose a b here.
         if layer.get("decompose-both")? && product(out1, in1) {
             fields.extend([
-                Field::transposed("lokr_w1_b", "w1.a", &[rank, in1]),
-                Field::transposed("lokr_w1_a", "w1.b", &[out1, rank]),
+                Field::transposed("lokr_w1_b", "w1.a", [rank, in1]),
+                Field::transposed("lokr_w1_a", "w1.b", [out1, rank]),
             ]);
         } else {
-            fields.push(Field::transposed("lokr_w1", "w1.a", &[out1, in1]));
+            fields.push(Field::transposed("lokr_w1", "w1.a", [out1, in1]));
         }
         let with_kernel = |sides: [usize; 2]| [&sides[..], &kernel].concat();
         if !product(out2, in2) {
             fields.push(Field::transposed(
                 "lokr_w2",
                 "w2.a",
-                &with_kernel([out2, in2]),
+                with_kernel([out2, in2]),
             ));
         } else if layer.get("effective-conv2d")? && pixels > 1 {
             fields.extend([
-                Field::transposed("lokr_w2_b", "w2.a", &[rank, in2]),
+                Field::transposed("lokr_w2_b", "w2.a", [rank, in2]),
                 Field::same("lokr_w2_a", "w2.b", &[rank, out2]),
                 Field::same("lokr_t2", "w2.t", &with_kernel([rank, rank])),
             ]);
         } else {
             fields.extend([
-                Field::transposed("lokr_w2_b", "w2.a", &[rank, in2 * pixels]),
-                Field::transposed("lokr_w2_a", "w2.b", &[out2, rank]),
+                Field::transposed("lokr_w2_b", "w2.a", [rank, in2 * pixels]),
+                Field::transposed("lokr_w2_a", "w2.b", [out2, rank]),
             ]);
         }
         Ok(fields)
