@@ -1,9 +1,31 @@
 //! Low-rank adapters: the update of a frozen weight is a product of two thin matrices.
 
+mod adamss;
 mod dora;
+mod frod;
+mod grouping;
+mod indices;
+mod k_means;
+mod lily;
 mod lora;
+mod pvera;
+mod randlora;
+#[cfg(test)]
+mod testing;
+mod tinylora;
+mod unilora;
+mod vb_lora;
 mod vera;
 
+pub use adamss::{Adamss, AdamssConfig, Subspaces};
 pub use dora::{Dora, DoraConfig};
+pub use frod::{Frod, FrodConfig};
+pub use grouping::Grouping;
+pub use lily::{Lily, LilyConfig};
 pub use lora::{Lora, LoraConfig, LoraInit};
+pub use pvera::{Pvera, PveraConfig};
+pub use randlora::{RandBasis, RandLora, RandLoraConfig};
+pub use tinylora::{TinyLora, TinyLoraConfig};
+pub use unilora::{UniLora, UniLoraConfig};
+pub use vb_lora::{Mixture, VbForm, VbLora, VbLoraConfig};
 pub use vera::{Vera, VeraConfig};
