@@ -4,14 +4,15 @@ use burn::module::{Module, Param};
 use burn::tensor::{IndexingUpdateOp, Int, Tensor};
 use engraft_core::{
     Adapter, AnyAdapter, Counts, Ctx, Family, FrozenBase, InitContext, Kind, LayerShape, Method,
-    MethodMeta, ModelGraft, Parts, Result, check_dropout, dropout, refuse_dropout,
+    MethodMeta, ModelGraft, Parts, Result, check_dropout, dropout,
+    grouping::{members, numbered, part},
+    refuse_dropout,
 };
 use engraft_linalg::{LinalgError, Matrix, qr, solve, svd};
 use engraft_tensor::{Init, bridge};
 use rand::seq::index::sample;
 use serde::{Deserialize, Serialize};
 
-use crate::grouping::{members, numbered};
 use crate::indices;
 
 /// Rows of G shorter than this have no direction.
@@ -197,17 +198,6 @@ fn joint_basis(weights: &[Matrix], ridge: f64) -> engraft_linalg::Result<Matrix>
     parts.r.transpose_matmul(&eigenvectors)
 }
 
-/// The part a layer plays: the last name of its path and the one before, but for a block's number.
-fn part(path: &str) -> String {
-    let names: Vec<&str> = path.split('.').collect();
-    match names.as_slice() {
-        [.., "attention", "output", "dense"] => "attention_output".to_owned(),
-        [.., before, last] if before.parse::<usize>().is_err() => format!("{before}_{last}"),
-        [.., last] => (*last).to_owned(),
-        [] => String::new(),
-    }
-}
-
 impl ModelGraft for FrodConfig {
     fn admits(&self, _: &[LayerShape]) -> Result<(), String> {
         Ok(())
@@ -377,12 +367,6 @@ mod tests {
                 .unwrap();
             assert!(error < 1e-12, "{error:e}");
         }
-        assert_eq!(
-            part("encoder.layer.0.attention.output.dense"),
-            "attention_output"
-        );
-        assert_eq!(part("layers.3.self_attn.q_proj"), "self_attn_q_proj");
-        assert_eq!(part("layers.3.q"), "q");
     }
 
     #[test]

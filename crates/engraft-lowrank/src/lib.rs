@@ -3,13 +3,13 @@
 mod adamss;
 mod dora;
 mod frod;
-mod grouping;
 mod indices;
 mod k_means;
 mod lily;
 mod lora;
 mod pvera;
 mod randlora;
+mod softmax;
 #[cfg(test)]
 mod testing;
 mod tinylora;
@@ -20,7 +20,6 @@ mod vera;
 pub use adamss::{Adamss, AdamssConfig, Subspaces};
 pub use dora::{Dora, DoraConfig};
 pub use frod::{Frod, FrodConfig};
-pub use grouping::Grouping;
 pub use lily::{Lily, LilyConfig};
 pub use lora::{Lora, LoraConfig, LoraInit};
 pub use pvera::{Pvera, PveraConfig};

@@ -2,15 +2,15 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use burn::tensor::activation::softmax;
 use engraft_core::{
-    Adapter, AnyAdapter, BankSpec, Counts, Ctx, Error, Family, FrozenBase, InitContext, Kind,
-    LayerShape, Method, MethodMeta, ModelGraft, Parts, Result, positive_rank,
+    Adapter, AnyAdapter, BankSpec, Counts, Ctx, Error, Family, FrozenBase, Grouping, InitContext,
+    Kind, LayerShape, Method, MethodMeta, ModelGraft, Parts, Result, grouping::members,
+    positive_rank,
 };
 use engraft_tensor::Init;
 use serde::{Deserialize, Serialize};
 
-use crate::grouping::{Grouping, members};
+use crate::softmax::softmax;
 
 /// Configuration of [`Lily`]. Defaults of PEFT: rank 32, an A for every layer, two B experts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -172,6 +172,7 @@ impl Method for LilyConfig {
         kinds: &[Kind::ModelGraft],
         peft: Some("LILY"),
         mergeable: false,
+        whole_batch: true,
         ..MethodMeta::graft(
             "lily",
             "Lily",

@@ -1,7 +1,6 @@
 //! VB-LoRA: low-rank factors composed of vectors from one bank.
 
 use burn::module::{Module, Param};
-use burn::tensor::activation::softmax;
 use burn::tensor::{Int, Tensor};
 use engraft_core::{
     Adapter, AtInit, BankSpec, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape,
@@ -11,6 +10,7 @@ use engraft_tensor::Init;
 use serde::{Deserialize, Serialize};
 
 use crate::indices;
+use crate::softmax::softmax;
 
 /// What an adapter keeps of its choice among the vectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -6,11 +6,11 @@ use engraft_core::{Adaptable, Adapted, Attachment, Include};
 use serde_json::{Map, Value};
 
 use crate::adapter::PeftAdapter;
-use crate::config::PeftConfig;
+use crate::config::{PeftConfig, Reader};
 use crate::error::{Error, Result};
 use crate::extras::{Biases, Extras};
 use crate::field::Pair;
-use crate::import::{adapter_pairs, at_paths};
+use crate::import::at_paths;
 use crate::targets;
 use crate::types::{self, Configured, PeftType, Written};
 
@@ -50,7 +50,7 @@ pub(crate) fn export<M: Adaptable>(
     let extras =
         Extras::of(&attachment.params, &shapes, &layers, fan_in_fan_out).map_err(refuse)?;
 
-    let mut pairs = adapter_pairs(kind, &configured, name)?;
+    let mut pairs = kind.pairs(&configured, name)?;
     pairs.extend(extras.pairs(&attachment.params, &shapes, &layers, &BTreeMap::new()));
     let value = |pair: &Pair| {
         // A bank entry that was grown, not given, is in no file of Engraft: PEFT's has it.
@@ -64,7 +64,8 @@ pub(crate) fn export<M: Adaptable>(
         data.map(|data| (pair.peft.clone(), pair.to_peft(&data)))
             .ok_or_else(|| refuse(format!("it has no tensor {}", pair.own)))
     };
-    let exported: BTreeMap<_, _> = pairs.iter().map(value).collect::<Result<_>>()?;
+    let mut exported: BTreeMap<_, _> = pairs.iter().map(value).collect::<Result<_>>()?;
+    kind.pack(&configured, &mut exported).map_err(refuse)?;
     if let Some(key) = tensors
         .keys()
         .find(|key| !pairs.iter().any(|pair| pair.own == **key))
@@ -77,14 +78,22 @@ pub(crate) fn export<M: Adaptable>(
         .map(|layer| layer.path.as_str())
         .collect();
     let chosen: Vec<&str> = layers.iter().map(|layer| layer.path.as_str()).collect();
-    let target_modules = match targets::exactly(&chosen, &all) {
+    let own_targets = match targets::exactly(&chosen, &all) {
         Include::Regex(regex) => Value::from(regex),
         _ => chosen.into(),
     };
-    Ok(PeftAdapter::from_parts(
-        config(kind, written, &extras, target_modules),
-        exported,
-    ))
+    let config = config(kind, written, &extras, own_targets.clone());
+    if config.keys["target_modules"] != own_targets {
+        // A type that shares by names writes those; they must take the same layers.
+        let taken = targets::read(&mut Reader::new(&config), &shapes, &extras.modules)?;
+        if taken != layers {
+            return Err(refuse(format!(
+                "its layers are shared by the names {}, which take other layers too",
+                config.keys["target_modules"]
+            )));
+        }
+    }
+    Ok(PeftAdapter::from_parts(config, exported))
 }
 
 /// A layer with the attachment's configuration for it.
@@ -131,12 +140,11 @@ fn config(
         ("layers_to_transform", Value::Null),
         ("layers_pattern", Value::Null),
     ];
-    keys.extend(
-        common
-            .into_iter()
-            .filter(|(key, _)| !kind.lacks().contains(key))
-            .map(|(key, value)| (key.to_owned(), value)),
-    );
+    for (key, value) in common {
+        if !kind.lacks().contains(&key) {
+            keys.entry(key).or_insert(value);
+        }
+    }
     PeftConfig {
         rank_pattern: written.rank_pattern,
         alpha_pattern: written.alpha_pattern,

@@ -17,7 +17,7 @@ pub(crate) const SHARED: &str = "base_model.";
 pub(crate) enum Layout {
     /// Alike.
     Same,
-    /// (out, in) there, [in, out] here.
+    /// (out, in) there, [in, out] here; of a stack of matrices each.
     Transposed,
     /// In the same order, but of this shape here.
     Reshaped(Vec<usize>),
@@ -162,9 +162,42 @@ impl Pair {
         })
     }
 
-    /// The tensor as PEFT stores it.
+    /// A parameter of an adapter on a layer.
+    pub(crate) fn on_layer(
+        layer: &LayerShape,
+        name: &str,
+        [peft, own]: [&str; 2],
+        shape: &[usize],
+        layout: Layout,
+    ) -> Self {
+        Self {
+            peft: format!("{MODEL}{}.{peft}", layer.path),
+            own: format!("model.{}.adapters.{name}.{own}", layer.path),
+            shape: shape.to_vec(),
+            layout,
+        }
+    }
+
+    /// A trained entry of the bank under PEFT's whole key.
+    pub(crate) fn trained(
+        peft: String,
+        name: &str,
+        own: &str,
+        shape: &[usize],
+        layout: Layout,
+    ) -> Self {
+        Self {
+            peft,
+            own: format!("bank.trained.{name}/{own}"),
+            shape: shape.to_vec(),
+            layout,
+        }
+    }
+
+    /// The tensor as PEFT stores it; indices are `int64` there.
     pub(crate) fn to_peft(&self, data: &TensorData) -> TensorData {
         match &self.layout {
+            Layout::Same if data.dtype().is_int() => data.clone().convert_dtype(DType::I64),
             Layout::Same => data.clone(),
             Layout::Transposed => transposed(data),
             Layout::Reshaped(_) => with_shape(data, &self.shape),
@@ -189,20 +222,23 @@ fn with_shape(data: &TensorData, shape: &[usize]) -> TensorData {
     TensorData::from_bytes_vec(data.as_bytes().to_vec(), shape.to_vec(), data.dtype())
 }
 
-/// A matrix with its rows as columns, whatever its type.
+/// A matrix, or each of a stack of them, with its rows as columns, whatever its type.
 fn transposed(data: &TensorData) -> TensorData {
-    let shape = data.shape().to_vec();
-    let (rows, cols) = (shape[0], shape[1]);
-    let bytes = data.as_bytes();
+    let mut shape = data.shape().to_vec();
+    let last = shape.len() - 1;
+    let (rows, cols) = (shape[last - 1], shape[last]);
     let size = data.dtype().size();
-    let mut turned = Vec::with_capacity(bytes.len());
-    for col in 0..cols {
-        for row in 0..rows {
-            let at = (row * cols + col) * size;
-            turned.extend_from_slice(&bytes[at..at + size]);
+    let mut turned = Vec::with_capacity(data.as_bytes().len());
+    for matrix in data.as_bytes().chunks_exact((rows * cols * size).max(1)) {
+        for col in 0..cols {
+            for row in 0..rows {
+                let at = (row * cols + col) * size;
+                turned.extend_from_slice(&matrix[at..at + size]);
+            }
         }
     }
-    TensorData::from_bytes_vec(turned, vec![cols, rows], data.dtype())
+    shape.swap(last - 1, last);
+    TensorData::from_bytes_vec(turned, shape, data.dtype())
 }
 
 /// Whether a type of numbers can stand for `pair`'s.

@@ -8,11 +8,11 @@ use serde_json::Value;
 
 use crate::adapter::PeftAdapter;
 use crate::config::Reader;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::extras::Extras;
-use crate::field::{self, Field, Pair};
+use crate::field::{self, Pair};
 use crate::targets;
-use crate::types::{self, Configured, PeftType};
+use crate::types::{self, Configured};
 
 /// Keys of every configuration that say nothing about what an adapter computes.
 const NEUTRAL: [&str; 6] = [
@@ -40,6 +40,9 @@ pub struct Import {
     /// What was read in a way the user should know of.
     pub warnings: Vec<String>,
     pub(crate) pairs: Vec<Pair>,
+    /// `peft_type`.
+    pub(crate) kind: &'static str,
+    pub(crate) layers: Vec<Configured>,
     /// PEFT's keys of tensors that were grown from a seed.
     pub(crate) grown: Vec<String>,
 }
@@ -65,6 +68,25 @@ impl Import {
         let pair = self.pairs.iter().find(|pair| pair.own == key)?;
         Some((pair.peft.clone(), pair.to_peft(data)))
     }
+
+    /// Tensors in the layout of the adapter's parameters (their gradients, for example) under all
+    /// of PEFT's keys: a parameter that layers share has one for each layer. Others are left out.
+    ///
+    /// # Errors
+    /// Values that PEFT's files cannot express.
+    pub fn all_to_peft(
+        &self,
+        tensors: &BTreeMap<String, TensorData>,
+    ) -> Result<BTreeMap<String, TensorData>> {
+        let mut found = tensors
+            .iter()
+            .filter_map(|(key, data)| self.to_peft(key, data))
+            .collect();
+        types::find(self.kind)?
+            .pack(&self.layers, &mut found)
+            .map_err(Error::Unsupported)?;
+        Ok(found)
+    }
 }
 
 pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) -> Result<Import> {
@@ -73,8 +95,13 @@ pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) ->
     config.skip(&NEUTRAL);
     let extras = Extras::read(&mut config)?;
     let layers = targets::read(&mut config, shapes, &extras.modules)?;
-    let settings = kind.read(&mut config, &layers)?;
+    let mut settings = kind.read(&mut config, &layers)?;
     let warnings = config.finish()?;
+    let mut grown: Vec<String> = settings.grown.keys().cloned().collect();
+    let mut found = std::mem::take(&mut settings.grown);
+    found.extend(adapter.tensors.clone());
+    kind.unpack(&layers, &mut settings, &mut found, &adapter.frozen)?;
+    grown.extend(std::mem::take(&mut settings.grown).into_keys());
 
     let params = extras.params(shapes, &layers)?;
     let configured: Vec<Configured> = layers
@@ -95,10 +122,7 @@ pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) ->
             }
         })
         .collect();
-    let grown = settings.grown.keys().cloned().collect();
-    let mut found = settings.grown;
-    found.extend(adapter.tensors.clone());
-    let mut pairs = adapter_pairs(kind, &configured, name)?;
+    let mut pairs = kind.pairs(&configured, name)?;
     pairs.extend(extras.pairs(&params, shapes, &layers, &found));
     let tensors = field::to_own(&pairs, &found)?;
 
@@ -131,29 +155,10 @@ pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) ->
         tensors,
         warnings,
         pairs,
+        kind: kind.name(),
+        layers: configured,
         grown,
     })
-}
-
-/// All tensors of an adapter itself.
-pub(crate) fn adapter_pairs(
-    kind: &dyn PeftType,
-    layers: &[Configured],
-    name: &str,
-) -> Result<Vec<Pair>> {
-    let mut pairs: Vec<Pair> = kind
-        .shared(layers)
-        .into_iter()
-        .map(|field: Field| field.in_bank(name))
-        .collect();
-    for layer in layers {
-        pairs.extend(
-            kind.fields(layer)?
-                .into_iter()
-                .map(|field| field.on_layer(&layer.layer, name)),
-        );
-    }
-    Ok(pairs)
 }
 
 /// The layers of `shapes` at these paths.

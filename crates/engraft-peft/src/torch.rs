@@ -36,7 +36,7 @@ impl Generator {
         self.next = 0;
     }
 
-    fn word(&mut self) -> u32 {
+    pub(crate) fn word(&mut self) -> u32 {
         if self.next == Self::WORDS {
             self.twist();
         }

@@ -1,11 +1,19 @@
 //! The PEFT types that Engraft reads and writes: one file each, one line of [`TYPES`].
 
+mod adamss;
 mod boft;
+mod frod;
 mod ia3;
+mod lily;
 mod lokr;
 mod lora;
 mod oft;
+mod pvera;
+mod randlora;
 mod shira;
+mod tinylora;
+mod unilora;
+mod vblora;
 mod vera;
 
 use std::collections::BTreeMap;
@@ -17,20 +25,31 @@ use serde_json::{Map, Value};
 
 use crate::config::{Patterns, Reader};
 use crate::error::{Error, Result};
-use crate::field::Field;
+use crate::field::{Field, Pair};
 use crate::targets;
+
+/// Tensors by key.
+pub(crate) type Tensors = BTreeMap<String, TensorData>;
 
 /// A table of configuration keys.
 pub(crate) type Table = Map<String, Value>;
 
 /// All types, alphabetical.
 pub(crate) static TYPES: &[&dyn PeftType] = &[
+    &adamss::Adamss,
     &boft::Boft,
+    &frod::Frod,
     &ia3::Ia3,
+    &lily::Lily,
     &lokr::Lokr,
     &lora::Lora,
     &oft::Oft,
+    &pvera::Pvera,
+    &randlora::RandLora,
     &shira::Shira,
+    &tinylora::TinyLora,
+    &unilora::UniLora,
+    &vblora::VbLora,
     &vera::Vera,
 ];
 
@@ -57,12 +76,54 @@ pub(crate) trait PeftType: Sync {
     fn write(&self, layers: &[Configured]) -> Result<Written, String>;
 
     /// The parameters on a layer.
-    fn fields(&self, layer: &Configured) -> Result<Vec<Field>>;
+    fn fields(&self, layer: &Configured) -> Result<Vec<Field>> {
+        let _ = layer;
+        Ok(Vec::new())
+    }
 
     /// Frozen state shared by all layers.
     fn shared(&self, layers: &[Configured]) -> Vec<Field> {
         let _ = layers;
         Vec::new()
+    }
+
+    /// All tensors of an adapter: of [`shared`](Self::shared) and [`fields`](Self::fields), unless
+    /// layers are coupled in another way.
+    fn pairs(&self, layers: &[Configured], name: &str) -> Result<Vec<Pair>> {
+        let mut pairs: Vec<Pair> = self
+            .shared(layers)
+            .into_iter()
+            .map(|field| field.in_bank(name))
+            .collect();
+        for layer in layers {
+            let fields = self.fields(layer)?;
+            pairs.extend(
+                fields
+                    .into_iter()
+                    .map(|field| field.on_layer(&layer.layer, name)),
+            );
+        }
+        Ok(pairs)
+    }
+
+    /// Brings a file's tensors into the form of one tensor for each of [`pairs`](Self::pairs), and
+    /// completes `settings` by what only they say. `frozen` is what the caller knows of state that
+    /// PEFT does not save.
+    fn unpack(
+        &self,
+        layers: &[LayerShape],
+        settings: &mut Settings,
+        tensors: &mut Tensors,
+        frozen: &Tensors,
+    ) -> Result<()> {
+        let _ = (layers, settings, tensors, frozen);
+        Ok(())
+    }
+
+    /// The inverse of [`unpack`](Self::unpack), for all or some of the tensors.
+    fn pack(&self, layers: &[Configured], tensors: &mut Tensors) -> Result<(), String> {
+        let _ = (layers, tensors);
+        Ok(())
     }
 }
 

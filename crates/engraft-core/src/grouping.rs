@@ -1,7 +1,8 @@
 //! Which layers play the same part in different blocks of a model.
 
-use engraft_core::LayerShape;
 use serde::{Deserialize, Serialize};
+
+use crate::shape::LayerShape;
 
 /// Which layers of one shape may share.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -38,7 +39,7 @@ impl Grouping {
 }
 
 /// Each item's number: how many different ones came before its first occurrence.
-pub(crate) fn numbered<T: PartialEq>(items: impl IntoIterator<Item = T>) -> Vec<usize> {
+pub fn numbered<T: PartialEq>(items: impl IntoIterator<Item = T>) -> Vec<usize> {
     let mut known: Vec<T> = Vec::new();
     items
         .into_iter()
@@ -53,7 +54,7 @@ pub(crate) fn numbered<T: PartialEq>(items: impl IntoIterator<Item = T>) -> Vec<
 }
 
 /// The layers of each group, in order.
-pub(crate) fn members(groups: &[usize]) -> Vec<Vec<usize>> {
+pub fn members(groups: &[usize]) -> Vec<Vec<usize>> {
     let count = groups.iter().max().map_or(0, |last| last + 1);
     (0..count)
         .map(|group| {
@@ -64,14 +65,42 @@ pub(crate) fn members(groups: &[usize]) -> Vec<Vec<usize>> {
         .collect()
 }
 
+/// The part that a layer plays in its block: the last name of its path and the one before, unless
+/// that is the block's number. BERT's `attention.output.dense` is `attention_output`, for its
+/// feed-forward part ends in `output.dense` too.
+pub fn part(path: &str) -> String {
+    let names: Vec<&str> = path.split('.').collect();
+    match names.as_slice() {
+        [.., "attention", "output", "dense"] => "attention_output".to_owned(),
+        [.., before, last] if before.parse::<usize>().is_err() => format!("{before}_{last}"),
+        [.., last] => (*last).to_owned(),
+        [] => String::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing;
+
+    #[test]
+    fn a_part_is_named_without_its_block() {
+        assert_eq!(
+            part("encoder.layer.0.attention.output.dense"),
+            "attention_output"
+        );
+        assert_eq!(part("layers.3.self_attn.q_proj"), "self_attn_q_proj");
+        assert_eq!(part("layers.3.q"), "q");
+        assert_eq!(part("head"), "head");
+    }
 
     #[test]
     fn layers_are_grouped_by_part_and_shape() {
-        let layers = testing::blocks(2, &[("q", 4, 4), ("up", 4, 8), ("k", 4, 4)]);
+        let layers: Vec<LayerShape> = (0..6)
+            .map(|i| {
+                let (name, d_out) = [("q", 4), ("up", 8), ("k", 4)][i % 3];
+                LayerShape::linear(format!("layers.{}.{name}", i / 3), 4, d_out, false)
+            })
+            .collect();
         assert_eq!(Grouping::Name.groups(&layers), [0, 1, 2, 0, 1, 2]);
         assert_eq!(Grouping::Shape.groups(&layers), [0, 1, 0, 0, 1, 0]);
         let suffixes = Grouping::Suffixes(vec!["q".to_owned(), "p".to_owned()]);
