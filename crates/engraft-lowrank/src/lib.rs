@@ -1,14 +1,17 @@
 //! Low-rank adapters: the update of a frozen weight is a product of two thin matrices.
 
 mod adamss;
+mod aslora;
 mod dora;
 mod frod;
 mod indices;
 mod k_means;
 mod lily;
 mod lora;
+mod mos;
 mod pvera;
 mod randlora;
+mod sharing;
 mod softmax;
 #[cfg(test)]
 mod testing;
@@ -18,12 +21,15 @@ mod vb_lora;
 mod vera;
 
 pub use adamss::{Adamss, AdamssConfig, Subspaces};
+pub use aslora::{AsLora, AsLoraConfig};
 pub use dora::{Dora, DoraConfig};
 pub use frod::{Frod, FrodConfig};
 pub use lily::{Lily, LilyConfig};
 pub use lora::{Lora, LoraConfig, LoraInit};
+pub use mos::{Mos, MosConfig};
 pub use pvera::{Pvera, PveraConfig};
 pub use randlora::{RandBasis, RandLora, RandLoraConfig};
+pub use sharing::{MergeSchedule, Sharing};
 pub use tinylora::{TinyLora, TinyLoraConfig};
 pub use unilora::{UniLora, UniLoraConfig};
 pub use vb_lora::{Mixture, VbForm, VbLora, VbLoraConfig};

@@ -79,7 +79,18 @@ impl DefaultRng {
         }
     }
 
-    /// `shuffle`, or only the exchanges from the last place down to `first`.
+    /// Uniform in 0 ..= last, by rejection of masked words.
+    fn masked(&mut self, last: u32) -> u32 {
+        let mask = u32::MAX.checked_shr(last.leading_zeros()).unwrap_or(0);
+        loop {
+            let value = self.word32() & mask;
+            if value <= last {
+                return value;
+            }
+        }
+    }
+
+    /// Exchanges with random places from the last one down to `first`.
     fn exchange(&mut self, values: &mut [i64], first: usize) {
         for i in (first..values.len()).rev() {
             let j = self.at_most(i as u64) as usize;
@@ -87,9 +98,12 @@ impl DefaultRng {
         }
     }
 
-    /// `shuffle(values)`.
+    /// `shuffle(values)`, of fewer than 2^32 values.
     pub(crate) fn shuffle(&mut self, values: &mut [i64]) {
-        self.exchange(values, 1);
+        for i in (1..values.len()).rev() {
+            let j = self.masked(i as u32) as usize;
+            values.swap(i, j);
+        }
     }
 
     /// `choice(population, size, replace=False)`.

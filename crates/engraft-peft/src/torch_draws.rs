@@ -12,13 +12,15 @@ impl Generator {
             .collect()
     }
 
-    /// `tensor.uniform_(-bound, bound)` in bfloat16, which has 8 random bits a value.
+    /// `tensor.uniform_(-bound, bound)` in bfloat16: drawn in f32 and rounded, where the upper
+    /// bound, which is not in the interval, becomes the lower one.
     pub(crate) fn uniform_bf16(&mut self, bound: f64, count: usize) -> Vec<f32> {
-        let (from, to) = (bf16(-bound as f32), bf16(bound as f32));
-        let width = bf16(to - from);
-        (0..count)
-            .map(|_| bf16((self.word() & 0xff) as f32 / 256.0 * width + from))
-            .collect()
+        let (low, high) = (bf16(-bound as f32), bf16(bound as f32));
+        let round = |value| match bf16(value) {
+            rounded if rounded < high => rounded,
+            _ => low,
+        };
+        self.uniform(bound, count).into_iter().map(round).collect()
     }
 
     /// `torch.normal(0, std, size)` in f32: Box and Muller's transform, on blocks of 16 uniform
