@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::adapter::PeftAdapter;
 use crate::config::Reader;
 use crate::error::{Error, Result};
+use crate::experts;
 use crate::extras::Extras;
 use crate::field::{self, Pair};
 use crate::targets;
@@ -63,25 +64,26 @@ impl Import {
         Ok(adapted.restore(&self.name, &method, &self.injection, &self.tensors)?)
     }
 
-    /// PEFT's key of a tensor of the adapter, by Engraft's key, and the tensor in PEFT's layout.
-    pub fn to_peft(&self, key: &str, data: &TensorData) -> Option<(String, TensorData)> {
-        let pair = self.pairs.iter().find(|pair| pair.own == key)?;
-        Some((pair.peft.clone(), pair.to_peft(data)))
-    }
-
-    /// Tensors in the layout of the adapter's parameters (their gradients, for example) under all
-    /// of PEFT's keys: a parameter that layers share has one for each layer. Others are left out.
+    /// Tensors of the adapter (its gradients, for example), keyed as Engraft does, under all of
+    /// PEFT's keys and in PEFT's layout: a parameter that layers share has a key for each of them
+    /// where PEFT repeats it.
     ///
     /// # Errors
     /// Values that PEFT's files cannot express.
-    pub fn all_to_peft(
+    pub fn to_peft(
         &self,
         tensors: &BTreeMap<String, TensorData>,
     ) -> Result<BTreeMap<String, TensorData>> {
-        let mut found = tensors
+        let mut found = self
+            .pairs
             .iter()
-            .filter_map(|(key, data)| self.to_peft(key, data))
+            .filter_map(|pair| {
+                let data = tensors.get(&pair.own)?;
+                Some((pair.peft.clone(), pair.to_peft(data)))
+            })
             .collect();
+        let layers: Vec<LayerShape> = self.layers.iter().map(|own| own.layer.clone()).collect();
+        experts::join(&mut found, &layers);
         types::find(self.kind)?
             .pack(&self.layers, &mut found)
             .map_err(Error::Unsupported)?;
@@ -95,11 +97,20 @@ pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) ->
     config.skip(&NEUTRAL);
     let extras = Extras::read(&mut config)?;
     let layers = targets::read(&mut config, shapes, &extras.modules)?;
+    if let Some(layer) = layers.iter().find(|layer| !kind.takes(layer.kind)) {
+        return Err(Error::Unsupported(format!(
+            "{}: {} does not go on layers of kind {:?}",
+            layer.path,
+            kind.name(),
+            layer.kind
+        )));
+    }
     let mut settings = kind.read(&mut config, &layers)?;
     let warnings = config.finish()?;
     let mut grown: Vec<String> = settings.grown.keys().cloned().collect();
     let mut found = std::mem::take(&mut settings.grown);
     found.extend(adapter.tensors.clone());
+    experts::split(&mut found, &layers);
     kind.unpack(&layers, &mut settings, &mut found, &adapter.frozen)?;
     grown.extend(std::mem::take(&mut settings.grown).into_keys());
 

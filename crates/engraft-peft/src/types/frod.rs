@@ -80,8 +80,8 @@ impl PeftType for Frod {
         if entries > 0 {
             fields.push(Field::same(VALUES, "values", &[entries]));
             fields.push(Field {
-                peft: PLACES,
-                own: "positions",
+                peft: PLACES.into(),
+                own: "positions".into(),
                 shape: vec![2, entries],
                 // The product here takes S from the right.
                 layout: Layout::Coordinates { d_in, d_out: d_in },

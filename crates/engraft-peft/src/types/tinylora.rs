@@ -28,6 +28,10 @@ impl PeftType for TinyLora {
         &["exclude_modules"]
     }
 
+    fn takes(&self, kind: LayerKind) -> bool {
+        matches!(kind, LayerKind::Linear | LayerKind::Embedding)
+    }
+
     fn read(&self, config: &mut Reader, layers: &[LayerShape]) -> Result<Settings> {
         let rank: usize = config.get("r", 2)?;
         let length: usize = config.get("u", 64)?;
@@ -109,6 +113,10 @@ impl PeftType for TinyLora {
                 ));
             }
             let shape = [length, rank, rank];
+            let layout = match layout {
+                Layout::Transposed => Layout::Slices,
+                other => other,
+            };
             pairs.push(Pair::on_layer(
                 layer,
                 name,
