@@ -55,7 +55,7 @@ pub use erased::Erased;
 pub use error::{Error, Result};
 pub use linear::Linear;
 pub use meta::{AtInit, BaseWeights, Family, Gradient, Kind, MethodMeta};
-pub use method::{AnyMethod, DynGraft, DynSiteGraft, Method, MethodEntry, Parts};
+pub use method::{AnyMethod, DynGraft, DynSiteGraft, Method, MethodEntry, Parts, Rate};
 pub use model_graft::ModelGraft;
 pub use named::Named;
 pub use plan::Plan;
