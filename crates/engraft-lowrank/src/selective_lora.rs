@@ -227,8 +227,7 @@ mod tests {
             );
             assert!(forms_differ(&adapter, &base) < 1e-12);
 
-            let device = burn::tensor::Device::default().autodiff();
-            let tracked = adapter.fork(&device);
+            let tracked = adapter.train();
             let grads = tracked.indicator().sum().backward();
             let gradient = tracked.score.val().grad(&grads).unwrap();
             assert_eq!(bridge::values(&gradient), [1.0]);
