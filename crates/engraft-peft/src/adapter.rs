@@ -21,6 +21,7 @@ pub const TENSOR_FILE: &str = "adapter_model.safetensors";
 pub struct PeftAdapter {
     pub(crate) config: PeftConfig,
     pub(crate) tensors: BTreeMap<String, TensorData>,
+    pub(crate) residual: bool,
 }
 
 impl PeftAdapter {
@@ -50,7 +51,21 @@ impl PeftAdapter {
 
     /// An adapter from its configuration and tensors.
     pub fn from_parts(config: PeftConfig, tensors: BTreeMap<String, TensorData>) -> Self {
-        Self { config, tensors }
+        Self {
+            config,
+            tensors,
+            residual: false,
+        }
+    }
+
+    /// The same adapter for a model whose weights are what the adapter's init left of the original
+    /// ones: the residual of PiSSA, OLoRA, CorDA, LoRA-GA, LoftQ or KaSA. Without this the model is
+    /// taken to have the original weights, and what the file and they do not determine is refused.
+    pub fn on_residual(self) -> Self {
+        Self {
+            residual: true,
+            ..self
+        }
     }
 
     /// The configuration.

@@ -104,6 +104,7 @@ pub(crate) struct Reader {
     left: PeftConfig,
     known: Vec<&'static str>,
     warnings: Vec<String>,
+    residual: bool,
 }
 
 impl Reader {
@@ -112,7 +113,18 @@ impl Reader {
             left: config.clone(),
             known: Vec::new(),
             warnings: Vec::new(),
+            residual: false,
         }
+    }
+
+    /// The same for a model whose weights are the residual that the adapter's init left.
+    pub(crate) fn on_residual(self, residual: bool) -> Self {
+        Self { residual, ..self }
+    }
+
+    /// Whether the model's weights are the residual that the adapter's init left.
+    pub(crate) fn is_on_residual(&self) -> bool {
+        self.residual
     }
 
     /// The value of a key, if it is there and not null.

@@ -23,7 +23,9 @@ impl RatePattern {
         let adapter = regex::escape(adapter);
         let pattern = |field: &str| {
             let field = regex::escape(field);
-            format!(r".*\.adapters\.{adapter}\.(?:.*\.)?{field}|bank\.trained\.{adapter}/(?:.*/)?{field}")
+            format!(
+                r".*\.adapters\.{adapter}\.(?:.*\.)?{field}|bank\.trained\.{adapter}/(?:.*/)?{field}"
+            )
         };
         method
             .rates()

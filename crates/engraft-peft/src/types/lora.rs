@@ -166,7 +166,10 @@ impl PeftType for Lora {
                 second.key()
             )));
         }
-        if chosen.as_ref().is_none_or(|(variant, _)| variant.has_offset()) {
+        if chosen
+            .as_ref()
+            .is_none_or(|(variant, _)| variant.has_offset())
+        {
             settings.config.insert("bias".to_owned(), bias.into());
         } else if let (Some((variant, _)), true) = (&chosen, bias) {
             return Err(Error::config(
@@ -174,7 +177,10 @@ impl PeftType for Lora {
                 format!("true together with `{}`, which has none", variant.key()),
             ));
         }
-        if chosen.as_ref().is_none_or(|(variant, _)| variant.key() != INIT) {
+        if chosen
+            .as_ref()
+            .is_none_or(|(variant, _)| variant.key() != INIT)
+        {
             residual::judge(&init, config)?;
         }
         if let Some((variant, value)) = chosen {
@@ -270,9 +276,8 @@ fn entry<T: serde::de::DeserializeOwned>(
 ) -> Result<T> {
     match table.remove(key) {
         None | Some(Value::Null) => Ok(default),
-        Some(value) => serde_json::from_value(value.clone()).map_err(|error| {
-            Error::config(within, format!("`{key}`: found {value}: {error}"))
-        }),
+        Some(value) => serde_json::from_value(value.clone())
+            .map_err(|error| Error::config(within, format!("`{key}`: found {value}: {error}"))),
     }
 }
 

@@ -59,6 +59,12 @@ pub(crate) trait PeftType: Sync {
     /// The parameters on a layer.
     fn fields(&self, layer: &Configured) -> Result<Vec<Field>>;
 
+    /// Parameters of a method that are in no file of PEFT: its init computes them from the base.
+    fn derived(&self, method: &str) -> &'static [&'static str] {
+        let _ = method;
+        &[]
+    }
+
     /// Frozen state shared by all layers.
     fn shared(&self, layers: &[Configured]) -> Vec<Field> {
         let _ = layers;

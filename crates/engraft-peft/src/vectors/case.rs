@@ -125,8 +125,14 @@ impl Case {
             } else {
                 "adapter.".to_owned()
             };
-            let own = within(&tensors, &prefix);
-            (name, PeftAdapter::from_parts(config, own))
+            let adapter = PeftAdapter::from_parts(config, within(&tensors, &prefix));
+            let residual = tensors.keys().any(|key| key.starts_with("residual."));
+            let adapter = if residual {
+                adapter.on_residual()
+            } else {
+                adapter
+            };
+            (name, adapter)
         });
         let adapters = adapters.collect();
         Ok(Self {

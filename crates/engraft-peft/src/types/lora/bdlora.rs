@@ -26,7 +26,12 @@ impl Variant for BdLora {
     fn read(&self, value: Value, layers: &[LayerShape], settings: &mut Settings) -> Result<()> {
         let mut own = entries(value, KEY)?;
         let mut names = |side| -> Result<Vec<String>> {
-            entry(&mut own, KEY, &format!("target_modules_bd_{side}"), Vec::new())
+            entry(
+                &mut own,
+                KEY,
+                &format!("target_modules_bd_{side}"),
+                Vec::new(),
+            )
         };
         let (of_a, of_b) = (names("a")?, names("b")?);
         let blocks: usize = entry(&mut own, KEY, "nblocks", 1)?;
@@ -37,16 +42,19 @@ impl Variant for BdLora {
             .config
             .insert("block-diagonal".to_owned(), "neither".into());
         for layer in layers {
-            let is_in = |names: &[String]| names.iter().any(|name| layer.path.contains(name.as_str()));
+            let is_in =
+                |names: &[String]| names.iter().any(|name| layer.path.contains(name.as_str()));
             let side = match (is_in(&of_a), is_in(&of_b)) {
                 (true, true) => Err("is meant by target_modules_bd_a and target_modules_bd_b"),
-                (false, false) if strict => Err("is meant by neither target_modules_bd_a nor target_modules_bd_b, and match_strict is true"),
+                (false, false) if strict => Err(
+                    "is meant by neither target_modules_bd_a nor target_modules_bd_b, and match_strict is true",
+                ),
                 (false, false) => continue,
                 (true, false) => Ok("a"),
                 (false, true) => Ok("b"),
             };
-            let side = side
-                .map_err(|reason| Error::config(KEY, format!("{} {reason}", layer.path)))?;
+            let side =
+                side.map_err(|reason| Error::config(KEY, format!("{} {reason}", layer.path)))?;
             let overrides = settings.overrides.entry(layer.path.clone()).or_default();
             overrides.insert("block-diagonal".to_owned(), side.into());
             if side == "b" {
@@ -99,7 +107,13 @@ impl Variant for BdLora {
         {
             return Err("`bias` differs between layers, and PEFT has one for all".to_owned());
         }
-        let list = |paths: Vec<&str>| if paths.is_empty() { Value::Null } else { json!(paths) };
+        let list = |paths: Vec<&str>| {
+            if paths.is_empty() {
+                Value::Null
+            } else {
+                json!(paths)
+            }
+        };
         Ok(json!({
             "nblocks": common::<usize>(layers, "blocks")?,
             "match_strict": neither.is_empty(),

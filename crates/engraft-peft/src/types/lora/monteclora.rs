@@ -3,9 +3,7 @@
 use engraft_core::LayerShape;
 use serde_json::{Value, json};
 
-use super::{
-    Configured, Field, Result, Settings, Variant, common, entries, entry, finish, nested,
-};
+use super::{Configured, Field, Result, Settings, Variant, common, entries, entry, finish, nested};
 
 pub(super) struct Monteclora;
 
@@ -29,7 +27,12 @@ impl Variant for Monteclora {
         let samples: usize = entry(&mut own, KEY, "num_samples", 8)?;
         let scaler: f64 = entry(&mut own, KEY, "sample_scaler", 1e-4)?;
         // The first three weigh terms that the user adds to the loss; draws are not buffered here.
-        for key in ["dirichlet_prior", "kl_loss_weight", "use_entropy", "buffer_size"] {
+        for key in [
+            "dirichlet_prior",
+            "kl_loss_weight",
+            "use_entropy",
+            "buffer_size",
+        ] {
             own.remove(key);
         }
         finish(own, KEY)?;
@@ -55,11 +58,7 @@ impl Variant for Monteclora {
         let (rank, samples): (usize, usize) = (layer.get("rank")?, layer.get("samples")?);
         let mut fields = nested(lora);
         fields.extend([
-            Field::same(
-                "lora_monteclora_sampler.std_prior",
-                "std_prior",
-                &[rank],
-            ),
+            Field::same("lora_monteclora_sampler.std_prior", "std_prior", &[rank]),
             Field::same(
                 "lora_monteclora_sampler.expert_weights_prior",
                 "expert_weights_prior",

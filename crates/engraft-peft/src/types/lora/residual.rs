@@ -81,7 +81,9 @@ pub(super) fn judge(init: &Value, config: &Reader) -> Result<()> {
     let reason = match name.as_str() {
         // A finished adapter does not depend on how it started.
         "gaussian" | "orthogonal" | "eva" => return Ok(()),
-        "pissa" | "olora" | "loftq" | "corda" | "lora_ga" if config.is_on_residual() => return Ok(()),
+        "pissa" | "olora" | "loftq" | "corda" | "lora_ga" if config.is_on_residual() => {
+            return Ok(());
+        }
         name if name.starts_with("pissa_niter_") => match config.is_on_residual() {
             true => return Ok(()),
             false => "its randomised SVD draws from PyTorch's global generator",
@@ -97,7 +99,9 @@ pub(super) fn judge(init: &Value, config: &Reader) -> Result<()> {
         _ => {
             return Err(Error::config(
                 INIT,
-                format!("found `{name}`, expected true, false, gaussian, orthogonal, olora, pissa, pissa_niter_N, corda, eva, loftq, lora_ga or mica"),
+                format!(
+                    "found `{name}`, expected true, false, gaussian, orthogonal, olora, pissa, pissa_niter_N, corda, eva, loftq, lora_ga or mica"
+                ),
             ));
         }
     };

@@ -3,9 +3,7 @@
 use engraft_core::LayerShape;
 use serde_json::{Value, json};
 
-use super::{
-    Configured, Field, Result, Settings, Variant, common, entries, entry, finish, nested,
-};
+use super::{Configured, Field, Result, Settings, Variant, common, entries, entry, finish, nested};
 use crate::error::Error;
 
 pub(super) struct Velora;
@@ -41,7 +39,10 @@ impl Variant for Velora {
         let projection = PROJECTIONS.iter().find(|(peft, _)| *peft == init);
         let (_, projection) = projection.ok_or_else(|| {
             let known = PROJECTIONS.map(|(peft, _)| peft).join(", ");
-            Error::config(KEY, format!("`init_type`: found `{init}`, expected one of {known}"))
+            Error::config(
+                KEY,
+                format!("`init_type`: found `{init}`, expected one of {known}"),
+            )
         })?;
         settings.config.insert("groups".to_owned(), groups.into());
         settings.config.insert("scale".to_owned(), scale.into());
