@@ -3,6 +3,7 @@
 mod bd_lora;
 mod capaboost;
 mod dora;
+mod gamma;
 mod hydra;
 mod lora;
 mod lora_fa;

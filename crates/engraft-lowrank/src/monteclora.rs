@@ -10,6 +10,7 @@ use engraft_core::{
 use engraft_tensor::{Init, Key, bridge};
 use serde::{Deserialize, Serialize};
 
+use crate::gamma::{digamma, ln_gamma};
 use crate::lora::{Lora, LoraConfig};
 
 /// Smallest variance of a column of A's noise.
@@ -35,6 +36,12 @@ pub struct MontecloraConfig {
     pub samples: usize,
     /// Scale e of the noise.
     pub sample_scaler: f64,
+    /// Weight of the divergence from the prior in the loss.
+    pub kl_loss_weight: f64,
+    /// Concentration of the Dirichlet prior of the weights.
+    pub dirichlet_prior: f64,
+    /// Whether the squared length of w is added to the loss, which keeps w even.
+    pub use_entropy: bool,
 }
 
 impl Default for MontecloraConfig {
@@ -47,6 +54,9 @@ impl Default for MontecloraConfig {
             bias: false,
             samples: 8,
             sample_scaler: 1e-4,
+            kl_loss_weight: 1e-5,
+            dirichlet_prior: 0.1,
+            use_entropy: false,
         }
     }
 }
@@ -79,9 +89,11 @@ impl MontecloraConfig {
 /// Sengupta et al., Robust and Efficient Fine-tuning of LLMs with Bayesian Reparameterization of
 /// Low-Rank Adaptation, arXiv 2411.04358, section 3, as PEFT's `monteclora` computes it: w sums to
 /// one, so that A enters unchanged, and the diagonal of a Wishart matrix of r degrees of freedom is
-/// r independent chi-squared variables. The draws depend on (seed, path, step) alone. The
-/// divergence terms that the paper adds to the loss are the training loop's affair, as in PEFT.
-/// The activation form costs LoRA's, and N d_in r draws a step in training.
+/// r independent chi-squared variables. The draws depend on (seed, path, step) alone. The loss
+/// gains the divergences of Dirichlet, Wishart and normal distribution from their priors, summed
+/// over the adapted layers (PEFT averages over them, leaves adding them to the user, and has the
+/// sign of one term of the Dirichlet divergence reversed). The activation form costs LoRA's, and
+/// N d_in r draws a step in training.
 #[derive(Module, Debug)]
 pub struct Monteclora {
     /// A, B, c and their scaling.
@@ -96,11 +108,19 @@ pub struct Monteclora {
     pub expert_weights: Param<Tensor<1>>,
     /// e.
     pub sample_scaler: f64,
+    /// Weight of the divergences in the loss.
+    pub kl_loss_weight: f64,
+    /// Concentration of the Dirichlet prior.
+    pub dirichlet_prior: f64,
+    /// Whether w's squared length is in the loss.
+    pub use_entropy: bool,
 }
 
 impl Monteclora {
-    /// w, `[N]`, from standard normal `draws`.
-    fn weights(&self, draws: Tensor<1>) -> Tensor<1> {
+    /// w, `[N]`, in the step of `key`.
+    fn weights(&self, key: &Key) -> Tensor<1> {
+        let like = self.expert_weights_prior.val();
+        let draws = normal(like.dims(), "weights", key, &like);
         let alpha = self.expert_weights_prior.val().exp().clamp_min(EPSILON);
         let (log, n) = (alpha.clone().log(), alpha.dims()[0] as f64);
         let inverse = alpha.recip();
@@ -110,34 +130,32 @@ impl Monteclora {
         softmax(variance.sqrt() * draws + log - mean, 0)
     }
 
+    /// The diagonal of V, `[r]`, in the step of `key`.
+    fn variance(&self, key: &Key) -> Tensor<1> {
+        let std_prior = self.std_prior.val();
+        let [rank] = std_prior.dims();
+        let draws = normal([rank, rank], "wishart", key, &std_prior);
+        let wishart = (draws.clone() * draws).sum_dim(1).squeeze_dim::<1>(1);
+        ((std_prior * 2.0).exp() * wishart).clamp_min(LEAST_VARIANCE)
+    }
+
     /// The noise on A, [d_in, r].
     fn noise(&self, key: &Key) -> Tensor<2> {
-        let std_prior = self.std_prior.val();
-        let (device, dtype) = (std_prior.device(), std_prior.dtype());
-        let [d_in, rank] = self.lora.a.dims();
-        let samples = self.expert_weights_prior.dims()[0];
-        let normal = |count, role: &str| Init::Normal { std: 1.0 }.values(count, &key.child(role));
-        let z = bridge::tensor(
-            normal(samples * d_in * rank, "samples"),
-            [samples, d_in * rank],
-            &device,
-            dtype,
-        );
-        let squares = normal(rank * rank, "wishart");
-        let chi_squared = squares
-            .chunks(rank)
-            .map(|row| row.iter().map(|x| x * x).sum())
-            .collect();
-        let wishart = bridge::tensor(chi_squared, [rank], &device, dtype);
-        let weights = self.weights(bridge::tensor(
-            normal(samples, "weights"),
-            [samples],
-            &device,
-            dtype,
-        ));
-        let variance = ((std_prior * 2.0).exp() * wishart).clamp_min(LEAST_VARIANCE);
+        let weights = self.weights(key);
+        let ([d_in, rank], [samples]) = (self.lora.a.dims(), weights.dims());
+        let z = normal([samples, d_in * rank], "samples", key, &weights);
         let mixed = weights.unsqueeze::<2>().matmul(z).reshape([d_in, rank]);
-        mixed * (variance.sqrt() * self.sample_scaler).unsqueeze()
+        mixed * (self.variance(key).sqrt() * self.sample_scaler).unsqueeze()
+    }
+
+    /// The divergence of Dirichlet(exp(`expert_weights_prior`)) from the prior, `[1]`.
+    fn dirichlet_divergence(&self) -> Tensor<1> {
+        let alpha = self.expert_weights_prior.val().exp();
+        let prior = alpha.zeros_like() + self.dirichlet_prior;
+        let normaliser = |alpha: Tensor<1>| ln_gamma(alpha.clone().sum()) - ln_gamma(alpha).sum();
+        let slope = digamma(alpha.clone()) - digamma(alpha.clone().sum());
+        let along = ((alpha.clone() - prior.clone()) * slope).sum();
+        normaliser(alpha) - normaliser(prior) + along
     }
 
     /// A', [d_in, r], in this pass.
@@ -150,6 +168,17 @@ impl Monteclora {
     }
 }
 
+/// tr V - ln det V - r for diagonal V, `[1]`: twice the divergence of N(0, V) from N(0, 1).
+fn excess(variance: Tensor<1>) -> Tensor<1> {
+    (variance.clone() - variance.log() - 1.0).sum()
+}
+
+/// Standard normal draws of the step of `key`, where and as `like` is.
+fn normal<const D: usize>(shape: [usize; D], role: &str, key: &Key, like: &Tensor<1>) -> Tensor<D> {
+    let init = Init::Normal { std: 1.0 };
+    init.tensor(shape, &key.child(role), &like.device(), like.dtype())
+}
+
 impl Adapter for Monteclora {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("monteclora", self.lora.dropout, ctx)?;
@@ -159,6 +188,22 @@ impl Adapter for Monteclora {
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
         let narrow = dropout(x.clone(), self.lora.dropout, ctx).matmul(self.sampled(ctx));
         self.lora.widen(x, narrow, base)
+    }
+
+    fn penalty(&self, _: &FrozenBase, ctx: &Ctx) -> Option<Tensor<1>> {
+        let key = ctx.key("monteclora")?;
+        let rank = self.std_prior.dims()[0] as f64;
+        let samples = self.expert_weights_prior.dims()[0] as f64;
+        let wishart = excess((self.std_prior.val() * 2.0).exp()) * (0.5 * rank);
+        let normal = excess(self.variance(&key)) * (0.5 * samples);
+        let divergence = self.dirichlet_divergence() + wishart + normal;
+        let penalty = divergence * self.kl_loss_weight;
+        Some(if self.use_entropy {
+            let weights = self.weights(&key);
+            penalty + (weights.clone() * weights).sum()
+        } else {
+            penalty
+        })
     }
 }
 
@@ -198,6 +243,9 @@ impl Graft for MontecloraConfig {
             expert_weights: Param::from_tensor(ctx.tensor(even, [samples], "expert_weights"))
                 .set_require_grad(false),
             sample_scaler: self.sample_scaler,
+            kl_loss_weight: self.kl_loss_weight,
+            dirichlet_prior: self.dirichlet_prior,
+            use_entropy: self.use_entropy,
         })
     }
 }
@@ -205,6 +253,7 @@ impl Graft for MontecloraConfig {
 impl Method for MontecloraConfig {
     const META: MethodMeta = MethodMeta {
         peft: Some("LORA"),
+        regularised: true,
         ..MethodMeta::graft(
             "monteclora",
             "MonteCLoRA",
@@ -222,10 +271,16 @@ impl Method for MontecloraConfig {
         if self.samples == 0 {
             return Err("samples 0: expected at least 1".to_owned());
         }
-        if !self.sample_scaler.is_finite() {
+        if !self.sample_scaler.is_finite() || !self.kl_loss_weight.is_finite() {
             return Err(format!(
-                "sample-scaler {}: expected a finite number",
-                self.sample_scaler
+                "sample-scaler {} and kl-loss-weight {}: expected finite numbers",
+                self.sample_scaler, self.kl_loss_weight
+            ));
+        }
+        if !(self.dirichlet_prior.is_finite() && self.dirichlet_prior > 0.0) {
+            return Err(format!(
+                "dirichlet-prior {}: expected a positive number",
+                self.dirichlet_prior
             ));
         }
         self.lora().validate()
@@ -246,6 +301,8 @@ impl Method for MontecloraConfig {
                 bias: true,
                 dropout: 0.1,
                 samples: 1,
+                kl_loss_weight: 0.1,
+                use_entropy: true,
                 ..small
             },
         ]
@@ -257,7 +314,18 @@ mod tests {
     use engraft_core::{Bank, Mode};
 
     use super::*;
-    use crate::testing::{attach, base, largest, normal};
+    use crate::testing::{self, attach, base, largest};
+
+    fn prior(values: Vec<f64>) -> Param<Tensor<1>> {
+        let count = values.len();
+        let device = burn::tensor::Device::default();
+        Param::from_tensor(bridge::tensor(
+            values,
+            [count],
+            &device,
+            burn::tensor::DType::F64,
+        ))
+    }
 
     #[test]
     fn weights_are_a_distribution_and_follow_the_concentrations() {
@@ -266,18 +334,33 @@ mod tests {
             ..MontecloraConfig::default()
         };
         let mut adapter = attach(&config, &base([4, 3]));
-        let weights = bridge::values(&adapter.weights(normal([3], "z")));
-        assert!((weights.iter().sum::<f64>() - 1.0).abs() < 1e-12);
-        let prior = bridge::tensor(
-            vec![0.0, 5.0, 0.0],
-            [3],
-            &burn::tensor::Device::default(),
-            burn::tensor::DType::F64,
-        );
-        adapter.expert_weights_prior = Param::from_tensor(prior);
-        let weights = bridge::values(&adapter.weights(normal([3], "z") * 0.0));
-        // softmax of (-5/3, 10/3, -5/3).
-        assert!((weights[1] - 1.0 / (1.0 + 2.0 * (-5f64).exp())).abs() < 1e-12);
+        let weights = |adapter: &Monteclora| bridge::values(&adapter.weights(&Key::new(7)));
+        assert!((weights(&adapter).iter().sum::<f64>() - 1.0).abs() < 1e-12);
+        // High concentrations leave little spread: softmax of (8, 13, 8).
+        adapter.expert_weights_prior = prior(vec![8.0, 13.0, 8.0]);
+        let expected = 1.0 / (1.0 + 2.0 * (-5f64).exp());
+        assert!((weights(&adapter)[1] - expected).abs() < 1e-2);
+    }
+
+    #[test]
+    fn divergences_vanish_at_the_priors_and_nowhere_else() {
+        let config = MontecloraConfig {
+            rank: 3,
+            samples: 2,
+            dirichlet_prior: 0.5,
+            ..MontecloraConfig::default()
+        };
+        let mut adapter = attach(&config, &base([4, 3]));
+        let dirichlet = |adapter: &Monteclora| bridge::values(&adapter.dirichlet_divergence())[0];
+        adapter.expert_weights_prior = prior(vec![0.5f64.ln(); 2]);
+        assert!(dirichlet(&adapter).abs() < 1e-10);
+        // Beta(2, 1) from Beta(1/2, 1/2), by hand.
+        adapter.expert_weights_prior = prior(vec![2f64.ln(), 0.0]);
+        let expected = 2f64.ln() + std::f64::consts::PI.ln() - 1.5 * 0.5 - 0.5 * 1.5;
+        assert!((dirichlet(&adapter) - expected).abs() < 1e-9);
+        assert_eq!(bridge::values(&excess(prior(vec![1.0; 3]).val())), [0.0]);
+        let twice = bridge::values(&excess(prior(vec![2.0]).val()))[0];
+        assert!((twice - (1.0 - 2f64.ln())).abs() < 1e-12);
     }
 
     #[test]
@@ -290,7 +373,7 @@ mod tests {
         };
         let base = base([2000, 3]);
         let mut adapter = attach(&config, &base);
-        adapter.std_prior = Param::from_tensor(normal([2], "std"));
+        adapter.std_prior = Param::from_tensor(testing::normal([2], "std"));
         let bank = Bank::default();
         let of = |step| adapter.sampled(&Ctx::new(&bank, Mode::Train { seed: 1, step }));
         let key = Ctx::new(&bank, Mode::Train { seed: 1, step: 4 })

@@ -26,6 +26,8 @@ pub struct SelectiveLoraConfig {
     pub threshold: f64,
     /// First score.
     pub score: f64,
+    /// Weight lambda of |z| in the loss.
+    pub penalty: f64,
 }
 
 impl Default for SelectiveLoraConfig {
@@ -37,6 +39,7 @@ impl Default for SelectiveLoraConfig {
             dropout: 0.0,
             threshold: 0.1,
             score: 0.15,
+            penalty: 0.01,
         }
     }
 }
@@ -53,10 +56,10 @@ impl Default for SelectiveLoraConfig {
 /// arXiv 2501.15377, which puts LoRA in the place of the full update of TAPS (Wallingford et al.,
 /// arXiv 2203.16708, section 3): a block is one adapted layer, and the straight-through gradient
 /// lets a branch that is off come back. Threshold and first score are those of TAPS; no code of the
-/// LoRA version was found. Both papers add lambda times the mean of |z| to the loss
-/// ([`SelectiveLora::penalty`]), which is what switches branches off; that sum is the training
-/// loop's affair. The activation form costs LoRA's, and nothing beyond the base where the branch is
-/// merged or dropped while off.
+/// LoRA version was found. The loss gains lambda |z| for each branch, which is what switches
+/// branches off; the papers divide by the number of branches, so that lambda here is theirs over
+/// that number, and tune it. The activation form costs LoRA's, and nothing beyond the base where
+/// the branch is merged while off.
 #[derive(Module, Debug)]
 pub struct SelectiveLora {
     /// A, [d_in, r].
@@ -67,6 +70,8 @@ pub struct SelectiveLora {
     pub score: Param<Tensor<1>>,
     /// tau.
     pub threshold: f64,
+    /// lambda.
+    pub penalty: f64,
     /// s.
     pub scaling: f64,
     /// Dropout probability on the inputs of A.
@@ -91,11 +96,6 @@ impl SelectiveLora {
             None => self.step() + (score.clone() - score.detach()),
         }
     }
-
-    /// |z|, `[1]`: what the papers add to the loss for each branch, times lambda over their number.
-    pub fn penalty(&self) -> Tensor<1> {
-        self.score.val().abs()
-    }
 }
 
 impl Adapter for SelectiveLora {
@@ -109,6 +109,10 @@ impl Adapter for SelectiveLora {
         let gate = (self.indicator() * self.scaling).unsqueeze::<2>();
         let narrow = dropout(x.clone(), self.dropout, ctx).matmul(self.a.val()) * gate;
         base.forward(x) + narrow.matmul(self.b.val())
+    }
+
+    fn penalty(&self, _: &FrozenBase, _: &Ctx) -> Option<Tensor<1>> {
+        Some(self.score.val().abs() * self.penalty)
     }
 
     fn surrogate(&self, _: &FrozenBase) -> Self {
@@ -141,6 +145,7 @@ impl Graft for SelectiveLoraConfig {
             b: Param::from_tensor(ctx.tensor(Init::ZEROS, [rank, d_out], "b")),
             score: Param::from_tensor(ctx.tensor(Init::Constant(self.score), [1], "score")),
             threshold: self.threshold,
+            penalty: self.penalty,
             scaling: self.scaling.factor(self.alpha, rank),
             dropout: self.dropout,
             held: None,
@@ -150,6 +155,7 @@ impl Graft for SelectiveLoraConfig {
 
 impl Method for SelectiveLoraConfig {
     const META: MethodMeta = MethodMeta {
+        regularised: true,
         gradient: Gradient::Surrogate("the indicator I(z >= tau) has the gradient of z"),
         ..MethodMeta::graft(
             "selective-lora",
@@ -167,12 +173,12 @@ impl Method for SelectiveLoraConfig {
     fn validate(&self) -> Result<(), String> {
         positive_rank(self.rank)?;
         check_dropout(self.dropout)?;
-        if self.threshold.is_finite() && self.score.is_finite() {
+        let numbers = [self.threshold, self.score, self.penalty];
+        if numbers.iter().all(|number| number.is_finite()) {
             Ok(())
         } else {
             Err(format!(
-                "threshold {} and score {}: expected finite numbers",
-                self.threshold, self.score
+                "threshold, score and penalty {numbers:?}: expected finite numbers"
             ))
         }
     }

@@ -26,20 +26,19 @@ impl Variant for Monteclora {
         let mut own = entries(value, KEY)?;
         let samples: usize = entry(&mut own, KEY, "num_samples", 8)?;
         let scaler: f64 = entry(&mut own, KEY, "sample_scaler", 1e-4)?;
-        // The first three weigh terms that the user adds to the loss; draws are not buffered here.
-        for key in [
-            "dirichlet_prior",
-            "kl_loss_weight",
-            "use_entropy",
-            "buffer_size",
-        ] {
-            own.remove(key);
-        }
+        let weight: f64 = entry(&mut own, KEY, "kl_loss_weight", 1e-5)?;
+        let prior: f64 = entry(&mut own, KEY, "dirichlet_prior", 0.1)?;
+        let entropy: bool = entry(&mut own, KEY, "use_entropy", false)?;
+        // Draws are not buffered here.
+        own.remove("buffer_size");
         finish(own, KEY)?;
-        settings.config.insert("samples".to_owned(), samples.into());
-        settings
-            .config
-            .insert("sample-scaler".to_owned(), scaler.into());
+        settings.config.extend(table([
+            ("samples", samples.into()),
+            ("sample-scaler", scaler.into()),
+            ("kl-loss-weight", weight.into()),
+            ("dirichlet-prior", prior.into()),
+            ("use-entropy", entropy.into()),
+        ]));
         Ok(())
     }
 
@@ -47,9 +46,9 @@ impl Variant for Monteclora {
         Ok(json!({
             "num_samples": common::<usize>(layers, "samples")?,
             "sample_scaler": common::<f64>(layers, "sample-scaler")?,
-            "dirichlet_prior": 0.1,
-            "kl_loss_weight": 1e-5,
-            "use_entropy": false,
+            "dirichlet_prior": common::<f64>(layers, "dirichlet-prior")?,
+            "kl_loss_weight": common::<f64>(layers, "kl-loss-weight")?,
+            "use_entropy": common::<bool>(layers, "use-entropy")?,
             "buffer_size": 150,
         }))
     }
