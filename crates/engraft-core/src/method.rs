@@ -14,7 +14,7 @@ use crate::base::FrozenBase;
 use crate::counts::Counts;
 use crate::error::{Error, Result};
 use crate::evolve::{DynEvolve, Evolve};
-use crate::meta::MethodMeta;
+use crate::meta::{AtInit, MethodMeta};
 use crate::model_graft::ModelGraft;
 use crate::selection::Selection;
 use crate::shape::{LayerShape, SiteShape};
@@ -50,6 +50,12 @@ pub trait Method:
     /// Learning rates of its own; parameters that are not named take the run's.
     fn rates(&self) -> Vec<Rate> {
         Vec::new()
+    }
+
+    /// What the model computes before training under this configuration, where an option makes it
+    /// something else than the declaration says.
+    fn at_init(&self) -> AtInit {
+        Self::META.at_init
     }
 
     /// Small configurations that a layer of this shape admits, for the contract suite; they cover
@@ -206,6 +212,7 @@ pub struct AnyMethod {
     config: Value,
     parts: Parts,
     rates: Vec<Rate>,
+    at_init: AtInit,
     entry: MethodEntry,
 }
 
@@ -225,6 +232,7 @@ impl AnyMethod {
             config: serde_json::to_value(config).expect("plain data"),
             parts: config.parts(),
             rates: config.rates(),
+            at_init: config.at_init(),
             entry,
         })
     }
@@ -247,6 +255,11 @@ impl AnyMethod {
     /// The learning rates it asks for; see [`Method::rates`].
     pub fn rates(&self) -> &[Rate] {
         &self.rates
+    }
+
+    /// What the model computes before training; see [`Method::at_init`].
+    pub fn at_init(&self) -> AtInit {
+        self.at_init
     }
 
     /// What its initialiser wants to know from data.

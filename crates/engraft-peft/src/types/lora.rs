@@ -7,7 +7,7 @@ mod monteclora;
 mod residual;
 mod velora;
 
-use engraft_core::LayerShape;
+use engraft_core::{LayerKind, LayerShape};
 use serde_json::Value;
 
 use super::{Configured, PeftType, Settings, Table, Written, common, patterns, ranks, table};
@@ -16,15 +16,13 @@ use crate::error::{Error, Result};
 use crate::field::Field;
 
 /// Keys of what Engraft does not have, with PEFT's default.
-const OTHERS: [(&str, Value); 8] = [
+const OTHERS: [(&str, Value); 6] = [
     ("alora_invocation_tokens", Value::Null),
     ("arrow_config", Value::Null),
     ("ensure_weight_tying", Value::Bool(false)),
     ("layer_replication", Value::Null),
     ("megatron_config", Value::Null),
-    ("target_parameters", Value::Null),
     ("trainable_token_indices", Value::Null),
-    ("use_qalora", Value::Bool(false)),
 ];
 
 /// Keys that matter to PEFT's inits only: a finished adapter does not depend on them.
@@ -54,6 +52,11 @@ trait Variant: Sync {
             Value::Bool(asked) => *asked,
             _ => true,
         }
+    }
+
+    /// Whether PEFT has the variant for layers of a kind.
+    fn takes(&self, kind: LayerKind) -> bool {
+        kind == LayerKind::Linear
     }
 
     /// Whether `lora_bias` may be set.
@@ -120,6 +123,10 @@ impl PeftType for Lora {
         ]
     }
 
+    fn takes(&self, _: LayerKind) -> bool {
+        true
+    }
+
     fn read(&self, config: &mut Reader, layers: &[LayerShape]) -> Result<Settings> {
         let rank: usize = config.get("r", 8)?;
         let alpha: f64 = config.get("lora_alpha", 8.0)?;
@@ -137,6 +144,12 @@ impl PeftType for Lora {
             if variant.is_asked(&value, config) {
                 asked.push((*variant, value));
             }
+        }
+        if config.get("use_qalora", false)? {
+            config.warn(
+                "`use_qalora` acts on GPTQ layers only; on others PEFT computes plain LoRA, as here"
+                    .to_owned(),
+            );
         }
         config.refuse(&OTHERS.map(|(key, _)| key))?;
         config.skip(&INITS);
@@ -184,6 +197,14 @@ impl PeftType for Lora {
             residual::judge(&init, config)?;
         }
         if let Some((variant, value)) = chosen {
+            if let Some(layer) = layers.iter().find(|layer| !variant.takes(layer.kind)) {
+                return Err(Error::Unsupported(format!(
+                    "{}: PEFT has no `{}` for layers of kind {:?}",
+                    layer.path,
+                    variant.key(),
+                    layer.kind
+                )));
+            }
             settings.method = variant.method();
             variant.read(value, layers, &mut settings)?;
         }
@@ -208,6 +229,7 @@ impl PeftType for Lora {
             ("use_rslora", stabilised.into()),
             ("lora_bias", bias.into()),
             ("megatron_core", "megatron.core".into()),
+            ("use_qalora", false.into()),
             ("qalora_group_size", 16.into()),
         ]));
         keys.extend(VARIANTS.iter().map(|variant| {
@@ -226,14 +248,29 @@ impl PeftType for Lora {
             keys,
             rank_pattern,
             alpha_pattern,
+            ..Written::default()
         })
     }
 
     fn fields(&self, layer: &Configured) -> Result<Vec<Field>> {
         let (d_in, d_out, rank) = (layer.layer.d_in, layer.layer.d_out, layer.get("rank")?);
+        let kind = layer.layer.kind;
+        let (down, up) = match kind {
+            LayerKind::Conv2d {
+                kernel: [rows, columns],
+            } => (
+                vec![rank, d_in / kind.pixels(), rows, columns],
+                vec![d_out, rank, 1, 1],
+            ),
+            _ => (vec![rank, d_in], vec![d_out, rank]),
+        };
+        let (down_key, up_key) = match kind {
+            LayerKind::Embedding => ("lora_embedding_A", "lora_embedding_B"),
+            _ => ("lora_A.weight", "lora_B.weight"),
+        };
         let mut fields = vec![
-            Field::transposed("lora_A.weight", "a", [rank, d_in]),
-            Field::transposed("lora_B.weight", "b", [d_out, rank]),
+            Field::transposed(down_key, "a", &down),
+            Field::transposed(up_key, "b", &up),
         ];
         if has_bias(layer) {
             fields.push(Field::same("lora_B.bias", "c", &[d_out]));
@@ -257,11 +294,7 @@ fn has_bias(layer: &Configured) -> bool {
 /// The same fields inside the adapter's LoRA.
 fn nested(fields: Vec<Field>) -> Vec<Field> {
     let inner = |field: Field| Field {
-        own: match field.own {
-            "a" => "lora.a",
-            "b" => "lora.b",
-            _ => "lora.c",
-        },
+        own: format!("lora.{}", field.own).into(),
         ..field
     };
     fields.into_iter().map(inner).collect()

@@ -125,8 +125,7 @@ impl Variant for BdLora {
     fn fields(&self, layer: &Configured, lora: Vec<Field>) -> Result<Vec<Field>> {
         let (blocks, side): (usize, String) = (layer.get("blocks")?, layer.get("block-diagonal")?);
         let cut = |mut field: Field| {
-            if (field.own, side.as_str()) == ("a", "a") || (field.own, side.as_str()) == ("b", "b")
-            {
+            if field.own == side {
                 field.shape[1] /= blocks.max(1);
             }
             field

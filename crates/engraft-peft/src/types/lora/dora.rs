@@ -1,6 +1,6 @@
 //! DoRA: the columns of W + s A B at the length m.
 
-use engraft_core::LayerShape;
+use engraft_core::{LayerKind, LayerShape};
 use serde_json::Value;
 
 use super::{Configured, Field, Result, Settings, Variant};
@@ -16,6 +16,10 @@ impl Variant for Dora {
         "dora"
     }
 
+    fn takes(&self, kind: LayerKind) -> bool {
+        kind != LayerKind::Experts
+    }
+
     fn read(&self, _: Value, _: &[LayerShape], _: &mut Settings) -> Result<()> {
         Ok(())
     }
@@ -25,8 +29,17 @@ impl Variant for Dora {
     }
 
     fn fields(&self, layer: &Configured, mut lora: Vec<Field>) -> Result<Vec<Field>> {
-        let shape = [layer.layer.d_out];
-        lora.push(Field::same("lora_magnitude_vector", "magnitude", &shape));
+        let (kind, d_out) = (layer.layer.kind, layer.layer.d_out);
+        let shape = match kind {
+            LayerKind::Conv2d { .. } => vec![1, d_out, 1, 1],
+            _ => vec![d_out],
+        };
+        lora.push(Field::reshaped(
+            "lora_magnitude_vector",
+            "magnitude",
+            &shape,
+            &[d_out],
+        ));
         Ok(lora)
     }
 }

@@ -3,7 +3,8 @@
 use engraft_core::LayerShape;
 use serde_json::{Value, json};
 
-use super::{Configured, Field, Result, Settings, Variant, common, entries, entry, finish, nested, table,
+use super::{
+    Configured, Field, Result, Settings, Variant, common, entries, entry, finish, nested, table,
 };
 
 pub(super) struct Monteclora;

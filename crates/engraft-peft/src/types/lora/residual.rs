@@ -1,6 +1,6 @@
 //! Inits that look at the base: MiCA, and those that leave a residual of it in its place.
 
-use engraft_core::LayerShape;
+use engraft_core::{LayerKind, LayerShape};
 use serde_json::Value;
 
 use super::{Configured, Field, INIT, Result, Settings, Variant};
@@ -44,6 +44,11 @@ impl Variant for Init {
             .is_some_and(|name| name.eq_ignore_ascii_case(self.name));
         // On its residual, the base has been changed already, and the adapter is plain LoRA.
         named && (self.derived.is_empty() || !config.is_on_residual())
+    }
+
+    fn takes(&self, kind: LayerKind) -> bool {
+        // PEFT leaves an embedding as it is where the others of the same adapter get a residual.
+        kind == LayerKind::Linear || (kind == LayerKind::Embedding && self.derived.is_empty())
     }
 
     fn read(&self, _: Value, _: &[LayerShape], _: &mut Settings) -> Result<()> {
