@@ -311,20 +311,15 @@ impl Method for MontecloraConfig {
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::{DType, Device};
     use engraft_core::{Bank, Mode};
 
     use super::*;
     use crate::testing::{self, attach, base, largest};
 
     fn prior(values: Vec<f64>) -> Param<Tensor<1>> {
-        let count = values.len();
-        let device = burn::tensor::Device::default();
-        Param::from_tensor(bridge::tensor(
-            values,
-            [count],
-            &device,
-            burn::tensor::DType::F64,
-        ))
+        let (count, device) = (values.len(), Device::default());
+        Param::from_tensor(bridge::tensor(values, [count], &device, DType::F64))
     }
 
     #[test]

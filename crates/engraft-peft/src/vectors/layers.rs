@@ -128,7 +128,7 @@ fn active(
     }
     if case.tensors.contains_key("out.y_train") {
         let mode = Mode::Train { seed: 0, step: 0 };
-        let y = adapted.model.forward(x.clone(), &adapted.ctx(mode));
+        let y = output(case, &adapted.model, &x, &adapted.ctx(mode))?;
         checks.close("out.y_train", &y.to_data());
     }
     if case.tensors.contains_key("out.y_base") {
