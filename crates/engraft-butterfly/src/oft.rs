@@ -166,7 +166,7 @@ impl OftConfig {
 fn width(layer: &LayerShape) -> usize {
     match layer.kind {
         LayerKind::Embedding => layer.d_out,
-        LayerKind::Linear | LayerKind::Conv2d | LayerKind::Experts => layer.d_in,
+        LayerKind::Linear | LayerKind::Conv2d { .. } | LayerKind::Experts => layer.d_in,
     }
 }
 
