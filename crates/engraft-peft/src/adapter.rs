@@ -23,6 +23,7 @@ pub struct PeftAdapter {
     pub(crate) tensors: BTreeMap<String, TensorData>,
     /// State that PEFT rebuilds instead of saving it.
     pub(crate) frozen: BTreeMap<String, TensorData>,
+    pub(crate) residual: bool,
 }
 
 impl PeftAdapter {
@@ -56,6 +57,7 @@ impl PeftAdapter {
             config,
             tensors,
             frozen: BTreeMap::new(),
+            residual: false,
         }
     }
 
@@ -64,6 +66,16 @@ impl PeftAdapter {
     /// `base_model.model.<layer>.scatter_index`). What the type has no use for is ignored.
     pub fn with_frozen(self, frozen: BTreeMap<String, TensorData>) -> Self {
         Self { frozen, ..self }
+    }
+
+    /// The same adapter for a model whose weights are what the adapter's init left of the original
+    /// ones: the residual of PiSSA, OLoRA, CorDA, LoRA-GA, LoftQ or KaSA. Without this the model is
+    /// taken to have the original weights, and what the file and they do not determine is refused.
+    pub fn on_residual(self) -> Self {
+        Self {
+            residual: true,
+            ..self
+        }
     }
 
     /// The configuration.

@@ -119,6 +119,7 @@ pub(crate) struct Reader {
     targets: Value,
     known: Vec<&'static str>,
     warnings: Vec<String>,
+    residual: bool,
 }
 
 impl Reader {
@@ -132,7 +133,18 @@ impl Reader {
                 .unwrap_or_default(),
             known: Vec::new(),
             warnings: Vec::new(),
+            residual: false,
         }
+    }
+
+    /// The same for a model whose weights are the residual that the adapter's init left.
+    pub(crate) fn on_residual(self, residual: bool) -> Self {
+        Self { residual, ..self }
+    }
+
+    /// Whether the model's weights are the residual that the adapter's init left.
+    pub(crate) fn is_on_residual(&self) -> bool {
+        self.residual
     }
 
     /// The value of a key, if it is there and not null.

@@ -71,10 +71,14 @@ pub(crate) fn export<M: Adaptable>(
             .ok_or_else(|| refuse(format!("it has no tensor {}", pair.own)))
     };
     let mut exported: BTreeMap<_, _> = pairs.iter().map(value).collect::<Result<_>>()?;
-    if let Some(key) = tensors
-        .keys()
-        .find(|key| !pairs.iter().any(|pair| pair.own == **key))
-    {
+    let derived = kind.derived(&attachment.method);
+    let has_place = |key: &str| {
+        pairs.iter().any(|pair| pair.own == key)
+            || derived
+                .iter()
+                .any(|field| key.ends_with(&format!(".adapters.{name}.{field}")))
+    };
+    if let Some(key) = tensors.keys().find(|key| !has_place(key)) {
         return Err(refuse(format!("PEFT has no place for its tensor {key}")));
     }
     experts::join(&mut exported, &layers);

@@ -46,6 +46,8 @@ pub struct Import {
     pub(crate) layers: Vec<Configured>,
     /// PEFT's keys of tensors that were grown from a seed.
     pub(crate) grown: Vec<String>,
+    /// Parameters that the method computes from the base.
+    derived: &'static [&'static str],
 }
 
 impl Import {
@@ -61,7 +63,19 @@ impl Import {
         method: impl Fn(&str, &Value) -> engraft_core::Result<AnyMethod>,
     ) -> Result<()> {
         let method = method(&self.method, &self.config)?;
-        Ok(adapted.restore(&self.name, &method, &self.injection, &self.tensors)?)
+        let mut tensors = self.tensors.clone();
+        if !self.derived.is_empty() {
+            let mut fresh = adapted.clone();
+            fresh.attach(&self.name, &method, &self.injection)?;
+            let inside = format!(".adapters.{}.", self.name);
+            let derived = |key: &str| {
+                let field = key.split_once(&inside).map(|(_, field)| field);
+                field.is_some_and(|field| self.derived.contains(&field))
+            };
+            let computed = fresh.adapter_tensors(&self.name)?.into_iter();
+            tensors.extend(computed.filter(|(key, _)| derived(key)));
+        }
+        Ok(adapted.restore(&self.name, &method, &self.injection, &tensors)?)
     }
 
     /// Tensors of the adapter (its gradients, for example), keyed as Engraft does, under all of
@@ -92,7 +106,7 @@ impl Import {
 }
 
 pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) -> Result<Import> {
-    let mut config = Reader::new(&adapter.config);
+    let mut config = Reader::new(&adapter.config).on_residual(adapter.residual);
     let kind = types::find(&config.get("peft_type", String::new())?)?;
     config.skip(&NEUTRAL);
     let extras = Extras::read(&mut config)?;
@@ -169,6 +183,7 @@ pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) ->
         kind: kind.name(),
         layers: configured,
         grown,
+        derived: kind.derived(settings.method),
     })
 }
 

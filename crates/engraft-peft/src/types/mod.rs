@@ -114,6 +114,12 @@ pub(crate) trait PeftType: Sync {
         Ok(Vec::new())
     }
 
+    /// Parameters of a method that are in no file of PEFT: its init computes them from the base.
+    fn derived(&self, method: &str) -> &'static [&'static str] {
+        let _ = method;
+        &[]
+    }
+
     /// Frozen state shared by all layers.
     fn shared(&self, layers: &[Configured]) -> Vec<Field> {
         let _ = layers;

@@ -144,9 +144,15 @@ impl Case {
             } else {
                 "adapter.".to_owned()
             };
-            let own = within(&tensors, &prefix);
-            let adapter = PeftAdapter::from_parts(config, own);
-            (name, adapter.with_frozen(within(&tensors, "aux.")))
+            let adapter = PeftAdapter::from_parts(config, within(&tensors, &prefix))
+                .with_frozen(within(&tensors, "aux."));
+            let residual = tensors.keys().any(|key| key.starts_with("residual."));
+            let adapter = if residual {
+                adapter.on_residual()
+            } else {
+                adapter
+            };
+            (name, adapter)
         });
         let mut adapters: Vec<(String, PeftAdapter)> = adapters.collect();
         let trained = within(&tensors, "param.");
