@@ -3,14 +3,15 @@
 
 mod blocks;
 mod boft;
-mod cayley;
 mod oft;
 mod perm;
 mod rotation;
 #[cfg(test)]
 mod testing;
 
+use engraft_tensor::cayley;
+
 pub use blocks::{BlockLayout, Blocks};
 pub use boft::{Boft, BoftConfig};
-pub use cayley::{Cayley, skew_from_upper, skew_part};
+pub use engraft_tensor::cayley::{Cayley, skew_from_upper, skew_part};
 pub use oft::{Oft, OftConfig};

@@ -1,9 +1,29 @@
 //! Adapters made from the singular vectors of the weight: where LoRA starts from noise, these start
 //! from what the pretrained weight already does most.
 
+mod kasa;
 mod lora_xs;
+mod milora;
+mod olora;
+mod osf;
 mod pissa;
+mod psoft;
+mod residual_lora;
+mod soda;
 mod spectrum;
+mod svft;
+mod svft_pattern;
+#[cfg(test)]
+mod testing;
 
+pub use kasa::{Kasa, KasaConfig};
 pub use lora_xs::{LoraXs, LoraXsConfig};
-pub use pissa::{Pissa, PissaConfig};
+pub use milora::MiloraConfig;
+pub use olora::OloraConfig;
+pub use osf::{Osf, OsfConfig, Preserved};
+pub use pissa::PissaConfig;
+pub use psoft::{Psoft, PsoftConfig, PsoftRotation, PsoftSplit};
+pub use residual_lora::ResidualLora;
+pub use soda::{Soda, SodaBasis, SodaConfig, SodaFactors};
+pub use svft::{Svft, SvftConfig, SvftStart};
+pub use svft_pattern::SvftPattern;

@@ -8,9 +8,11 @@
 //!   device, thread order and precision;
 //! - [`Init`]: host-side initialisers over those streams;
 //! - [`ops`]: operations with kernels and backward passes of their own;
+//! - [`cayley`]: batches of rotations from skew-symmetric matrices;
 //! - [`bridge`]: tensors to host matrices and back, in the tensor's own precision.
 
 pub mod bridge;
+pub mod cayley;
 mod device;
 mod init;
 mod nearest;

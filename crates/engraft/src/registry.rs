@@ -22,8 +22,15 @@ pub static METHODS: &[MethodEntry] = &[
     MethodEntry::of::<engraft_lowrank::LoraConfig>(),
     MethodEntry::of::<engraft_lowrank::VeraConfig>(),
     MethodEntry::of::<engraft_sparse::ShiraConfig>(),
+    MethodEntry::of::<engraft_svd::KasaConfig>(),
     MethodEntry::of::<engraft_svd::LoraXsConfig>(),
+    MethodEntry::of::<engraft_svd::MiloraConfig>(),
+    MethodEntry::of::<engraft_svd::OloraConfig>(),
+    MethodEntry::of::<engraft_svd::OsfConfig>(),
     MethodEntry::of::<engraft_svd::PissaConfig>(),
+    MethodEntry::of::<engraft_svd::PsoftConfig>(),
+    MethodEntry::of::<engraft_svd::SodaConfig>(),
+    MethodEntry::of::<engraft_svd::SvftConfig>(),
     MethodEntry::of::<engraft_tensor_train::LorettaRepConfig>(),
     // registry: end
 ];

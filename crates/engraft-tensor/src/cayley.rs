@@ -1,8 +1,9 @@
 //! Rotations from skew-symmetric matrices, in batches of blocks.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use engraft_tensor::bridge;
 use serde::{Deserialize, Serialize};
+
+use crate::bridge;
 
 /// How a block R of a rotation is made from a skew-symmetric Q.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -49,7 +50,7 @@ impl Cayley {
     /// Whether the series has enough terms: the reason if not.
     ///
     /// # Errors
-    /// The sentence for [`engraft_core::Method::validate`].
+    /// The sentence for a method's validation.
     pub fn validate(self) -> Result<(), String> {
         match self {
             Self::Neumann {
@@ -63,7 +64,7 @@ impl Cayley {
 }
 
 /// I, [1, b, b].
-pub(crate) fn eye(size: usize, device: &Device, dtype: DType) -> Tensor<3> {
+pub fn eye(size: usize, device: &Device, dtype: DType) -> Tensor<3> {
     let values = (0..size * size)
         .map(|place| f64::from(u8::from(place / size == place % size)))
         .collect();
@@ -136,10 +137,10 @@ fn block_inverse(m: Tensor<3>) -> Tensor<3> {
 
 #[cfg(test)]
 mod tests {
-    use engraft_tensor::{Init, Key};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{Init, Key};
 
     fn random_skew(n: usize, size: usize, std: f64, seed: u64, dtype: DType) -> Tensor<3> {
         let packed = Init::Normal { std }.tensor(
