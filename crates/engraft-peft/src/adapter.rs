@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::config::PeftConfig;
 use crate::error::{Error, Result};
 use crate::import::{self, Import};
+use crate::types;
 
 /// Name of the configuration's file.
 pub const CONFIG_FILE: &str = "adapter_config.json";
@@ -21,6 +22,7 @@ pub const TENSOR_FILE: &str = "adapter_model.safetensors";
 pub struct PeftAdapter {
     pub(crate) config: PeftConfig,
     pub(crate) tensors: BTreeMap<String, TensorData>,
+    pub(crate) unsaved: BTreeMap<String, TensorData>,
 }
 
 impl PeftAdapter {
@@ -50,7 +52,22 @@ impl PeftAdapter {
 
     /// An adapter from its configuration and tensors.
     pub fn from_parts(config: PeftConfig, tensors: BTreeMap<String, TensorData>) -> Self {
-        Self { config, tensors }
+        Self {
+            config,
+            tensors,
+            unsaved: BTreeMap::new(),
+        }
+    }
+
+    /// The same adapter with frozen tensors that PEFT keeps in memory but does not save, by the
+    /// names they have there (PSOFT's `_psoft_A_cache`). Others are of no consequence.
+    pub fn with_unsaved(self, unsaved: BTreeMap<String, TensorData>) -> Self {
+        Self { unsaved, ..self }
+    }
+
+    /// Frozen tensors that PEFT keeps in memory but does not save.
+    pub fn unsaved(&self) -> &BTreeMap<String, TensorData> {
+        &self.unsaved
     }
 
     /// The configuration.
@@ -76,8 +93,16 @@ impl PeftAdapter {
     /// last, so that an interrupted write leaves no adapter rather than half of one.
     ///
     /// # Errors
-    /// When they cannot be written.
+    /// When they cannot be written, or would not determine the adapter.
     pub fn write(&self, directory: &Path) -> Result<()> {
+        if !self.unsaved.is_empty() {
+            let kind = types::find(self.config.peft_type())?;
+            return Err(Error::Unsupported(format!(
+                "not written as {}: {}",
+                kind.name(),
+                kind.why_unsaved()
+            )));
+        }
         let failed = |error: std::io::Error| engraft_core::Error::File {
             path: directory.to_owned(),
             reason: format!("cannot be made: {error}"),

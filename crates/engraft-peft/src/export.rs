@@ -10,7 +10,7 @@ use crate::config::PeftConfig;
 use crate::error::{Error, Result};
 use crate::extras::{Biases, Extras};
 use crate::field::Pair;
-use crate::import::{adapter_pairs, at_paths};
+use crate::import::{adapter_pairs, at_paths, unsaved_pairs};
 use crate::targets;
 use crate::types::{self, Configured, PeftType, Written};
 
@@ -65,6 +65,9 @@ pub(crate) fn export<M: Adaptable>(
             .ok_or_else(|| refuse(format!("it has no tensor {}", pair.own)))
     };
     let exported: BTreeMap<_, _> = pairs.iter().map(value).collect::<Result<_>>()?;
+    let hidden = unsaved_pairs(kind, &configured, name)?;
+    let unsaved: BTreeMap<_, _> = hidden.iter().map(value).collect::<Result<_>>()?;
+    pairs.extend(hidden);
     if let Some(key) = tensors
         .keys()
         .find(|key| !pairs.iter().any(|pair| pair.own == **key))
@@ -81,10 +84,10 @@ pub(crate) fn export<M: Adaptable>(
         Include::Regex(regex) => Value::from(regex),
         _ => chosen.into(),
     };
-    Ok(PeftAdapter::from_parts(
-        config(kind, written, &extras, target_modules),
-        exported,
-    ))
+    Ok(
+        PeftAdapter::from_parts(config(kind, written, &extras, target_modules), exported)
+            .with_unsaved(unsaved),
+    )
 }
 
 /// A layer with the attachment's configuration for it.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::adapter::PeftAdapter;
 use crate::config::Reader;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::extras::Extras;
 use crate::field::{self, Field, Pair};
 use crate::targets;
@@ -99,6 +99,14 @@ pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) ->
     let mut found = settings.grown;
     found.extend(adapter.tensors.clone());
     let mut pairs = adapter_pairs(kind, &configured, name)?;
+    let unsaved = unsaved_pairs(kind, &configured, name)?;
+    for pair in &unsaved {
+        let Some(data) = adapter.unsaved.get(&pair.peft) else {
+            return Err(Error::Unsupported(kind.why_unsaved().to_owned()));
+        };
+        found.insert(pair.peft.clone(), data.clone());
+    }
+    pairs.extend(unsaved);
     pairs.extend(extras.pairs(&params, shapes, &layers, &found));
     let tensors = field::to_own(&pairs, &found)?;
 
@@ -149,6 +157,24 @@ pub(crate) fn adapter_pairs(
     for layer in layers {
         pairs.extend(
             kind.fields(layer)?
+                .into_iter()
+                .map(|field| field.on_layer(&layer.layer, name)),
+        );
+    }
+    Ok(pairs)
+}
+
+/// Frozen parameters of the layers that PEFT does not save.
+pub(crate) fn unsaved_pairs(
+    kind: &dyn PeftType,
+    layers: &[Configured],
+    name: &str,
+) -> Result<Vec<Pair>> {
+    let mut pairs = Vec::new();
+    for layer in layers {
+        let fields = kind.unsaved(layer)?;
+        pairs.extend(
+            fields
                 .into_iter()
                 .map(|field| field.on_layer(&layer.layer, name)),
         );

@@ -17,7 +17,7 @@ fn directory() -> PathBuf {
 }
 
 /// Methods of the vectors whose cases on linear layers must all run.
-const REQUIRED: [&str; 12] = [
+const REQUIRED: [&str; 14] = [
     "boft",
     "dora",
     "ia3",
@@ -27,7 +27,9 @@ const REQUIRED: [&str; 12] = [
     "mixed_batch",
     "multi_lora",
     "oft",
+    "osf",
     "pissa",
+    "psoft",
     "shira",
     "vera",
 ];

@@ -5,6 +5,8 @@ mod ia3;
 mod lokr;
 mod lora;
 mod oft;
+mod osf;
+mod psoft;
 mod shira;
 mod vera;
 
@@ -30,6 +32,8 @@ pub(crate) static TYPES: &[&dyn PeftType] = &[
     &lokr::Lokr,
     &lora::Lora,
     &oft::Oft,
+    &osf::Osf,
+    &psoft::Psoft,
     &shira::Shira,
     &vera::Vera,
 ];
@@ -58,6 +62,18 @@ pub(crate) trait PeftType: Sync {
 
     /// The parameters on a layer.
     fn fields(&self, layer: &Configured) -> Result<Vec<Field>>;
+
+    /// Frozen parameters on a layer that PEFT keeps in memory but does not save, and that its file
+    /// does not determine.
+    fn unsaved(&self, layer: &Configured) -> Result<Vec<Field>> {
+        let _ = layer;
+        Ok(Vec::new())
+    }
+
+    /// Why the file does not determine them, where there are any.
+    fn why_unsaved(&self) -> &'static str {
+        ""
+    }
 
     /// Frozen state shared by all layers.
     fn shared(&self, layers: &[Configured]) -> Vec<Field> {

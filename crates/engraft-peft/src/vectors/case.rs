@@ -120,13 +120,16 @@ impl Case {
             }
         };
         let adapters = configs.into_iter().map(|(name, config)| {
-            let prefix = if is_named {
-                format!("adapter.{name}.")
-            } else {
-                "adapter.".to_owned()
+            let part = |what: &str| {
+                let prefix = if is_named {
+                    format!("{what}.{name}.")
+                } else {
+                    format!("{what}.")
+                };
+                within(&tensors, &prefix)
             };
-            let own = within(&tensors, &prefix);
-            (name, PeftAdapter::from_parts(config, own))
+            let adapter = PeftAdapter::from_parts(config, part("adapter"));
+            (name.clone(), adapter.with_unsaved(part("aux")))
         });
         let adapters = adapters.collect();
         Ok(Self {

@@ -279,6 +279,7 @@ fn round_trip(
         let config = serde_json::from_str(&first.config().to_json().to_string())
             .map_err(|error| Error::config("", error))?;
         let read = PeftAdapter::from_parts(config, first.tensors().clone())
+            .with_unsaved(first.unsaved().clone())
             .import(&fresh.model.shapes(), &import.name)?;
         read.attach(fresh, registry)?;
         export(fresh, &import.name, in_out)
