@@ -25,7 +25,7 @@ pub struct KasaConfig {
     pub scaling: Scaling,
     /// Probability of zeroing an input of A in training.
     pub dropout: f64,
-    /// Weight of the penalty on the singular values, see [`Kasa::penalty`].
+    /// Weight of the penalty on the singular values, see [`Adapter::penalty`].
     pub beta: f64,
     /// Weight of the penalty on the factors' distance from orthogonality.
     pub gamma: f64,
@@ -79,22 +79,6 @@ pub struct Kasa {
     pub gamma: f64,
 }
 
-impl Kasa {
-    /// beta |d|^2 + gamma (|A^T A - I| + |B B^T - I|) in Frobenius norms, `[1]`: what the paper
-    /// adds to the task's loss (equations 9 to 11).
-    pub fn penalty(&self) -> Tensor<1> {
-        let (a, b, diag) = (self.a.val(), self.b.val(), self.diag.val());
-        let rank = diag.dims()[0];
-        let off = |gram: Tensor<2>| {
-            let off = gram.clone() - identity(rank, &gram.device(), gram.dtype());
-            (off.clone() * off).sum().clamp_min(1e-30).sqrt()
-        };
-        let orthogonal =
-            off(a.clone().transpose().matmul(a)) + off(b.clone().matmul(b.transpose()));
-        (diag.clone() * diag).sum() * self.beta + orthogonal * self.gamma
-    }
-}
-
 impl Adapter for Kasa {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("kasa", self.dropout, ctx)?;
@@ -111,6 +95,20 @@ impl Adapter for Kasa {
     fn rebase(&self, base: &FrozenBase) -> Option<FrozenBase> {
         let cut = self.cut_in.clone().matmul(self.cut_out.clone());
         Some(base.with_weight((base.weight.clone() - cut).detach()))
+    }
+
+    /// beta |d|^2 + gamma (|A^T A - I| + |B B^T - I|) in Frobenius norms (equations 9 to 11).
+    fn penalty(&self, _: &FrozenBase, _: &Ctx) -> Option<Tensor<1>> {
+        let (a, b, diag) = (self.a.val(), self.b.val(), self.diag.val());
+        let rank = diag.dims()[0];
+        let off = |gram: Tensor<2>| {
+            let off = gram.clone() - identity(rank, &gram.device(), gram.dtype());
+            // The root has no derivative at zero.
+            (off.clone() * off).sum().clamp_min(1e-30).sqrt()
+        };
+        let orthogonal =
+            off(a.clone().transpose().matmul(a)) + off(b.clone().matmul(b.transpose()));
+        Some((diag.clone() * diag).sum() * self.beta + orthogonal * self.gamma)
     }
 }
 
@@ -162,6 +160,7 @@ impl Method for KasaConfig {
     const META: MethodMeta = MethodMeta {
         peft: Some("LORA"),
         at_init: AtInit::NotIdentity,
+        regularised: true,
         admits: "a linear layer with min(d_in, d_out) above the rank",
         ..MethodMeta::graft(
             "kasa",
@@ -248,14 +247,15 @@ mod tests {
         let unit = identity(6, &base.device(), base.dtype());
         adapter.a = Param::from_tensor(unit.clone().narrow(1, 0, 3));
         adapter.b = Param::from_tensor(unit.narrow(0, 2, 3));
+        let penalty = |adapter: &Kasa| adapter.penalty(&base, &Ctx::default()).unwrap();
         let squares: f64 = bridge::values(&adapter.diag.val())
             .iter()
             .map(|d| d * d)
             .sum();
-        assert!((bridge::values(&adapter.penalty())[0] - 0.5 * squares).abs() < 1e-12);
+        assert!((bridge::values(&penalty(&adapter))[0] - 0.5 * squares).abs() < 1e-12);
         // |0 - I| of three rows.
         adapter.b = Param::from_tensor(draw([3, 6], "b") * 0.0);
         let expected = 0.5 * squares + 2.0 * 3.0f64.sqrt();
-        assert!((bridge::values(&adapter.penalty())[0] - expected).abs() < 1e-12);
+        assert!((bridge::values(&penalty(&adapter))[0] - expected).abs() < 1e-12);
     }
 }

@@ -7,6 +7,7 @@ use engraft_core::{
     positive_rank, refuse_dropout,
 };
 use engraft_linalg::{Matrix, Svd};
+use engraft_tensor::Init;
 
 use crate::spectrum::{frozen, tensor};
 
@@ -18,8 +19,8 @@ use crate::spectrum::{frozen, tensor};
 /// | A0, B0 | [d_in, r], [r, d_out] | frozen, in the adapter file |
 /// | s | | alpha / r, or alpha / sqrt(r) |
 ///
-/// The adapter of every method that only chooses A0 and B0: PiSSA, MiLoRA, OLoRA, CorDA, LoRA-GA,
-/// LoKU. The residual W - s A0 B0 is this adapter's own base (see [`Adapter::rebase`]); A0 and B0
+/// The adapter of every method that only chooses how A and B start: PiSSA, MiLoRA, OLoRA, CorDA,
+/// LoRA-GA, LoKU, EVA. The residual W - s A0 B0 is this adapter's own base (see [`Adapter::rebase`]); A0 and B0
 /// are stored so that it does not hang on reproducing a decomposition. The activation form costs
 /// O(tokens (d_in d_out + r (d_in + d_out))), as LoRA's.
 #[derive(Module, Debug)]
@@ -28,10 +29,10 @@ pub struct ResidualLora {
     pub a: Param<Tensor<2>>,
     /// B, [r, d_out].
     pub b: Param<Tensor<2>>,
-    /// A0, [d_in, r].
-    pub a0: Param<Tensor<2>>,
+    /// A0, [d_in, r]; none where B starts at zero, so that nothing is taken from the weight.
+    pub a0: Option<Param<Tensor<2>>>,
     /// B0, [r, d_out].
-    pub b0: Param<Tensor<2>>,
+    pub b0: Option<Param<Tensor<2>>>,
     /// s.
     pub scaling: f64,
     /// Dropout probability on the inputs of A.
@@ -54,8 +55,28 @@ impl ResidualLora {
         Self {
             a: Param::from_tensor(a0.clone()),
             b: Param::from_tensor(b0.clone()),
-            a0: frozen(a0),
-            b0: frozen(b0),
+            a0: Some(frozen(a0)),
+            b0: Some(frozen(b0)),
+            scaling,
+            dropout,
+            method: method.to_owned(),
+        }
+    }
+
+    /// The adapter of `method` that starts from A0 and zero, beside the whole weight.
+    pub(crate) fn from_zero(
+        method: &str,
+        a0: &Matrix,
+        scaling: f64,
+        dropout: f64,
+        d_out: usize,
+        ctx: &InitContext,
+    ) -> Self {
+        Self {
+            a: Param::from_tensor(tensor(a0, ctx)),
+            b: Param::from_tensor(ctx.tensor(Init::ZEROS, [a0.cols(), d_out], "b")),
+            a0: None,
+            b0: None,
             scaling,
             dropout,
             method: method.to_owned(),
@@ -92,10 +113,14 @@ impl ResidualLora {
     /// B' = [B; -B0], [2r, d_out], with W + s A' B' = (W - s A0 B0) + s A B. The scaling stays s: a
     /// file that states rank 2r has alpha 2 alpha (sqrt(2) alpha when rank-stabilised).
     pub fn to_lora(&self) -> (Tensor<2>, Tensor<2>) {
-        (
-            Tensor::cat(vec![self.a.val(), self.a0.val()], 1),
-            Tensor::cat(vec![self.b.val(), -self.b0.val()], 0),
-        )
+        let (a, b) = (self.a.val(), self.b.val());
+        match (&self.a0, &self.b0) {
+            (Some(a0), Some(b0)) => (
+                Tensor::cat(vec![a, a0.val()], 1),
+                Tensor::cat(vec![b, -b0.val()], 0),
+            ),
+            _ => (a, b),
+        }
     }
 }
 
@@ -115,7 +140,8 @@ impl Adapter for ResidualLora {
     }
 
     fn rebase(&self, base: &FrozenBase) -> Option<FrozenBase> {
-        let start = self.a0.val().matmul(self.b0.val()) * self.scaling;
+        let (a0, b0) = (self.a0.as_ref()?.val(), self.b0.as_ref()?.val());
+        let start = a0.matmul(b0) * self.scaling;
         Some(base.with_weight((base.weight.clone() - start).detach()))
     }
 }
