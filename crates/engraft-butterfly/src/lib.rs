@@ -3,9 +3,12 @@
 
 mod blocks;
 mod boft;
+mod dropout;
 mod oft;
+mod outputs;
 mod perm;
 mod rotation;
+mod skew;
 #[cfg(test)]
 mod testing;
 
@@ -13,5 +16,7 @@ use engraft_tensor::cayley;
 
 pub use blocks::{BlockLayout, Blocks};
 pub use boft::{Boft, BoftConfig};
-pub use engraft_tensor::cayley::{Cayley, skew_from_upper, skew_part};
+pub use cayley::{Cayley, skew_from_upper, skew_part};
 pub use oft::{Oft, OftConfig};
+pub use outputs::{Outputs, Retuned};
+pub use skew::Parametrisation;
