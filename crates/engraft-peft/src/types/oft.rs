@@ -157,7 +157,7 @@ impl PeftType for Oft {
         };
         let key = match layer.layer.kind {
             LayerKind::Embedding => "oft_embedding_R.weight",
-            LayerKind::Linear | LayerKind::Conv2d | LayerKind::Experts => "oft_R.weight",
+            LayerKind::Linear | LayerKind::Conv2d { .. } | LayerKind::Experts => "oft_R.weight",
         };
         Ok(vec![Field::same(
             key,
@@ -171,7 +171,7 @@ impl PeftType for Oft {
 fn rotated(layer: &LayerShape) -> usize {
     match layer.kind {
         LayerKind::Embedding => layer.d_out,
-        LayerKind::Linear | LayerKind::Conv2d | LayerKind::Experts => layer.d_in,
+        LayerKind::Linear | LayerKind::Conv2d { .. } | LayerKind::Experts => layer.d_in,
     }
 }
 
