@@ -159,7 +159,7 @@ impl Method for CordaConfig {
         vec![
             small.clone(),
             Self {
-                alpha: Some(5.0),
+                alpha: Some(64.0),
                 scaling: Scaling::RankStabilised,
                 dropout: 0.1,
                 mode: CordaMode::KnowledgePreserved,

@@ -19,7 +19,8 @@ use crate::residual_lora::ResidualLora;
 /// Paischer et al., Parameter Efficient Fine-tuning via Explained Variance Adaptation, arXiv
 /// 2410.07170, section 3. The components are the right singular vectors of the centred inputs. PEFT
 /// 0.21.2 finds them by an incremental SVD, batch by batch until they converge; here they come exactly
-/// from the second moments of all batches, so that its threshold tau has no counterpart.
+/// from the second moments of all batches, so that its threshold tau has no counterpart. Components
+/// beyond the number of tokens explain nothing: they complete the basis and come last.
 ///
 /// With rho above 1 the budget, the sum of all ranks, is spread again: of each layer at most rho r
 /// components take part, those of all layers are ordered by the share of their layer's variance
@@ -135,10 +136,9 @@ impl Graft for EvaConfig {
             let whole: f64 = variances.iter().sum();
             // round_ties_even is Python's round.
             let most = (own.rank as f64 * self.rho).round_ties_even() as usize;
-            let available = shape.d_in.min(statistics.tokens);
             contenders.push(Layer {
                 rank: own.rank,
-                most: most.min(available),
+                most: most.min(shape.d_in),
                 group,
                 explained: variances
                     .iter()
@@ -167,12 +167,6 @@ impl Graft for EvaConfig {
 
     fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<ResidualLora> {
         let statistics = ctx.statistics()?;
-        if statistics.tokens < self.rank {
-            return Err(ctx.numeric(format!(
-                "{} calibration tokens do not determine {} components",
-                statistics.tokens, self.rank
-            )));
-        }
         let found = components(statistics, ctx.path)?
             .truncated(self.rank)
             .map_err(|error| ctx.numeric(error))?;
