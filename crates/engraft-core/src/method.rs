@@ -19,7 +19,7 @@ use crate::model_graft::ModelGraft;
 use crate::selection::Selection;
 use crate::shape::{LayerShape, SiteShape};
 use crate::site::{AnySite, SiteGraft};
-use crate::statistics::Needs;
+use crate::statistics::{Calibration, Needs};
 use crate::targets::Overrides;
 
 /// A learning rate that a method asks for: the trained parameters called `field` (a field of the
@@ -76,6 +76,12 @@ pub trait DynGraft: fmt::Debug + Send + Sync {
     fn banks(&self, layers: &[LayerShape]) -> Vec<BankSpec>;
     /// See [`Graft::needs`].
     fn needs(&self) -> Needs;
+    /// See [`Graft::allocate`].
+    fn allocate(
+        &self,
+        layers: &[(LayerShape, Value)],
+        calibration: &Calibration,
+    ) -> Result<Vec<Option<Overrides>>>;
     /// See [`Graft::init`].
     fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<AnyAdapter>;
 }
@@ -92,6 +98,13 @@ impl<G: Graft> DynGraft for G {
     }
     fn needs(&self) -> Needs {
         Graft::needs(self)
+    }
+    fn allocate(
+        &self,
+        layers: &[(LayerShape, Value)],
+        calibration: &Calibration,
+    ) -> Result<Vec<Option<Overrides>>> {
+        Graft::allocate(self, layers, calibration)
     }
     fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<AnyAdapter> {
         Graft::init(self, base, ctx).map(AnyAdapter::new)

@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::config::PeftConfig;
 use crate::error::{Error, Result};
 use crate::import::{self, Import};
+use crate::types;
 
 /// Name of the configuration's file.
 pub const CONFIG_FILE: &str = "adapter_config.json";
@@ -101,8 +102,16 @@ impl PeftAdapter {
     /// last, so that an interrupted write leaves no adapter rather than half of one.
     ///
     /// # Errors
-    /// When they cannot be written.
+    /// When they cannot be written, or would not determine the adapter.
     pub fn write(&self, directory: &Path) -> Result<()> {
+        let kind = types::find(self.config.peft_type())?;
+        if !kind.why_unsaved().is_empty() {
+            return Err(Error::Unsupported(format!(
+                "not written as {}: {}",
+                kind.name(),
+                kind.why_unsaved()
+            )));
+        }
         let failed = |error: std::io::Error| engraft_core::Error::File {
             path: directory.to_owned(),
             reason: format!("cannot be made: {error}"),

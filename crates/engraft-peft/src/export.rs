@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::experts;
 use crate::extras::{Biases, Extras};
 use crate::field::{Layout, Pair};
-use crate::import::at_paths;
+use crate::import::{at_paths, unsaved_pairs};
 use crate::targets;
 use crate::types::{self, Configured, PeftType, Written};
 
@@ -71,6 +71,9 @@ pub(crate) fn export<M: Adaptable>(
             .ok_or_else(|| refuse(format!("it has no tensor {}", pair.own)))
     };
     let mut exported: BTreeMap<_, _> = pairs.iter().map(value).collect::<Result<_>>()?;
+    let hidden = unsaved_pairs(kind, &configured, name)?;
+    let unsaved: BTreeMap<_, _> = hidden.iter().map(value).collect::<Result<_>>()?;
+    pairs.extend(hidden);
     let derived = kind.derived(&attachment.method);
     let has_place = |key: &str| {
         pairs.iter().any(|pair| pair.own == key)
@@ -112,7 +115,7 @@ pub(crate) fn export<M: Adaptable>(
             )));
         }
     }
-    Ok(PeftAdapter::from_parts(config, exported))
+    Ok(PeftAdapter::from_parts(config, exported).with_frozen(unsaved))
 }
 
 /// A layer with the attachment's configuration for it.

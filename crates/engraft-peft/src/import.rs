@@ -13,6 +13,7 @@ use crate::experts;
 use crate::extras::Extras;
 use crate::field::{self, Pair};
 use crate::targets;
+use crate::types::PeftType;
 use crate::types::{self, Configured};
 
 /// Keys of every configuration that say nothing about what an adapter computes.
@@ -148,6 +149,14 @@ pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) ->
         })
         .collect();
     let mut pairs = kind.pairs(&configured, name)?;
+    let unsaved = unsaved_pairs(kind, &configured, name)?;
+    for pair in &unsaved {
+        let Some(data) = adapter.frozen.get(&pair.peft) else {
+            return Err(Error::Unsupported(kind.why_unsaved().to_owned()));
+        };
+        found.insert(pair.peft.clone(), data.clone());
+    }
+    pairs.extend(unsaved);
     pairs.extend(extras.pairs(&params, shapes, &layers, &found));
     let tensors = field::to_own(&pairs, &found)?;
 
@@ -185,6 +194,24 @@ pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) ->
         grown,
         derived: kind.derived(settings.method),
     })
+}
+
+/// Frozen parameters of the layers that PEFT does not save.
+pub(crate) fn unsaved_pairs(
+    kind: &dyn PeftType,
+    layers: &[Configured],
+    name: &str,
+) -> Result<Vec<Pair>> {
+    let mut pairs = Vec::new();
+    for layer in layers {
+        let fields = kind.unsaved(layer)?;
+        pairs.extend(
+            fields
+                .into_iter()
+                .map(|field| field.on_layer(&layer.layer, name)),
+        );
+    }
+    Ok(pairs)
 }
 
 /// The layers of `shapes` at these paths.

@@ -19,7 +19,9 @@ mod lokr;
 mod lora;
 mod miss;
 mod oft;
+mod osf;
 mod peanut;
+mod psoft;
 mod pvera;
 mod randlora;
 mod road;
@@ -69,6 +71,8 @@ pub(crate) static TYPES: &[&dyn PeftType] = &[
     &lora::Lora,
     &miss::Miss,
     &oft::Oft,
+    &osf::Osf,
+    &psoft::Psoft,
     &peanut::Peanut,
     &pvera::Pvera,
     &randlora::RandLora,
@@ -118,6 +122,18 @@ pub(crate) trait PeftType: Sync {
     fn derived(&self, method: &str) -> &'static [&'static str] {
         let _ = method;
         &[]
+    }
+
+    /// Frozen parameters on a layer that PEFT keeps in memory but does not save, and that its file
+    /// does not determine.
+    fn unsaved(&self, layer: &Configured) -> Result<Vec<Field>> {
+        let _ = layer;
+        Ok(Vec::new())
+    }
+
+    /// Why the file does not determine them, where there are any.
+    fn why_unsaved(&self) -> &'static str {
+        ""
     }
 
     /// Frozen state shared by all layers.
