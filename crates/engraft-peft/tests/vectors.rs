@@ -17,7 +17,7 @@ fn directory() -> PathBuf {
 }
 
 /// Methods of the vectors whose cases on linear layers must all run.
-const REQUIRED: [&str; 12] = [
+const REQUIRED: [&str; 13] = [
     "boft",
     "dora",
     "ia3",
@@ -29,6 +29,7 @@ const REQUIRED: [&str; 12] = [
     "oft",
     "pissa",
     "shira",
+    "supertuning",
     "vera",
 ];
 

@@ -1,7 +1,24 @@
 //! Sparse adapters: a few entries of a frozen weight are trained, the rest stays.
 
+mod dsee;
+mod entries;
 mod mask;
+mod mask_tuning;
+mod neuroada;
+mod paca;
+mod s2ft;
 mod shira;
+mod straight_through;
+mod supertuning;
+mod taps;
+mod top;
 
+pub use dsee::{Dsee, DseeConfig, Placement};
 pub use mask::Mask;
+pub use mask_tuning::{MaskTuning, MaskTuningConfig};
+pub use neuroada::{NeuroAda, NeuroAdaConfig};
+pub use paca::{Paca, PacaChoice, PacaConfig};
+pub use s2ft::{Coupling, S2ft, S2ftConfig};
 pub use shira::{Shira, ShiraConfig};
+pub use supertuning::{SuperTuning, SuperTuningConfig, Supra, Support};
+pub use taps::{Taps, TapsConfig};

@@ -4,6 +4,8 @@ use engraft_tensor::Key;
 use rand::seq::{SliceRandom, index};
 use serde::{Deserialize, Serialize};
 
+use crate::top::top;
+
 /// How the trained entries of a weight are chosen. Every mask has exactly the number of entries
 /// that was asked for, so that counts follow from shapes alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -26,10 +28,8 @@ impl Mask {
         let mut chosen = match self {
             Self::Random => index::sample(&mut key.rng(), weight.len(), count).into_vec(),
             Self::WeightMagnitude => {
-                let mut order: Vec<usize> = (0..weight.len()).collect();
-                order.sort_by(|&a, &b| weight[b].abs().total_cmp(&weight[a].abs()));
-                order.truncate(count);
-                order
+                let sizes: Vec<f64> = weight.iter().map(|w| w.abs()).collect();
+                top(&sizes, count)
             }
             Self::Structured => structured(weight.len() / d_out, d_out, count, key),
         };

@@ -1,7 +1,7 @@
 //! SHiRA: sparse high-rank adapters.
 
-use burn::module::{Module, Param, ParamId};
-use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
+use burn::module::{Module, Param};
+use burn::tensor::{Int, Tensor};
 use engraft_core::{
     Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method, MethodMeta,
     Parts, Result, positive_rank,
@@ -9,6 +9,7 @@ use engraft_core::{
 use engraft_tensor::{Init, bridge};
 use serde::{Deserialize, Serialize};
 
+use crate::entries::{add_at, stored};
 use crate::mask::Mask;
 
 /// Configuration of [`Shira`]. Defaults: a random mask with as many entries as a LoRA of rank 32
@@ -75,34 +76,18 @@ pub struct Shira {
 impl Shira {
     /// An adapter from its values and the positions i d_out + j they belong to.
     pub fn new(values: Tensor<1>, positions: &[usize], scale: f64) -> Self {
-        let indices = positions.iter().map(|&position| position as i64).collect();
         Self {
-            positions: frozen_indices(indices, &values.device()),
+            positions: stored(positions, &values.device()),
             values: Param::from_tensor(values),
             scale,
         }
     }
 }
 
-fn frozen_indices(indices: Vec<i64>, device: &Device) -> Param<Tensor<1, Int>> {
-    let shape = [indices.len()];
-    Param::initialized(
-        ParamId::new(),
-        Tensor::from_data(TensorData::new(indices, shape), device),
-    )
-}
-
 impl Adapter for Shira {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
-        let (d_in, d_out) = (base.d_in(), base.d_out());
-        let flat: Tensor<1> = base.weight.clone().reshape([d_in * d_out]);
-        let changed = flat.select_assign(
-            0,
-            self.positions.val(),
-            self.values.val() * self.scale,
-            IndexingUpdateOp::Add,
-        );
-        Ok(base.with_weight(changed.reshape([d_in, d_out])))
+        let values = self.values.val() * self.scale;
+        Ok(base.with_weight(add_at(base.weight.clone(), self.positions.val(), values)))
     }
 }
 
@@ -193,46 +178,23 @@ impl Method for ShiraConfig {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::DType;
-    use engraft_core::Bank;
-    use engraft_tensor::Key;
-
     use super::*;
+    use crate::entries::testing::{attached, change, layer, places};
 
     #[test]
     fn exactly_the_chosen_entries_change() {
-        let weight =
-            Init::Normal { std: 1.0 }.tensor([5, 7], &Key::new(4), &Device::default(), DType::F64);
-        let base = FrozenBase::new(weight, None);
+        let base = layer(5, 7);
         let config = ShiraConfig {
             density: Some(0.3),
             scale: 0.5,
             ..ShiraConfig::default()
         };
-        let mut adapter = config
-            .init(
-                &base,
-                &InitContext::new(0, "fc", "default", &base, &Bank::default()),
-            )
-            .unwrap();
+        let mut adapter = attached(&config, &base);
         adapter.values = adapter.values.map(|values| values + 2.0);
-        let change = bridge::values(
-            &(adapter.effective(&base, &Ctx::default()).unwrap().weight - base.weight),
-        );
-        let positions: Vec<i64> = adapter
-            .positions
-            .val()
-            .into_data()
-            .convert::<i64>()
-            .try_to_vec()
-            .unwrap();
+        let positions = places(&adapter.positions.val());
         assert_eq!(positions.len(), 11);
-        for (place, change) in change.iter().enumerate() {
-            let expected = if positions.contains(&(place as i64)) {
-                1.0
-            } else {
-                0.0
-            };
+        for (place, change) in change(&adapter, &base).iter().enumerate() {
+            let expected = f64::from(positions.contains(&place));
             assert!((change - expected).abs() < 1e-14, "{place}: {change}");
         }
     }

@@ -6,6 +6,7 @@ mod lokr;
 mod lora;
 mod oft;
 mod shira;
+mod supertuning;
 mod vera;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ pub(crate) static TYPES: &[&dyn PeftType] = &[
     &lora::Lora,
     &oft::Oft,
     &shira::Shira,
+    &supertuning::Supertuning,
     &vera::Vera,
 ];
 
