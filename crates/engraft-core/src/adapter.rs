@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::sync::LazyLock;
 
 use burn::module::{Module, ModuleDisplay};
 use burn::tensor::{DType, Device, Tensor};
@@ -13,7 +14,8 @@ use crate::counts::Counts;
 use crate::ctx::Ctx;
 use crate::erased::Erased;
 use crate::error::{Error, Result};
-use crate::shape::LayerShape;
+use crate::shape::{LayerKind, LayerShape};
+use crate::statistics::{Calibration, Needs, Statistics};
 
 /// An adapter on a frozen layer y = x W + b, in two forms that a property test holds equal.
 pub trait Adapter: Module + ModuleDisplay + Sync + 'static {
@@ -41,6 +43,13 @@ pub trait Adapter: Module + ModuleDisplay + Sync + 'static {
         None
     }
 
+    /// What the adapter adds to the training loss, `[1]` (an orthogonality penalty, a divergence from
+    /// a prior). A method that has one says so in [`MethodMeta`](crate::MethodMeta::regularised).
+    fn penalty(&self, base: &FrozenBase, ctx: &Ctx) -> Option<Tensor<1>> {
+        let _ = (base, ctx);
+        None
+    }
+
     /// The adapter whose exact derivative this one's gradient is, where the gradient is declared a
     /// surrogate: quantities that the method detaches are held at their present value.
     fn surrogate(&self, base: &FrozenBase) -> Self {
@@ -48,6 +57,8 @@ pub trait Adapter: Module + ModuleDisplay + Sync + 'static {
         self.clone()
     }
 }
+
+static NOTHING: LazyLock<Calibration> = LazyLock::new(Calibration::default);
 
 /// What an adapter is made from.
 #[derive(Debug, Clone)]
@@ -58,8 +69,12 @@ pub struct InitContext<'a> {
     pub name: &'a str,
     /// Random streams of this layer.
     pub key: Key,
+    /// What the layer is.
+    pub kind: LayerKind,
     /// Shared state, already grown.
     pub bank: &'a Bank,
+    /// What data says about the layers.
+    pub calibration: &'a Calibration,
     /// Where parameters go.
     pub device: Device,
     /// Their precision.
@@ -73,10 +88,45 @@ impl<'a> InitContext<'a> {
             path,
             name,
             key: Key::new(seed).child(path),
+            kind: LayerKind::Linear,
             bank,
+            calibration: &NOTHING,
             device: base.device(),
             dtype: base.dtype(),
         }
+    }
+
+    /// The same context with what data says about the layers.
+    pub fn with_calibration(self, calibration: &'a Calibration) -> Self {
+        Self {
+            calibration,
+            ..self
+        }
+    }
+
+    /// The same context for a layer of this kind.
+    pub fn of_kind(self, kind: LayerKind) -> Self {
+        Self { kind, ..self }
+    }
+
+    /// What data says about this layer.
+    ///
+    /// # Errors
+    /// If the model was not calibrated.
+    pub fn statistics(&self) -> Result<&'a Statistics> {
+        self.statistics_of(self.path)
+    }
+
+    /// What data says about the layer at `path`.
+    ///
+    /// # Errors
+    /// If the model was not calibrated.
+    pub fn statistics_of(&self, path: &str) -> Result<&'a Statistics> {
+        self.calibration.get(path).ok_or_else(|| {
+            Error::Unsupported(format!(
+                "{path}: this method starts from data: run `Adapted::calibrate` and attach with `attach_calibrated`"
+            ))
+        })
     }
 
     /// The name under which [`Ctx::shared`] finds the method's bank entry `entry`; adapters keep it.
@@ -120,6 +170,11 @@ pub trait Graft: Clone + fmt::Debug + Send + Sync + 'static {
         Vec::new()
     }
 
+    /// What the initialiser wants to know from data; see [`InitContext::statistics`].
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
+
     /// The adapter for `base`; `admits` holds.
     ///
     /// # Errors
@@ -133,6 +188,7 @@ pub struct AdapterOps {
     effective: fn(&dyn Any, &FrozenBase, &Ctx) -> Result<FrozenBase>,
     forward: fn(&dyn Any, Tensor<2>, &FrozenBase, &Ctx) -> Tensor<2>,
     rebase: fn(&dyn Any, &FrozenBase) -> Option<FrozenBase>,
+    penalty: fn(&dyn Any, &FrozenBase, &Ctx) -> Option<Tensor<1>>,
     surrogate: fn(&dyn Any, &FrozenBase) -> AnyAdapter,
 }
 
@@ -155,6 +211,7 @@ impl AnyAdapter {
                     effective: |module, base, ctx| typed::<A>(module).effective(base, ctx),
                     forward: |module, x, base, ctx| typed::<A>(module).forward(x, base, ctx),
                     rebase: |module, base| typed::<A>(module).rebase(base),
+                    penalty: |module, base, ctx| typed::<A>(module).penalty(base, ctx),
                     surrogate: |module, base| AnyAdapter::new(typed::<A>(module).surrogate(base)),
                 }
             },
@@ -177,6 +234,16 @@ impl AnyAdapter {
     /// See [`Adapter::rebase`].
     pub fn rebase(&self, base: &FrozenBase) -> Option<FrozenBase> {
         (self.ops().rebase)(self.any(), base)
+    }
+
+    /// See [`Adapter::penalty`].
+    pub fn penalty(&self, base: &FrozenBase, ctx: &Ctx) -> Option<Tensor<1>> {
+        (self.ops().penalty)(self.any(), base, ctx)
+    }
+
+    /// The adapter as what it is, if it is an `A`.
+    pub fn downcast<A: Adapter>(&self) -> Option<&A> {
+        self.any().downcast_ref()
     }
 
     /// See [`Adapter::surrogate`].

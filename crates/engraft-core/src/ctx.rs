@@ -7,6 +7,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use engraft_tensor::Key;
 
 use crate::bank::Bank;
+use crate::statistics::Observer;
 
 /// Whether dropout and sampling are on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -101,6 +102,7 @@ pub struct Ctx<'a> {
     bank: &'a Bank,
     mode: Mode,
     rows: Option<&'a RowChoice>,
+    observer: Option<&'a Observer>,
     path: &'a str,
 }
 
@@ -111,6 +113,7 @@ impl Default for Ctx<'_> {
             bank: &EMPTY,
             mode: Mode::Eval,
             rows: None,
+            observer: None,
             path: "",
         }
     }
@@ -131,6 +134,18 @@ impl<'a> Ctx<'a> {
         Self {
             rows: Some(rows),
             ..self
+        }
+    }
+
+    /// The same context with somebody who looks at the layers' inputs.
+    pub(crate) fn observed_by(self, observer: Option<&'a Observer>) -> Self {
+        Self { observer, ..self }
+    }
+
+    /// Shows the tokens on their way into a layer to whom they concern.
+    pub(crate) fn observe(&self, path: &str, x: &Tensor<2>) {
+        if let Some(observer) = self.observer {
+            observer.see(path, x);
         }
     }
 

@@ -79,6 +79,7 @@ impl Linear {
     }
 
     fn forward_tokens(&self, x: Tensor<2>, ctx: &Ctx) -> Tensor<2> {
+        ctx.observe(&self.path, &x);
         let base = self.base();
         if self.adapters.is_empty() || self.unmerged.is_some() {
             return base.forward(x);
@@ -171,6 +172,33 @@ impl Linear {
         self.path = path.to_owned();
         self.refresh();
         Ok(())
+    }
+
+    /// Tells the layer where it is in its model.
+    pub(crate) fn locate(&mut self, path: &str) {
+        self.path = path.to_owned();
+    }
+
+    /// Puts another adapter in the place of the one called `name`.
+    pub(crate) fn replace(&mut self, name: &str, adapter: AnyAdapter) {
+        self.adapters.change(|known, held| {
+            if known == name {
+                adapter.clone()
+            } else {
+                held.clone()
+            }
+        });
+        self.refresh();
+    }
+
+    /// What the active adapters add to the training loss, `[1]`.
+    pub(crate) fn penalty(&self, ctx: &Ctx) -> Option<Tensor<1>> {
+        let base = self.base();
+        let ctx = ctx.at(&self.path);
+        let active = self.adapters.active().into_iter();
+        active
+            .filter_map(|(name, one)| one.penalty(self.base_of(name, &base), &ctx))
+            .reduce(|sum, one| sum + one)
     }
 
     /// Takes an adapter out.
