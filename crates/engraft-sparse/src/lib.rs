@@ -20,5 +20,5 @@ pub use neuroada::{NeuroAda, NeuroAdaConfig};
 pub use paca::{Paca, PacaChoice, PacaConfig};
 pub use s2ft::{Coupling, S2ft, S2ftConfig};
 pub use shira::{Shira, ShiraConfig};
-pub use supertuning::{SuperTuning, SuperTuningConfig, Supra, Support};
+pub use supertuning::{SuperTuning, SuperTuningConfig, Support, Supra};
 pub use taps::{Taps, TapsConfig};
