@@ -12,6 +12,7 @@ use rand::seq::index;
 use serde::{Deserialize, Serialize};
 
 use crate::entries::{add_at, stored};
+use crate::scores::magnitudes;
 use crate::top::top;
 
 /// How the sparse entries are placed.
@@ -170,10 +171,7 @@ impl Graft for DseeConfig {
         let mut positions = match self.placement {
             Placement::Decomposition => decomposition(&weight, self.rank, self.entries, &key)
                 .map_err(|error| ctx.numeric(error))?,
-            Placement::Magnitude => {
-                let sizes: Vec<f64> = weight.as_slice().iter().map(|w| w.abs()).collect();
-                top(&sizes, self.entries)
-            }
+            Placement::Magnitude => top(&magnitudes(&base.weight), self.entries),
             Placement::Random => {
                 index::sample(&mut key.rng(), d_in * d_out, self.entries).into_vec()
             }
@@ -245,7 +243,8 @@ mod tests {
     use engraft_linalg::svd;
 
     use super::*;
-    use crate::entries::testing::{assert_forms_agree, attached, change, layer, normal, places};
+    use crate::entries::places;
+    use crate::entries::testing::{assert_forms_agree, attached, change, layer, normal};
 
     #[test]
     fn the_split_finds_the_entries_that_were_added_to_a_low_rank_weight() {

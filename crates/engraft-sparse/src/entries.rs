@@ -2,6 +2,7 @@
 
 use burn::module::{Param, ParamId};
 use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
+use engraft_tensor::bridge;
 
 /// Indices as a tensor `[n]`.
 pub(crate) fn indices(values: &[usize], device: &Device) -> Tensor<1, Int> {
@@ -38,11 +39,41 @@ pub(crate) fn add_columns(
     weight.select_assign(1, columns, delta, IndexingUpdateOp::Add)
 }
 
+/// The indices of a tensor, on the host.
+pub(crate) fn places(tensor: &Tensor<1, Int>) -> Vec<usize> {
+    let values: Vec<i64> = tensor
+        .to_data()
+        .convert::<i64>()
+        .try_to_vec()
+        .expect("converted to i64");
+    values.into_iter().map(|value| value as usize).collect()
+}
+
+/// Sets a parameter to these values, row by row; it stays trained or frozen.
+pub(crate) fn replace<const D: usize>(param: &mut Param<Tensor<D>>, values: Vec<f64>) {
+    *param = param.clone().map(|old| {
+        bridge::tensor(values, old.dims(), &old.device(), old.dtype())
+            .set_require_grad(old.is_require_grad())
+    });
+}
+
+/// Sets a parameter to zero; it stays trained or frozen.
+pub(crate) fn clear<const D: usize>(param: &mut Param<Tensor<D>>) {
+    *param = param
+        .clone()
+        .map(|old| old.zeros_like().set_require_grad(old.is_require_grad()));
+}
+
+/// Sets stored indices.
+pub(crate) fn replace_indices(param: &mut Param<Tensor<1, Int>>, values: &[usize]) {
+    *param = param.clone().map(|old| indices(values, &old.device()));
+}
+
 #[cfg(test)]
 pub(crate) mod testing {
     use burn::tensor::DType;
     use engraft_core::{Adapter, Bank, Ctx, FrozenBase, Graft, InitContext};
-    use engraft_tensor::{Init, Key, bridge};
+    use engraft_tensor::{Init, Key};
 
     use super::*;
 
@@ -85,15 +116,5 @@ pub(crate) mod testing {
             .iter()
             .fold(0.0f64, |largest, x| largest.max(x.abs()));
         assert!(distance < 1e-12, "the forms differ by {distance}");
-    }
-
-    /// The indices of a tensor.
-    pub(crate) fn places(tensor: &Tensor<1, Int>) -> Vec<usize> {
-        let values: Vec<i64> = tensor
-            .to_data()
-            .convert::<i64>()
-            .try_to_vec()
-            .expect("converted to i64");
-        values.into_iter().map(|value| value as usize).collect()
     }
 }

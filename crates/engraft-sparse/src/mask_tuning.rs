@@ -19,6 +19,8 @@ pub struct MaskTuningConfig {
     pub score: f64,
     /// tau: a weight is used while its score is above.
     pub threshold: f64,
+    /// Weight of the L2 norm of the scores in the training loss.
+    pub penalty: f64,
 }
 
 impl Default for MaskTuningConfig {
@@ -26,6 +28,7 @@ impl Default for MaskTuningConfig {
         Self {
             score: 1e-2,
             threshold: 5e-3,
+            penalty: 1e-4,
         }
     }
 }
@@ -40,10 +43,10 @@ impl Default for MaskTuningConfig {
 /// Zheng et al., Regularized Mask Tuning: Uncovering Hidden Knowledge in Pre-trained Vision-Language
 /// Models, arXiv 2307.15049; authors' code modules/masklayers.py. The method masks the layers that
 /// matter to the task, in the paper the attention of the image encoder (AMT): those are the
-/// targets. Two parts of the paper's training are losses or gradient rules and not part of the
-/// adapter: the L2 norm of each M, weighted 1e-4, and the gradient dropout (the R of R-AMT) that
-/// keeps an entry of the task's gradient with a probability that falls where the gradient of the
-/// distance to the pre-trained model's answers opposes it. The trained scores decide one bit per
+/// targets. The loss gains 1e-4 |M| with the L2 norm of each M. The gradient dropout (the R of R-AMT)
+/// is a rule of the training loop and not part of the adapter: it keeps an entry of the task's
+/// gradient with a probability that falls where the gradient of the distance to the pre-trained
+/// model's answers opposes it. The trained scores decide one bit per
 /// weight; the adapter file holds the scores, so that training can go on.
 #[derive(Module, Debug)]
 pub struct MaskTuning {
@@ -51,6 +54,8 @@ pub struct MaskTuning {
     pub scores: Param<Tensor<2>>,
     /// tau.
     pub threshold: f64,
+    /// Weight of |M| in the training loss.
+    pub penalty: f64,
     /// M where the mask is held, in the surrogate whose derivative the gradient is.
     held: Option<Tensor<2>>,
 }
@@ -61,6 +66,11 @@ impl Adapter for MaskTuning {
             scores.greater_elem(self.threshold)
         });
         Ok(base.with_weight(base.weight.clone() * mask))
+    }
+
+    fn penalty(&self, _: &FrozenBase, _: &Ctx) -> Option<Tensor<1>> {
+        let norm = self.scores.val().powi_scalar(2).sum().sqrt();
+        (self.penalty > 0.0).then(|| norm * self.penalty)
     }
 
     fn surrogate(&self, _: &FrozenBase) -> Self {
@@ -88,6 +98,7 @@ impl Graft for MaskTuningConfig {
         Ok(MaskTuning {
             scores: Param::from_tensor(scores),
             threshold: self.threshold,
+            penalty: self.penalty,
             held: None,
         })
     }
@@ -95,6 +106,7 @@ impl Graft for MaskTuningConfig {
 
 impl Method for MaskTuningConfig {
     const META: MethodMeta = MethodMeta {
+        regularised: true,
         gradient: Gradient::Surrogate("dI/dM = 1 for the indicator I(M > tau)"),
         ..MethodMeta::graft(
             "mask-tuning",
@@ -126,6 +138,7 @@ impl Method for MaskTuningConfig {
             Self {
                 score: 0.2,
                 threshold: 0.15,
+                penalty: 0.0,
             },
         ]
     }

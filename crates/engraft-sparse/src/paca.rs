@@ -173,7 +173,8 @@ impl Method for PacaConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entries::testing::{assert_forms_agree, attached, change, layer, normal, places};
+    use crate::entries::places;
+    use crate::entries::testing::{assert_forms_agree, attached, change, layer, normal};
 
     #[test]
     fn only_the_chosen_rows_change_and_become_s_p() {

@@ -359,7 +359,8 @@ mod tests {
 
     use super::*;
     use crate::entries::indices;
-    use crate::entries::testing::{layer, normal, places};
+    use crate::entries::places;
+    use crate::entries::testing::{layer, normal};
 
     fn drawn(config: &S2ftConfig, layers: &[(LayerShape, FrozenBase)]) -> Vec<S2ft> {
         let bank = Bank::default();

@@ -4,9 +4,9 @@ use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
 use engraft_core::{
     Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method, MethodMeta,
-    Parts, Result, positive_rank,
+    Needs, Parts, Result, positive_rank,
 };
-use engraft_tensor::{Init, bridge};
+use engraft_tensor::Init;
 use serde::{Deserialize, Serialize};
 
 use crate::entries::{add_at, stored};
@@ -21,7 +21,7 @@ pub struct ShiraConfig {
     pub rank: usize,
     /// The budget as a share of the weight's entries, in (0, 1]; takes the place of `rank`.
     pub density: Option<f64>,
-    /// `random`, `weight-magnitude` or `structured`.
+    /// `random`, `weight-magnitude`, `structured`, `gradient` or `snip`.
     pub mask: Mask,
     /// s.
     pub scale: f64,
@@ -55,8 +55,8 @@ impl ShiraConfig {
 /// | `values` | `[n]` | trained entries of S, zero at first |
 /// | `positions` | `[n]` | place i d_out + j of each, frozen, in the adapter file |
 ///
-/// Bhardwaj et al., Sparse High Rank Adapters, arXiv 2406.13175, section 3. The masks that need
-/// gradients of a calibration set (SHiRA-Grad, SHiRA-SNIP) are not made here.
+/// Bhardwaj et al., Sparse High Rank Adapters, arXiv 2406.13175, section 3. The masks
+/// `gradient` and `snip` need a calibration pass.
 ///
 /// The activation form is the weight form: n values are added into a copy of W and one product
 /// follows. Gathering the n inputs of every token and scattering them to the outputs would cost
@@ -114,12 +114,13 @@ impl Graft for ShiraConfig {
         Counts::with_frozen(entries, entries)
     }
 
+    fn needs(&self) -> Needs {
+        self.mask.needs()
+    }
+
     fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<Shira> {
         let entries = self.entries(base.d_in(), base.d_out());
-        let weight = bridge::values(&base.weight);
-        let positions = self
-            .mask
-            .positions(&weight, base.d_out(), entries, &ctx.key.child("mask"));
+        let positions = self.mask.positions(base, entries, ctx)?;
         Ok(Shira::new(
             ctx.tensor(Init::ZEROS, [entries], "values"),
             &positions,
@@ -168,6 +169,8 @@ impl Method for ShiraConfig {
             dense(0.1, Mask::Random),
             dense(0.3, Mask::WeightMagnitude),
             dense(0.4, Mask::Structured),
+            dense(0.2, Mask::Gradient),
+            dense(0.2, Mask::Snip),
         ];
         if ranked.admits(layer).is_ok() {
             all.push(ranked);
@@ -179,7 +182,8 @@ impl Method for ShiraConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entries::testing::{attached, change, layer, places};
+    use crate::entries::places;
+    use crate::entries::testing::{attached, change, layer};
 
     #[test]
     fn exactly_the_chosen_entries_change() {

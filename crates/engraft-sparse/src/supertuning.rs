@@ -6,10 +6,11 @@ use engraft_core::{
     Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method, MethodMeta,
     Parts, Result, check_dropout, dropout, positive_rank, refuse_dropout,
 };
-use engraft_tensor::{Init, bridge};
+use engraft_tensor::Init;
 use serde::{Deserialize, Serialize};
 
 use crate::entries::{add_at, indices, stored};
+use crate::scores::magnitudes;
 use crate::top::{bottom, top};
 
 /// Which weights are trained.
@@ -172,10 +173,7 @@ impl Graft for SuperTuningConfig {
     fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<SuperTuning> {
         let (d_in, d_out) = (base.d_in(), base.d_out());
         let entries = self.entries(d_in, d_out);
-        let sizes: Vec<f64> = bridge::values(&base.weight)
-            .into_iter()
-            .map(f64::abs)
-            .collect();
+        let sizes = magnitudes(&base.weight);
         let positions = match self.support {
             Support::Largest => top(&sizes, entries),
             Support::Smallest => bottom(&sizes, entries),
@@ -263,6 +261,8 @@ impl Method for SuperTuningConfig {
 
 #[cfg(test)]
 mod tests {
+    use engraft_tensor::bridge;
+
     use super::*;
     use crate::entries::testing::{assert_forms_agree, attached, change, layer, normal};
 

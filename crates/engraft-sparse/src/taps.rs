@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::straight_through::indicator;
 
-/// Configuration of [`Taps`]. Defaults: tau = 0.1 and s = 0.15 at first.
+/// Configuration of [`Taps`]. Defaults: tau = 0.1 and s = 0.15 at first; lambda sets how
+/// many layers are shared and has no default of its own: 0.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct TapsConfig {
@@ -19,6 +20,8 @@ pub struct TapsConfig {
     pub score: f64,
     /// tau: the layer has its own weight from this score on.
     pub threshold: f64,
+    /// lambda, the weight of |s| in the training loss.
+    pub lambda: f64,
 }
 
 impl Default for TapsConfig {
@@ -26,6 +29,7 @@ impl Default for TapsConfig {
         Self {
             score: 0.15,
             threshold: 0.1,
+            lambda: 0.0,
         }
     }
 }
@@ -40,8 +44,8 @@ impl Default for TapsConfig {
 ///
 /// Wallingford et al., Task Adaptive Parameter Sharing for Multi-Task Learning, arXiv 2203.16708,
 /// section 3. A task keeps D only where the indicator is on: the layers that are off are shared
-/// with the base. The paper's loss adds lambda times the sum of |s|, which drives indicators off;
-/// that term belongs to the training loss. The start values are those of an unofficial
+/// with the base. The training loss gains lambda |s| for every layer, which drives indicators off.
+/// The start values are those of an unofficial
 /// implementation, for want of the authors' code.
 ///
 /// Activation form: one more product with D, O(tokens d_in d_out), without which there would be no
@@ -54,6 +58,8 @@ pub struct Taps {
     pub score: Param<Tensor<1>>,
     /// tau.
     pub threshold: f64,
+    /// lambda.
+    pub lambda: f64,
     /// s where the indicator is held, in the surrogate whose derivative the gradient is.
     held: Option<Tensor<1>>,
 }
@@ -71,6 +77,10 @@ impl Taps {
 impl Adapter for Taps {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
         Ok(base.with_weight(base.weight.clone() + self.delta.val() * self.gate()))
+    }
+
+    fn penalty(&self, _: &FrozenBase, _: &Ctx) -> Option<Tensor<1>> {
+        (self.lambda > 0.0).then(|| self.score.val().abs() * self.lambda)
     }
 
     fn surrogate(&self, _: &FrozenBase) -> Self {
@@ -98,6 +108,7 @@ impl Graft for TapsConfig {
             delta: Param::from_tensor(ctx.tensor(Init::ZEROS, shape, "delta")),
             score: Param::from_tensor(ctx.tensor(Init::Constant(self.score), [1], "score")),
             threshold: self.threshold,
+            lambda: self.lambda,
             held: None,
         })
     }
@@ -105,6 +116,7 @@ impl Graft for TapsConfig {
 
 impl Method for TapsConfig {
     const META: MethodMeta = MethodMeta {
+        regularised: true,
         gradient: Gradient::Surrogate("dI/ds = 1 for the indicator I(s >= tau)"),
         ..MethodMeta::graft(
             "taps",
@@ -123,6 +135,7 @@ impl Method for TapsConfig {
         let off = Self {
             score: -0.2,
             threshold: 0.0,
+            lambda: 0.5,
         };
         vec![Self::default(), off]
     }
