@@ -12,8 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::entries::{add_at, places, replace, replace_indices, stored};
 use crate::exchange::exchange;
-use crate::scores::magnitudes;
-use crate::top::top;
+use crate::spiel_state::SpielState;
 
 /// What the regrown entries are chosen by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -129,76 +128,6 @@ pub struct Spiel {
     pub state: SpielState,
 }
 
-/// What [`Spiel`] remembers while it trains.
-#[derive(Module, Debug)]
-pub struct SpielState {
-    /// Candidate places, `[c]` (AG).
-    pub candidates: Option<Param<Tensor<1, Int>>>,
-    /// Their accumulated gradients, `[c]` (AG).
-    pub sums: Option<Param<Tensor<1>>>,
-    /// r, `[d_in]` (MA).
-    pub rows: Option<Param<Tensor<1>>>,
-    /// c, `[d_out]` (MA).
-    pub columns: Option<Param<Tensor<1>>>,
-}
-
-impl SpielState {
-    /// Adds the gradient of the full weight at the candidates, which are chosen anew by it `first`.
-    fn accumulate(&mut self, gradient: &Tensor<2>, first: bool) {
-        let (Some(candidates), Some(sums)) = (&mut self.candidates, &mut self.sums) else {
-            return;
-        };
-        let dense = bridge::values(gradient);
-        let mut found = bridge::values(&sums.val());
-        let mut chosen = places(&candidates.val());
-        if first {
-            chosen = top(&magnitudes(gradient), chosen.len());
-            found.fill(0.0);
-            replace_indices(candidates, &chosen);
-        }
-        for (sum, place) in found.iter_mut().zip(chosen) {
-            *sum += dense[place];
-        }
-        replace(sums, found);
-    }
-
-    /// Feeds the gradients of the entries at these positions to the accumulators of SM3.
-    fn feed(&mut self, gradients: &[f64], positions: &[usize], d_out: usize) {
-        let (Some(rows), Some(columns)) = (&mut self.rows, &mut self.columns) else {
-            return;
-        };
-        let (old_r, old_c) = (bridge::values(&rows.val()), bridge::values(&columns.val()));
-        let (mut r, mut c) = (old_r.clone(), old_c.clone());
-        for (g, place) in gradients.iter().zip(positions) {
-            let (i, j) = (place / d_out, place % d_out);
-            let v = old_r[i].min(old_c[j]) + g * g;
-            r[i] = r[i].max(v);
-            c[j] = c[j].max(v);
-        }
-        replace(rows, r);
-        replace(columns, c);
-    }
-
-    /// Places that could be grown, with their scores.
-    fn offers(&self) -> (Vec<usize>, Vec<f64>) {
-        match (&self.candidates, &self.sums, &self.rows, &self.columns) {
-            (Some(candidates), Some(sums), _, _) => {
-                let sizes = bridge::values(&sums.val()).into_iter().map(f64::abs);
-                (places(&candidates.val()), sizes.collect())
-            }
-            (_, _, Some(rows), Some(columns)) => {
-                let columns = bridge::values(&columns.val());
-                let scores: Vec<f64> = bridge::values(&rows.val())
-                    .iter()
-                    .flat_map(|r| columns.iter().map(move |c| r * c))
-                    .collect();
-                ((0..scores.len()).collect(), scores)
-            }
-            _ => (Vec::new(), Vec::new()),
-        }
-    }
-}
-
 impl Adapter for Spiel {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
         let weight = base.weight.clone();
@@ -261,7 +190,7 @@ impl Evolve for SpielConfig {
             if let (true, Some(dense)) = (self.accumulates(time.step), dense) {
                 adapter
                     .state
-                    .accumulate(&dense, time.step % self.period == 0);
+                    .accumulate(&dense, time.step.is_multiple_of(self.period));
             }
             let Some(share) = self.share(time) else {
                 continue;
@@ -340,6 +269,7 @@ impl Method for SpielConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::top::top;
     use crate::training::{Run, field, run};
 
     fn small(growth: Growth) -> SpielConfig {
@@ -374,28 +304,6 @@ mod tests {
         assert!((cosine[5].unwrap() - 0.25).abs() < 1e-15);
         let accumulating: Vec<u64> = (0..8).filter(|&step| config.accumulates(step)).collect();
         assert_eq!(accumulating, [0, 1, 4, 5]);
-    }
-
-    #[test]
-    fn sm3_accumulates_row_and_column_maxima() {
-        let mut state = SpielState {
-            candidates: None,
-            sums: None,
-            rows: Some(Param::from_tensor(
-                crate::entries::testing::normal([2], "r") * 0.0,
-            )),
-            columns: Some(Param::from_tensor(
-                crate::entries::testing::normal([3], "c") * 0.0,
-            )),
-        };
-        // Places (0, 1) and (1, 1), then (0, 2).
-        state.feed(&[2.0, -3.0], &[1, 4], 3);
-        state.feed(&[1.0], &[2], 3);
-        let values =
-            |param: &Option<Param<Tensor<1>>>| bridge::values(&param.as_ref().unwrap().val());
-        assert_eq!(values(&state.rows), [4.0, 9.0]);
-        assert_eq!(values(&state.columns), [0.0, 9.0, 1.0]);
-        assert_eq!(state.offers().1, [0.0, 36.0, 4.0, 0.0, 81.0, 9.0]);
     }
 
     #[test]
