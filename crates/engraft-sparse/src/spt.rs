@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
 use engraft_core::{
-    Adapter, Calibration, Counts, Ctx, Error, Family, FrozenBase, Graft, InitContext, LayerShape,
-    Method, MethodMeta, Needs, Parts, Result,
+    Adapter, Calibration, Counts, Ctx, Error, Family, FrozenBase, Graft, Include, InitContext,
+    LayerShape, Method, MethodMeta, Needs, Parts, Result, Targets,
 };
 use engraft_tensor::{Init, bridge};
 use serde::{Deserialize, Serialize};
@@ -124,7 +124,7 @@ impl Adapter for Spt {
 
 impl SptConfig {
     /// The configuration of each layer under a budget, by path, from a calibration with squared
-    /// gradients: entries of the injection's `config_pattern`.
+    /// gradients (that of any `entries` configuration); see [`targets`](Self::targets).
     ///
     /// # Errors
     /// If a layer was not calibrated.
@@ -152,6 +152,26 @@ impl SptConfig {
         Ok(paths
             .zip(tunings.into_iter().map(|tuning| Self { tuning }))
             .collect())
+    }
+
+    /// The layers that an allocation tunes, each with its own configuration.
+    pub fn targets(allocation: &BTreeMap<String, Self>) -> Targets {
+        let tuned = allocation
+            .iter()
+            .filter(|(_, config)| config.tuning != SptTuning::Entries(0));
+        let exactly = |path: &str| path.replace('.', r"\.");
+        let own = |config: &Self| match serde_json::to_value(config) {
+            Ok(serde_json::Value::Object(keys)) => keys,
+            other => unreachable!("a configuration is a table, not {other:?}"),
+        };
+        let patterns: Vec<String> = tuned.clone().map(|(path, _)| exactly(path)).collect();
+        Targets {
+            include: Include::Regex(patterns.join("|")),
+            config_pattern: tuned
+                .map(|(path, config)| (format!("^{}", exactly(path)), own(config)))
+                .collect(),
+            ..Targets::default()
+        }
     }
 }
 
@@ -286,7 +306,9 @@ impl Method for SptConfig {
 
 #[cfg(test)]
 mod tests {
-    use engraft_core::Statistics;
+    use burn::tensor::{DType, Device};
+    use engraft_core::{Adaptable, Adapted, AnyMethod, Injection, Mode};
+    use engraft_testkit::{Harness, random};
 
     use super::*;
     use crate::entries::testing::{assert_forms_agree, attached, layer, normal};
@@ -322,38 +344,45 @@ mod tests {
     }
 
     #[test]
-    fn an_allocation_is_a_configuration_for_each_layer() {
-        let layers: Vec<LayerShape> = ["a", "b"]
-            .map(|path| LayerShape::linear(path, 30, 20, false))
-            .to_vec();
-        let mut calibration = Calibration::default();
-        for (path, size) in [("a", 10.0), ("b", 0.1)] {
-            calibration.insert(
-                path,
-                Statistics {
-                    squared_gradient: Some(normal([30, 20], path).abs() * size),
-                    ..Statistics::default()
-                },
-            );
+    fn an_allocation_is_attached_within_its_budget() {
+        let device = Device::default().autodiff();
+        let layer = LayerShape::linear("block.fc1", 12, 10, true);
+        let mut model = Adapted::new(Harness::new(&layer, 0, &device, DType::F64));
+        let any = AnyMethod::new(&SptConfig {
+            tuning: SptTuning::Entries(1),
+        });
+        let any = any.unwrap();
+        let injection = Injection::new(1).targets(Targets::names(&["fc1", "fc2"]));
+        let calibration = model
+            .calibrate(&any, &injection, ["one", "two"], |model, batch| {
+                let x = random::normal([2, 3, 12], batch, &device, DType::F64);
+                let y = model.model.forward(x, &model.ctx(Mode::Eval));
+                y.powi_scalar(2).mean()
+            })
+            .unwrap();
+        let layers: Vec<LayerShape> = model.model.shapes().layers[..2].to_vec();
+        for parameters in [3, 30, 60] {
+            let budget = SptBudget {
+                parameters,
+                rank: 1,
+                ease: 2.0,
+            };
+            let found = SptConfig::allocate(budget, &layers, &calibration).unwrap();
+            let injection = Injection::new(1).targets(SptConfig::targets(&found));
+            let mut tuned = model.clone();
+            tuned
+                .attach_calibrated("spt", &any, &injection, &calibration)
+                .unwrap();
+            let expected: usize = found
+                .iter()
+                .zip(&layers)
+                .map(|((_, config), layer)| config.count(layer).trainable)
+                .sum();
+            let trained = tuned.counts("spt").unwrap().trainable;
+            assert!(trained == expected && trained <= parameters && trained > 0);
         }
-        let budget = SptBudget {
-            rank: 1,
-            ..SptBudget::new(40)
-        };
-        let found = SptConfig::allocate(budget, &layers, &calibration).unwrap();
-        assert_eq!(found["a"].tuning, SptTuning::Entries(4));
-        assert_eq!(found["b"].tuning, SptTuning::Entries(0));
-        let found = SptConfig::allocate(
-            SptBudget {
-                parameters: 52,
-                ..budget
-            },
-            &layers,
-            &calibration,
-        );
-        assert_eq!(found.unwrap()["a"].tuning, SptTuning::LowRank(1));
-        let missing = SptConfig::allocate(budget, &layers, &Calibration::default());
-        assert!(missing.unwrap_err().to_string().contains("a: "));
+        let none = SptConfig::allocate(SptBudget::new(9), &layers, &Calibration::default());
+        assert!(none.unwrap_err().to_string().contains("block.fc1: "));
     }
 
     #[test]

@@ -107,8 +107,8 @@ impl PeftType for Supertuning {
         let mut fields = vec![Field::same("supertuning_values", "values", &[entries])];
         if layer.get("store-positions")? {
             fields.push(Field {
-                peft: "supertuning_indices",
-                own: "positions",
+                peft: "supertuning_indices".into(),
+                own: "positions".into(),
                 shape: vec![entries],
                 layout: Layout::Flat { d_in, d_out },
             });
