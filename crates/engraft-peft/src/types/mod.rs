@@ -29,6 +29,7 @@ mod shira;
 mod tinylora;
 mod unilora;
 mod vblora;
+mod supertuning;
 mod vera;
 mod waveft;
 
@@ -81,6 +82,7 @@ pub(crate) static TYPES: &[&dyn PeftType] = &[
     &tinylora::TinyLora,
     &unilora::UniLora,
     &vblora::VbLora,
+    &supertuning::Supertuning,
     &vera::Vera,
     &waveft::WaveFt,
 ];
