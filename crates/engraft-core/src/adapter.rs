@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::LazyLock;
 
 use burn::module::{Module, ModuleDisplay};
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor};
 use engraft_tensor::Key;
 
 use crate::bank::{Bank, BankSpec};
@@ -36,6 +36,16 @@ pub trait Adapter: Module + ModuleDisplay + Sync + 'static {
         }
     }
 
+    /// The activation form on an embedding: one row index of W per token to y [tokens, d_out], the
+    /// same as [`forward`](Self::forward) on one-hot rows. The default gathers from the weight
+    /// form; low-rank methods override it so that only the rows that occur are computed.
+    fn lookup(&self, indices: Tensor<1, Int>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
+        match self.effective(base, ctx) {
+            Ok(layer) => layer.lookup(indices),
+            Err(_) => self.forward(one_hot(indices, base), base, ctx),
+        }
+    }
+
     /// A replacement of the frozen base that belongs to this adapter (PiSSA's residual), computed
     /// when the adapter is attached. The original stays for other adapters and for `disable`.
     fn rebase(&self, base: &FrozenBase) -> Option<FrozenBase> {
@@ -56,6 +66,13 @@ pub trait Adapter: Module + ModuleDisplay + Sync + 'static {
         let _ = base;
         self.clone()
     }
+}
+
+/// The rows of the identity at these indices, [tokens, d_in].
+fn one_hot(indices: Tensor<1, Int>, base: &FrozenBase) -> Tensor<2> {
+    Tensor::<2>::eye(base.d_in(), &base.device())
+        .cast(base.dtype())
+        .select(0, indices)
 }
 
 static NOTHING: LazyLock<Calibration> = LazyLock::new(Calibration::default);
@@ -187,6 +204,7 @@ pub trait Graft: Clone + fmt::Debug + Send + Sync + 'static {
 pub struct AdapterOps {
     effective: fn(&dyn Any, &FrozenBase, &Ctx) -> Result<FrozenBase>,
     forward: fn(&dyn Any, Tensor<2>, &FrozenBase, &Ctx) -> Tensor<2>,
+    lookup: fn(&dyn Any, Tensor<1, Int>, &FrozenBase, &Ctx) -> Tensor<2>,
     rebase: fn(&dyn Any, &FrozenBase) -> Option<FrozenBase>,
     penalty: fn(&dyn Any, &FrozenBase, &Ctx) -> Option<Tensor<1>>,
     surrogate: fn(&dyn Any, &FrozenBase) -> AnyAdapter,
@@ -210,6 +228,9 @@ impl AnyAdapter {
                 &AdapterOps {
                     effective: |module, base, ctx| typed::<A>(module).effective(base, ctx),
                     forward: |module, x, base, ctx| typed::<A>(module).forward(x, base, ctx),
+                    lookup: |module, indices, base, ctx| {
+                        typed::<A>(module).lookup(indices, base, ctx)
+                    },
                     rebase: |module, base| typed::<A>(module).rebase(base),
                     penalty: |module, base, ctx| typed::<A>(module).penalty(base, ctx),
                     surrogate: |module, base| AnyAdapter::new(typed::<A>(module).surrogate(base)),
@@ -229,6 +250,11 @@ impl AnyAdapter {
     /// See [`Adapter::forward`].
     pub fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
         (self.ops().forward)(self.any(), x, base, ctx)
+    }
+
+    /// See [`Adapter::lookup`].
+    pub fn lookup(&self, indices: Tensor<1, Int>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
+        (self.ops().lookup)(self.any(), indices, base, ctx)
     }
 
     /// See [`Adapter::rebase`].

@@ -15,21 +15,25 @@
 //! and [`Site`]s and implement [`Adaptable`]; on any other Burn module, [`reparameterize`] attaches
 //! the grafts that have a weight form.
 
+mod activation;
 mod adaptable;
 mod adapted;
 mod adapter;
 mod bank;
 mod base;
 mod calibrate;
+mod conv2d;
 mod counts;
 mod ctx;
 mod dropout;
+mod embedding;
 mod erased;
 mod error;
 mod evolve;
 pub mod file;
 mod gradients;
 mod grafting;
+mod input;
 mod linear;
 mod merging;
 mod meta;
@@ -44,18 +48,24 @@ mod selection;
 mod set;
 mod shape;
 mod site;
+mod standardised;
+mod sublayers;
 mod statistics;
 mod switching;
 mod targets;
+mod transparent;
 
+pub use activation::Activation;
 pub use adaptable::{Adaptable, Slot, Slots};
 pub use adapted::{Adapted, Attachment, Injection, unknown_method};
 pub use adapter::{Adapter, AdapterOps, AnyAdapter, Graft, InitContext};
 pub use bank::{Bank, BankSpec};
 pub use base::FrozenBase;
+pub use conv2d::{Conv2d, Image, Patches};
 pub use counts::Counts;
 pub use ctx::{Ctx, Mode, RowChoice};
 pub use dropout::{check_dropout, dropout, refuse_dropout};
+pub use embedding::Embedding;
 pub use erased::Erased;
 pub use error::{Error, Result};
 pub use evolve::{DynEvolve, Evolve, Evolving, Reset, Time, Trained};
@@ -72,5 +82,7 @@ pub use selection::Selection;
 pub use set::{AdapterSet, Composition, Switch};
 pub use shape::{LayerKind, LayerShape, ModelShapes, ParamShape, Part, SiteKind, SiteShape};
 pub use site::{AnySite, Site, SiteAdapter, SiteGraft, SiteOps};
+pub use standardised::standardised;
+pub use sublayers::Sublayers;
 pub use statistics::{Calibration, Needs, Statistics};
 pub use targets::{Include, Overrides, Targets};

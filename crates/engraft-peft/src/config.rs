@@ -43,6 +43,12 @@ pub struct PeftConfig {
     pub(crate) rank_pattern: Patterns,
     #[serde(default)]
     pub(crate) alpha_pattern: Patterns,
+    /// C3A's block sizes.
+    #[serde(default)]
+    pub(crate) block_size_pattern: Patterns,
+    /// Numbers of coefficients of FourierFT and WaveFT.
+    #[serde(default)]
+    pub(crate) n_frequency_pattern: Patterns,
     #[serde(flatten)]
     pub(crate) keys: Map<String, Value>,
 }
@@ -80,7 +86,15 @@ impl PeftConfig {
             ("rank_pattern", &self.rank_pattern),
             ("alpha_pattern", &self.alpha_pattern),
         ] {
-            if !patterns.0.is_empty() || crate::types::has_patterns(self.peft_type()) {
+            if !patterns.0.is_empty() || crate::types::has_pattern(self.peft_type(), key) {
+                keys.insert(key.to_owned(), table(patterns).into());
+            }
+        }
+        for (key, patterns) in [
+            ("block_size_pattern", &self.block_size_pattern),
+            ("n_frequency_pattern", &self.n_frequency_pattern),
+        ] {
+            if !patterns.0.is_empty() {
                 keys.insert(key.to_owned(), table(patterns).into());
             }
         }
@@ -164,12 +178,26 @@ impl Reader {
         Ok(())
     }
 
-    /// The rank and alpha patterns, in this order.
-    pub(crate) fn patterns(&mut self) -> (Patterns, Patterns) {
-        (
-            std::mem::take(&mut self.left.rank_pattern),
-            std::mem::take(&mut self.left.alpha_pattern),
-        )
+    /// The rank pattern.
+    pub(crate) fn rank_pattern(&mut self) -> Patterns {
+        std::mem::take(&mut self.left.rank_pattern)
+    }
+
+    /// The alpha pattern.
+    pub(crate) fn alpha_pattern(&mut self) -> Patterns {
+        std::mem::take(&mut self.left.alpha_pattern)
+    }
+
+    /// C3A's block sizes.
+    pub(crate) fn block_sizes(&mut self) -> Patterns {
+        self.skip(&["block_size_pattern"]);
+        std::mem::take(&mut self.left.block_size_pattern)
+    }
+
+    /// The numbers of coefficients of FourierFT and WaveFT.
+    pub(crate) fn frequencies(&mut self) -> Patterns {
+        self.skip(&["n_frequency_pattern"]);
+        std::mem::take(&mut self.left.n_frequency_pattern)
     }
 
     pub(crate) fn warn(&mut self, warning: String) {
@@ -181,6 +209,8 @@ impl Reader {
         for (key, patterns) in [
             ("rank_pattern", &self.left.rank_pattern),
             ("alpha_pattern", &self.left.alpha_pattern),
+            ("block_size_pattern", &self.left.block_size_pattern),
+            ("n_frequency_pattern", &self.left.n_frequency_pattern),
         ] {
             if !patterns.0.is_empty() {
                 return Err(self.unknown(key, &format!("{:?}", patterns.0)));

@@ -23,6 +23,10 @@ impl PeftType for Boft {
         &["boft"]
     }
 
+    fn takes(&self, kind: LayerKind) -> bool {
+        matches!(kind, LayerKind::Linear | LayerKind::Conv2d { .. })
+    }
+
     fn read(&self, config: &mut Reader, layers: &[LayerShape]) -> Result<Settings> {
         let size: usize = config.get("boft_block_size", 4)?;
         let number: usize = config.get("boft_block_num", 0)?;

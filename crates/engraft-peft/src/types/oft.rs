@@ -22,6 +22,10 @@ impl PeftType for Oft {
         &["oft"]
     }
 
+    fn takes(&self, kind: LayerKind) -> bool {
+        matches!(kind, LayerKind::Linear | LayerKind::Conv2d { .. })
+    }
+
     fn read(&self, config: &mut Reader, layers: &[LayerShape]) -> Result<Settings> {
         let number: usize = config.get("r", 0)?;
         let size: usize = config.get("oft_block_size", 32)?;
