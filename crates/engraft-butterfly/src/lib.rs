@@ -16,6 +16,6 @@ mod testing;
 pub use blocks::{BlockLayout, Blocks};
 pub use boft::{Boft, BoftConfig};
 pub use cayley::Cayley;
-pub use oft::{Oft, OftConfig};
+pub use oft::{Convolution, Oft, OftConfig};
 pub use outputs::{Outputs, Retuned};
 pub use skew::{Parametrisation, skew_from_upper, skew_part};

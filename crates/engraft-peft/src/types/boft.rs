@@ -133,7 +133,7 @@ impl PeftType for Boft {
         let number = layer.layer.d_in / size.max(1);
         // PEFT lays the scale of a convolution along the other side.
         let scale = match layer.layer.kind {
-            LayerKind::Conv2d => [1, d_out],
+            LayerKind::Conv2d { .. } => [1, d_out],
             LayerKind::Linear | LayerKind::Embedding | LayerKind::Experts => [d_out, 1],
         };
         Ok(vec![

@@ -2,13 +2,13 @@
 
 mod beft;
 mod boft;
+mod c3a;
 mod deft;
 mod delora;
+mod fourierft;
 mod glora;
 mod gralora;
 mod hira;
-mod c3a;
-mod fourierft;
 mod hra;
 mod ia3;
 mod loha;
