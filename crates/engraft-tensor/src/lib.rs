@@ -15,15 +15,15 @@
 pub mod bridge;
 mod device;
 mod init;
-mod mersenne;
 mod inverse;
+mod mersenne;
 mod nearest;
 pub mod ops;
 mod seed;
 
 pub use device::{BUILT_BACKENDS, DeviceError, device};
 pub use init::Init;
-pub use mersenne::MersenneTwister;
 pub use inverse::inverse;
+pub use mersenne::MersenneTwister;
 pub use nearest::{nearest, suggestion};
 pub use seed::Key;

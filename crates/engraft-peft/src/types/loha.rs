@@ -54,6 +54,7 @@ impl PeftType for Loha {
             keys,
             rank_pattern,
             alpha_pattern,
+            ..Written::default()
         })
     }
 

@@ -92,6 +92,7 @@ impl PeftType for Lokr {
             keys,
             rank_pattern,
             alpha_pattern,
+            ..Written::default()
         })
     }
 
