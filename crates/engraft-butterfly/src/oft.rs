@@ -23,9 +23,11 @@ pub enum Convolution {
     /// Its kernel, and so each patch that it sees: W' = R W, as the paper has it.
     #[default]
     Kernel,
-    /// The image, as in PEFT's active adapter: its patches at every pixel, without padding, are rotated
-    /// and added up where they overlap, and the convolution follows. No kernel does the same, not even
-    /// with R = I; merging makes W' = R W nevertheless, which is what PEFT does.
+    /// The image, as in PEFT 0.21.2's active adapter: its patches at every pixel, without padding, are
+    /// rotated and added up in a new image, which the convolution then sees. PEFT does so with the
+    /// values of a channel in the order (patch, pixel) where (pixel, patch) is meant, so that they end
+    /// up elsewhere. No kernel does the same, not even with R = I; merging makes W' = R W
+    /// nevertheless, which is what PEFT does. For adapters trained in PEFT only.
     Image,
 }
 
@@ -178,10 +180,16 @@ impl Adapter for Oft {
 /// The tokens of a convolution whose image was rotated; see [`Convolution::Image`].
 fn rotate_image(image: &Image, blocks: Tensor<3>) -> Tensor<2> {
     let every = Patches::of(image.patches.kernel);
-    let rotated = rotate(every.unfold(image.pixels.clone()), blocks);
-    image
-        .patches
-        .unfold(every.fold(rotated, image.pixels.dims()))
+    let dims @ [batch, channels, height, width] = image.pixels.dims();
+    let [rows, columns] = every.grid([height, width]);
+    let (count, pixels) = (rows * columns, every.kernel[0] * every.kernel[1]);
+    let misplaced = rotate(every.unfold(image.pixels.clone()), blocks)
+        .reshape([batch, count, channels, pixels])
+        .swap_dims(1, 2)
+        .reshape([batch, channels * pixels, count])
+        .swap_dims(1, 2)
+        .reshape([batch * count, channels * pixels]);
+    image.patches.unfold(every.fold(misplaced, dims))
 }
 
 impl OftConfig {
