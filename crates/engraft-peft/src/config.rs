@@ -116,17 +116,35 @@ pub(crate) fn number(value: f64) -> Value {
 #[derive(Debug)]
 pub(crate) struct Reader {
     left: PeftConfig,
+    targets: Value,
     known: Vec<&'static str>,
     warnings: Vec<String>,
+    residual: bool,
 }
 
 impl Reader {
     pub(crate) fn new(config: &PeftConfig) -> Self {
         Self {
             left: config.clone(),
+            targets: config
+                .keys
+                .get("target_modules")
+                .cloned()
+                .unwrap_or_default(),
             known: Vec::new(),
             warnings: Vec::new(),
+            residual: false,
         }
+    }
+
+    /// The same for a model whose weights are the residual that the adapter's init left.
+    pub(crate) fn on_residual(self, residual: bool) -> Self {
+        Self { residual, ..self }
+    }
+
+    /// Whether the model's weights are the residual that the adapter's init left.
+    pub(crate) fn is_on_residual(&self) -> bool {
+        self.residual
     }
 
     /// The value of a key, if it is there and not null.
@@ -138,6 +156,11 @@ impl Reader {
                 .map(Some)
                 .map_err(|error| Error::config(key, format!("found {value}: {error}"))),
         }
+    }
+
+    /// `target_modules` as written.
+    pub(crate) fn targets(&self) -> &Value {
+        &self.targets
     }
 
     /// The value of a key, or PEFT's default.
