@@ -17,9 +17,11 @@ fn directory() -> PathBuf {
 }
 
 /// Methods of the vectors whose cases on linear layers must all run.
-const REQUIRED: [&str; 12] = [
+const REQUIRED: [&str; 15] = [
     "boft",
+    "c3a",
     "dora",
+    "fourierft",
     "ia3",
     "lokr",
     "lora",
@@ -30,6 +32,7 @@ const REQUIRED: [&str; 12] = [
     "pissa",
     "shira",
     "vera",
+    "waveft",
 ];
 
 #[test]
@@ -167,6 +170,9 @@ fn a_saved_adapter_loads_again_with_the_same_output() {
         "lokr__r2_24x16",
         "shira__r2_24x16",
         "ia3__out_24x16",
+        "c3a__b8_24x16",
+        "fourierft__n50_24x16",
+        "waveft__db1_24x16",
     ] {
         let from = peft_directory(case, |_, _| {});
         let (mut first, mut second, mut third) = (model(), model(), model());
@@ -198,7 +204,7 @@ fn what_cannot_be_read_is_named_and_leaves_the_model_alone() {
     let changes: [(Change, &str); 7] = [
         (
             |config, _| config["peft_type"] = "LORAX".into(),
-            "`LORAX` is not supported yet; supported: BOFT, IA3",
+            "`LORAX` is not supported yet; supported: BOFT, C3A",
         ),
         (
             |config, _| config["r"] = 3.into(),
