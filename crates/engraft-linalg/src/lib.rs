@@ -37,7 +37,7 @@ pub use givens::{Givens, GivensFactors, givens_factorize};
 pub use kronecker::{KroneckerSvd, kronecker_svd, rearrange, restore};
 pub use matrix::Matrix;
 pub use polar::{Polar, polar, procrustes};
-pub use qr::{Qr, qr, solve};
+pub use qr::{Qr, householder_qr, qr, solve};
 pub use randomized::{gaussian, randomized_svd, randomized_svd_with, residual};
 pub use svd::{Svd, svd};
 pub use tensor_train::{TensorTrain, tt_svd};

@@ -31,6 +31,19 @@ pub struct Qr {
 ///
 /// Errors: an empty matrix, NaN or infinite entries.
 pub fn qr(a: &Matrix) -> Result<Qr> {
+    signed(a, |diagonal| if diagonal < 0.0 { -1.0 } else { 1.0 })
+}
+
+/// [`qr`] with the signs that the reflections leave, as in LAPACK's `geqrf` and PyTorch's `qr`:
+/// an entry of R's diagonal is negative unless the entry it replaces was.
+///
+/// Errors: as [`qr`].
+pub fn householder_qr(a: &Matrix) -> Result<Qr> {
+    signed(a, |_| 1.0)
+}
+
+/// The decomposition with the rows of R times the signs chosen from its diagonal.
+fn signed(a: &Matrix, sign: impl Fn(f64) -> f64) -> Result<Qr> {
     a.check_finite("qr")?;
     let (m, n) = a.shape();
     let (k, par) = (m.min(n), parallelism(m * n));
@@ -49,9 +62,7 @@ pub fn qr(a: &Matrix) -> Result<Qr> {
         Default::default(),
     );
 
-    let sign: Vec<f64> = (0..k)
-        .map(|i| if factors[(i, i)] < 0.0 { -1.0 } else { 1.0 })
-        .collect();
+    let sign: Vec<f64> = (0..k).map(|i| sign(factors[(i, i)])).collect();
     let r = Matrix::from_fn(k, n, |i, j| {
         if i <= j {
             sign[i] * scale * factors[(i, j)]
@@ -134,6 +145,18 @@ mod tests {
             let found = solve(&a, &a.matmul(&x).unwrap()).unwrap();
             prop_assert!(found.max_abs_diff(&x).unwrap() <= 10.0 * tolerance(&a) * x.max_abs());
         }
+    }
+
+    #[test]
+    fn householder_signs_are_those_of_lapack() {
+        let a = seeded(7, 4, 9);
+        let Qr { q, r } = householder_qr(&a).unwrap();
+        let product = q.matmul(&r).unwrap();
+        assert!(product.max_abs_diff(&a).unwrap() <= tolerance(&a));
+        assert!(r.get(0, 0) * a.get(0, 0) < 0.0);
+        // Nothing is left to reflect in the last column of a square matrix.
+        let Qr { q, r } = householder_qr(&Matrix::from_diagonal(&[-3.0])).unwrap();
+        assert_eq!((q.get(0, 0), r.get(0, 0)), (1.0, -3.0));
     }
 
     #[test]

@@ -86,7 +86,7 @@ impl PeftConfig {
             ("rank_pattern", &self.rank_pattern),
             ("alpha_pattern", &self.alpha_pattern),
         ] {
-            if !patterns.0.is_empty() || crate::types::has_patterns(self.peft_type()) {
+            if !patterns.0.is_empty() || crate::types::has_pattern(self.peft_type(), key) {
                 keys.insert(key.to_owned(), table(patterns).into());
             }
         }
@@ -178,12 +178,14 @@ impl Reader {
         Ok(())
     }
 
-    /// The rank and alpha patterns, in this order.
-    pub(crate) fn patterns(&mut self) -> (Patterns, Patterns) {
-        (
-            std::mem::take(&mut self.left.rank_pattern),
-            std::mem::take(&mut self.left.alpha_pattern),
-        )
+    /// The rank pattern.
+    pub(crate) fn rank_pattern(&mut self) -> Patterns {
+        std::mem::take(&mut self.left.rank_pattern)
+    }
+
+    /// The alpha pattern.
+    pub(crate) fn alpha_pattern(&mut self) -> Patterns {
+        std::mem::take(&mut self.left.alpha_pattern)
     }
 
     /// C3A's block sizes, in a file's order, or of a configuration that was just written.

@@ -1,5 +1,6 @@
 //! Which tensor of PEFT is which parameter of Engraft, in either direction.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use burn::tensor::{DType, TensorData};
@@ -17,7 +18,7 @@ pub(crate) const SHARED: &str = "base_model.";
 pub(crate) enum Layout {
     /// Alike.
     Same,
-    /// (out, in) there, [in, out] here.
+    /// (out, in) there, [in, out] here; (out, in, kh, kw) there, [in * kh * kw, out] here.
     Transposed,
     /// In the same order, but of this shape here.
     Reshaped(Vec<usize>),
@@ -28,15 +29,17 @@ pub(crate) enum Layout {
         /// Outputs of the layer.
         d_out: usize,
     },
+    /// Zeros there, stored for parts that an option switches off; nothing here.
+    Zeros,
 }
 
 /// One parameter of an adapter on a layer, or of its shared state.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Field {
     /// Name in PEFT, below the layer.
-    pub(crate) peft: &'static str,
+    pub(crate) peft: Cow<'static, str>,
     /// Name in Engraft, below the adapter.
-    pub(crate) own: &'static str,
+    pub(crate) own: Cow<'static, str>,
     /// Shape in PEFT.
     pub(crate) shape: Vec<usize>,
     /// Layout.
@@ -44,36 +47,54 @@ pub(crate) struct Field {
 }
 
 impl Field {
-    pub(crate) fn same(peft: &'static str, own: &'static str, shape: &[usize]) -> Self {
+    pub(crate) fn same(
+        peft: impl Into<Cow<'static, str>>,
+        own: impl Into<Cow<'static, str>>,
+        shape: &[usize],
+    ) -> Self {
         Self {
-            peft,
-            own,
+            peft: peft.into(),
+            own: own.into(),
             shape: shape.to_vec(),
             layout: Layout::Same,
         }
     }
 
-    /// `shape` is (out, in), as in PEFT.
-    pub(crate) fn transposed(peft: &'static str, own: &'static str, shape: [usize; 2]) -> Self {
+    /// `shape` is (out, in) or (out, in, kh, kw), as in PEFT.
+    pub(crate) fn transposed(
+        peft: impl Into<Cow<'static, str>>,
+        own: impl Into<Cow<'static, str>>,
+        shape: impl AsRef<[usize]>,
+    ) -> Self {
         Self {
-            peft,
-            own,
-            shape: shape.to_vec(),
+            peft: peft.into(),
+            own: own.into(),
+            shape: shape.as_ref().to_vec(),
             layout: Layout::Transposed,
         }
     }
 
     pub(crate) fn reshaped(
-        peft: &'static str,
-        own: &'static str,
+        peft: impl Into<Cow<'static, str>>,
+        own: impl Into<Cow<'static, str>>,
         shape: &[usize],
         here: &[usize],
     ) -> Self {
         Self {
-            peft,
-            own,
+            peft: peft.into(),
+            own: own.into(),
             shape: shape.to_vec(),
             layout: Layout::Reshaped(here.to_vec()),
+        }
+    }
+
+    /// Zeros that PEFT stores and Engraft does not have.
+    pub(crate) fn zeros(peft: impl Into<Cow<'static, str>>, shape: &[usize]) -> Self {
+        Self {
+            peft: peft.into(),
+            own: Cow::Borrowed(""),
+            shape: shape.to_vec(),
+            layout: Layout::Zeros,
         }
     }
 
@@ -133,6 +154,20 @@ impl Pair {
             Layout::Same => data.clone(),
             Layout::Transposed => transposed(data),
             Layout::Reshaped(here) => with_shape(data, here),
+            Layout::Zeros => {
+                let values: Vec<f64> = data
+                    .clone()
+                    .convert::<f64>()
+                    .try_to_vec()
+                    .expect("converted to f64");
+                if values.iter().any(|value| *value != 0.0) {
+                    return Err(Error::Tensors(format!(
+                        "{} holds values other than 0, and stands for a part that is switched off",
+                        self.peft
+                    )));
+                }
+                data.clone()
+            }
             Layout::Coordinates { d_in, d_out } => {
                 // PEFT on Windows stores them as floats.
                 let values: Vec<i64> = data
@@ -165,8 +200,8 @@ impl Pair {
     /// The tensor as PEFT stores it.
     pub(crate) fn to_peft(&self, data: &TensorData) -> TensorData {
         match &self.layout {
-            Layout::Same => data.clone(),
-            Layout::Transposed => transposed(data),
+            Layout::Same | Layout::Zeros => data.clone(),
+            Layout::Transposed => with_shape(&transposed(data), &self.shape),
             Layout::Reshaped(_) => with_shape(data, &self.shape),
             Layout::Coordinates { d_out, .. } => {
                 let places: Vec<i64> = data
@@ -189,10 +224,10 @@ fn with_shape(data: &TensorData, shape: &[usize]) -> TensorData {
     TensorData::from_bytes_vec(data.as_bytes().to_vec(), shape.to_vec(), data.dtype())
 }
 
-/// A matrix with its rows as columns, whatever its type.
+/// A matrix with its rows as columns, whatever its type; axes after the second count as columns.
 fn transposed(data: &TensorData) -> TensorData {
     let shape = data.shape().to_vec();
-    let (rows, cols) = (shape[0], shape[1]);
+    let (rows, cols) = (shape[0], shape[1..].iter().product());
     let bytes = data.as_bytes();
     let size = data.dtype().size();
     let mut turned = Vec::with_capacity(bytes.len());
@@ -246,10 +281,14 @@ pub(crate) fn to_own(
     if !wrong.is_empty() {
         return Err(Error::Tensors(wrong.join("; ")));
     }
-    pairs
-        .iter()
-        .map(|pair| Ok((pair.own.clone(), pair.to_own(&found[&pair.peft])?)))
-        .collect()
+    let mut own = BTreeMap::new();
+    for pair in pairs {
+        let data = pair.to_own(&found[&pair.peft])?;
+        if pair.layout != Layout::Zeros {
+            own.insert(pair.own.clone(), data);
+        }
+    }
+    Ok(own)
 }
 
 #[cfg(test)]
@@ -284,6 +323,23 @@ mod tests {
         assert!(
             pair.to_own(&TensorData::new(vec![2i32, 1, 2, 0], [2, 2]))
                 .is_err()
+        );
+    }
+
+    #[test]
+    fn zeros_are_checked_and_dropped() {
+        let pairs = [pair(Layout::Zeros, &[2])];
+        let read = |values: [f32; 2]| {
+            let found =
+                BTreeMap::from([("there".to_owned(), TensorData::new(values.to_vec(), [2]))]);
+            to_own(&pairs, &found)
+        };
+        assert!(read([0.0, 0.0]).unwrap().is_empty());
+        assert!(
+            read([0.0, 1.0])
+                .unwrap_err()
+                .to_string()
+                .contains("other than 0")
         );
     }
 

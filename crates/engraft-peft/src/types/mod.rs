@@ -1,12 +1,23 @@
 //! The PEFT types that Engraft reads and writes: one file each, one line of [`TYPES`].
 
+mod beft;
 mod boft;
 mod c3a;
+mod deft;
+mod delora;
 mod fourierft;
+mod glora;
+mod gralora;
+mod hira;
+mod hra;
 mod ia3;
+mod loha;
 mod lokr;
 mod lora;
+mod miss;
 mod oft;
+mod peanut;
+mod road;
 mod shira;
 mod vera;
 mod waveft;
@@ -14,7 +25,7 @@ mod waveft;
 use std::collections::BTreeMap;
 
 use burn::tensor::TensorData;
-use engraft_core::LayerShape;
+use engraft_core::{LayerKind, LayerShape};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -28,13 +39,24 @@ pub(crate) type Table = Map<String, Value>;
 
 /// All types, alphabetical.
 pub(crate) static TYPES: &[&dyn PeftType] = &[
+    &beft::Beft,
     &boft::Boft,
     &c3a::C3a,
+    &deft::Deft,
+    &delora::Delora,
     &fourierft::FourierFt,
+    &glora::Glora,
+    &gralora::Gralora,
+    &hira::Hira,
+    &hra::Hra,
     &ia3::Ia3,
+    &loha::Loha,
     &lokr::Lokr,
     &lora::Lora,
+    &miss::Miss,
     &oft::Oft,
+    &peanut::Peanut,
+    &road::Road,
     &shira::Shira,
     &vera::Vera,
     &waveft::WaveFt,
@@ -51,6 +73,11 @@ pub(crate) trait PeftType: Sync {
     /// Keys common to other types that this one's configuration lacks.
     fn lacks(&self) -> &'static [&'static str] {
         &[]
+    }
+
+    /// Whether PEFT has this type for layers of a kind.
+    fn takes(&self, kind: LayerKind) -> bool {
+        kind == LayerKind::Linear
     }
 
     /// Reads what says how the adapter computes. Keys common to all types have been read.
@@ -159,9 +186,13 @@ pub(crate) fn of_method(id: &str) -> Result<&'static dyn PeftType> {
         })
 }
 
-/// Whether configurations of this type have rank and alpha patterns.
-pub(crate) fn has_patterns(name: &str) -> bool {
-    matches!(name, "LORA" | "LOKR")
+/// Whether configurations of this type have a rank or alpha pattern.
+pub(crate) fn has_pattern(name: &str, key: &str) -> bool {
+    match name {
+        "LORA" | "LOKR" | "LOHA" => true,
+        "DELORA" | "HIRA" => key == "rank_pattern",
+        _ => false,
+    }
 }
 
 /// A table from pairs.
@@ -172,6 +203,56 @@ pub(crate) fn table<const N: usize>(entries: [(&str, Value); N]) -> Table {
         .collect()
 }
 
+/// The rank of every layer: the default under PEFT's pattern.
+pub(crate) fn rank_overrides(
+    config: &mut Reader,
+    layers: &[LayerShape],
+    rank: usize,
+) -> Result<BTreeMap<String, Table>> {
+    let pattern = config.rank_pattern();
+    let mut overrides = BTreeMap::new();
+    for layer in layers {
+        let Some(found) = targets::first_match("rank_pattern", &pattern, &layer.path)? else {
+            continue;
+        };
+        if found.fract() != 0.0 || found < 1.0 {
+            return Err(Error::config(
+                "rank_pattern",
+                format!(
+                    "{found} for {}: expected a whole number of at least 1",
+                    layer.path
+                ),
+            ));
+        }
+        if found != rank as f64 {
+            overrides.insert(
+                layer.path.clone(),
+                table([("rank", (found as usize).into())]),
+            );
+        }
+    }
+    Ok(overrides)
+}
+
+/// Adds the values of `key` that a pattern gives to layers, where they are not the default.
+pub(crate) fn override_by(
+    overrides: &mut BTreeMap<String, Table>,
+    (name, pattern): (&str, &Patterns),
+    (key, default): (&str, f64),
+    layers: &[LayerShape],
+) -> Result<()> {
+    for layer in layers {
+        let found = targets::first_match(name, pattern, &layer.path)?;
+        if let Some(found) = found.filter(|found| *found != default) {
+            overrides
+                .entry(layer.path.clone())
+                .or_default()
+                .insert(key.to_owned(), found.into());
+        }
+    }
+    Ok(())
+}
+
 /// Rank and alpha of every layer: the defaults under PEFT's patterns.
 pub(crate) fn ranks(
     config: &mut Reader,
@@ -179,54 +260,31 @@ pub(crate) fn ranks(
     rank: usize,
     alpha: f64,
 ) -> Result<BTreeMap<String, Table>> {
-    let (rank_pattern, alpha_pattern) = config.patterns();
-    let mut overrides = BTreeMap::new();
+    let mut overrides = rank_overrides(config, layers, rank)?;
+    let pattern = ("alpha_pattern", &config.alpha_pattern());
+    override_by(&mut overrides, pattern, ("alpha", alpha), layers)?;
+    Ok(overrides)
+}
+
+/// The inverse of [`rank_overrides`] and [`override_by`]: the number of the first layer, and a
+/// pattern where others differ.
+pub(crate) fn pattern(layers: &[Configured], key: &str) -> Result<(f64, Patterns), String> {
+    let first: f64 = layers[0].value(key)?;
+    let mut pattern = Patterns::default();
     for layer in layers {
-        let mut own = Table::new();
-        if let Some(found) = targets::first_match("rank_pattern", &rank_pattern, &layer.path)? {
-            if found.fract() != 0.0 || found < 1.0 {
-                return Err(Error::config(
-                    "rank_pattern",
-                    format!(
-                        "{found} for {}: expected a whole number of at least 1",
-                        layer.path
-                    ),
-                ));
-            }
-            if found != rank as f64 {
-                own.insert("rank".to_owned(), (found as usize).into());
-            }
-        }
-        if let Some(found) = targets::first_match("alpha_pattern", &alpha_pattern, &layer.path)?
-            .filter(|found| *found != alpha)
-        {
-            own.insert("alpha".to_owned(), found.into());
-        }
-        if !own.is_empty() {
-            overrides.insert(layer.path.clone(), own);
+        let own: f64 = layer.value(key)?;
+        if own != first {
+            pattern.0.push((targets::only(&layer.layer.path), own));
         }
     }
-    Ok(overrides)
+    Ok((first, pattern))
 }
 
 /// The inverse of [`ranks`]: rank and alpha of the first layer, and patterns where others differ.
 pub(crate) fn patterns(layers: &[Configured]) -> Result<(usize, f64, Patterns, Patterns), String> {
-    let (rank, alpha): (usize, f64) = (layers[0].value("rank")?, layers[0].value("alpha")?);
-    let (mut rank_pattern, mut alpha_pattern) = (Patterns::default(), Patterns::default());
-    for layer in layers {
-        let (own_rank, own_alpha): (usize, f64) = (layer.value("rank")?, layer.value("alpha")?);
-        if own_rank != rank {
-            rank_pattern
-                .0
-                .push((targets::only(&layer.layer.path), own_rank as f64));
-        }
-        if own_alpha != alpha {
-            alpha_pattern
-                .0
-                .push((targets::only(&layer.layer.path), own_alpha));
-        }
-    }
-    Ok((rank, alpha, rank_pattern, alpha_pattern))
+    let (rank, rank_pattern) = pattern(layers, "rank")?;
+    let (alpha, alpha_pattern) = pattern(layers, "alpha")?;
+    Ok((rank as usize, alpha, rank_pattern, alpha_pattern))
 }
 
 /// A whole number of at least 1 for every layer, from `own`: a table where it is not `default`.

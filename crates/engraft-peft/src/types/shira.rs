@@ -64,8 +64,8 @@ impl PeftType for Shira {
         let (d_in, d_out) = (layer.layer.d_in, layer.layer.d_out);
         let entries = layer.get::<usize>("rank")? * (d_in + d_out);
         let positions = Field {
-            peft: "shira_indices",
-            own: "positions",
+            peft: "shira_indices".into(),
+            own: "positions".into(),
             shape: vec![2, entries],
             layout: Layout::Coordinates { d_in, d_out },
         };

@@ -1,6 +1,6 @@
 //! A case as its files describe it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use burn::tensor::TensorData;
@@ -8,9 +8,11 @@ use engraft_core::file;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::Stop;
 use crate::adapter::PeftAdapter;
 use crate::config::PeftConfig;
 use crate::error::Result;
+use crate::field::MODEL;
 
 /// A line of `index.json`.
 #[derive(Debug, Deserialize)]
@@ -34,8 +36,15 @@ struct Index {
 #[derive(Debug, Deserialize)]
 pub(super) struct Net {
     pub(super) kind: String,
+    /// Side of a convolution's patches.
     #[serde(default)]
-    pub(super) dims: Vec<usize>,
+    pub(super) k: usize,
+    /// Of a convolution.
+    #[serde(default)]
+    pub(super) stride: usize,
+    /// Of a convolution.
+    #[serde(default)]
+    pub(super) padding: usize,
 }
 
 /// |a - b| <= atol + rtol |b|.
@@ -100,7 +109,15 @@ fn json<T: DeserializeOwned>(path: &Path) -> Result<T> {
 impl Case {
     pub(super) fn read(directory: &Path, entry: &Entry) -> Result<Self> {
         let file: CaseFile = json(&directory.join(&entry.json_file))?;
-        let (tensors, _) = file::read_tensors(&directory.join(&entry.tensors_file))?;
+        let (mut tensors, _) = file::read_tensors(&directory.join(&entry.tensors_file))?;
+        let mut tolerance = file.tolerance;
+        if let Configs::Named(configs) = &file.adapter_config {
+            let types: BTreeSet<&str> = configs.values().map(PeftConfig::peft_type).collect();
+            if types.len() > 1 {
+                let names: Vec<&str> = configs.keys().map(String::as_str).collect();
+                (tensors, tolerance) = (unnested(tensors, &names), unnested(tolerance, &names));
+            }
+        }
         let is_named = entry.kind != "layer";
         let configs = match file.adapter_config {
             Configs::One(config) => vec![(ONLY.to_owned(), config)],
@@ -134,9 +151,16 @@ impl Case {
             adapters,
             is_named,
             adapter_names: file.adapter_names,
-            tolerance: file.tolerance,
+            tolerance,
             tensors,
         })
+    }
+
+    /// The tensor of this key.
+    pub(super) fn tensor(&self, key: &str) -> Result<&TensorData, Stop> {
+        self.tensors
+            .get(key)
+            .ok_or_else(|| Stop::Fail(format!("{key} is missing")))
     }
 
     /// `grad.` or `grad.<name>.`.
@@ -147,6 +171,39 @@ impl Case {
             "grad.".to_owned()
         }
     }
+}
+
+/// What belongs to adapters of several types, under the keys of a model with that type alone.
+///
+/// In a mixed model the wrappers of one type lie inside those of another, so that keys have levels
+/// `.base_layer`, and each adapter was saved with what its wrappers hold: the base's parameters and
+/// the other adapters, which are dropped here. Each key lacks the adapter's name wherever it
+/// follows a dot, so that `.base_layer` of the adapter `b` reads `ase_layer`.
+fn unnested<V>(values: BTreeMap<String, V>, names: &[&str]) -> BTreeMap<String, V> {
+    let base: Vec<String> = values
+        .keys()
+        .filter_map(|key| key.strip_prefix("base.").map(str::to_owned))
+        .collect();
+    let renamed = |key: &str| -> Option<String> {
+        for name in names {
+            let cut = |text: &str| text.replace(&format!(".{name}"), "");
+            for prefix in [format!("adapter.{name}."), format!("grad.{name}.")] {
+                let Some(rest) = key.strip_prefix(&prefix) else {
+                    continue;
+                };
+                let bare = rest.replace(&cut(".base_layer"), "");
+                let is_other = |other: &&str| other != name && bare.contains(&format!(".{other}."));
+                let is_base = |param: &String| bare == cut(&format!("{MODEL}{param}"));
+                let foreign = names.iter().any(is_other) || base.iter().any(is_base);
+                return (!foreign).then(|| format!("{prefix}{bare}"));
+            }
+        }
+        Some(key.to_owned())
+    };
+    values
+        .into_iter()
+        .filter_map(|(key, value)| Some((renamed(&key)?, value)))
+        .collect()
 }
 
 /// The tensors under a prefix, without it.
