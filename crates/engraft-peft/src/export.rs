@@ -178,8 +178,7 @@ fn config(
     PeftConfig {
         rank_pattern: written.rank_pattern,
         alpha_pattern: written.alpha_pattern,
-        block_size_pattern: written.block_size_pattern,
-        n_frequency_pattern: written.n_frequency_pattern,
         keys,
+        ..PeftConfig::default()
     }
 }

@@ -248,7 +248,6 @@ impl PeftType for Lora {
             keys,
             rank_pattern,
             alpha_pattern,
-            ..Written::default()
         })
     }
 

@@ -40,7 +40,7 @@ use engraft_core::{LayerKind, LayerShape};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::config::{Patterns, Reader};
+use crate::config::{Patterns, Reader, number};
 use crate::error::{Error, Result};
 use crate::field::{Field, Pair};
 use crate::targets;
@@ -205,8 +205,6 @@ pub(crate) struct Written {
     pub(crate) keys: Table,
     pub(crate) rank_pattern: Patterns,
     pub(crate) alpha_pattern: Patterns,
-    pub(crate) block_size_pattern: Patterns,
-    pub(crate) n_frequency_pattern: Patterns,
 }
 
 /// A layer with the method as configured for it.
@@ -402,14 +400,14 @@ pub(crate) fn sizes(
     Ok(overrides)
 }
 
-/// The inverse of [`sizes`]: the value of the first layer, and patterns for the layers with
-/// others. `name` makes the pattern of a path, and `find` looks a path up as PEFT will.
+/// The inverse of [`sizes`]: the value of the first layer, and a table of patterns for the layers
+/// with others. `name` makes the pattern of a path, and `find` looks a path up as PEFT will.
 pub(crate) fn size_patterns(
     layers: &[Configured],
     key: &str,
     name: impl Fn(&str) -> String,
     find: impl Fn(&str, &Patterns, &str) -> Result<Option<f64>>,
-) -> Result<(usize, Patterns), String> {
+) -> Result<(usize, Value), String> {
     let first: usize = layers[0].value(key)?;
     let mut patterns = Patterns::default();
     for layer in layers {
@@ -418,6 +416,8 @@ pub(crate) fn size_patterns(
             patterns.0.push((name(&layer.layer.path), own as f64));
         }
     }
+    // As a table is written.
+    patterns.0.sort_by(|a, b| a.0.cmp(&b.0));
     for layer in layers {
         let own: usize = layer.value(key)?;
         let found = find(key, &patterns, &layer.layer.path).map_err(|error| error.to_string())?;
@@ -428,7 +428,9 @@ pub(crate) fn size_patterns(
             ));
         }
     }
-    Ok((first, patterns))
+    let entries = patterns.0.into_iter();
+    let table: Table = entries.map(|(key, value)| (key, number(value))).collect();
+    Ok((first, table.into()))
 }
 
 /// The value that all layers share.
