@@ -1,6 +1,7 @@
 //! A model and what was grafted onto it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::TensorData;
@@ -9,16 +10,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::adaptable::{Adaptable, Slot, Slots};
-use crate::adapter::InitContext;
 use crate::bank::Bank;
-use crate::base::FrozenBase;
 use crate::counts::Counts;
 use crate::ctx::{Ctx, Mode};
 use crate::error::{Error, Result};
+use crate::evolve::DynEvolve;
 use crate::method::AnyMethod;
 use crate::params::{self, Found};
 use crate::plan::Plan;
 use crate::set::{Composition, unknown_adapter};
+use crate::statistics::{Calibration, Observer};
 use crate::targets::Targets;
 
 /// How a method is attached.
@@ -108,6 +109,9 @@ pub struct Adapted<M: Module> {
     /// What `live` was when the model was disabled.
     #[module(skip)]
     pub(crate) suspended: Vec<usize>,
+    /// Who looks at the layers' inputs, during calibration.
+    #[module(skip)]
+    pub(crate) observer: Option<Arc<Observer>>,
 }
 
 /// An attachment as the model holds it.
@@ -115,6 +119,10 @@ pub struct Adapted<M: Module> {
 pub(crate) struct Held {
     pub(crate) attachment: Attachment,
     pub(crate) counts: Counts,
+    /// What changes its structure while it trains.
+    pub(crate) evolve: Option<Arc<dyn DynEvolve>>,
+    /// Whether it adds a penalty to the loss.
+    pub(crate) regularised: bool,
     /// The selected parameters before the adapter.
     pub(crate) original: BTreeMap<String, TensorData>,
     /// The adapter's own values of those that are not in the model now.
@@ -132,15 +140,32 @@ impl<M: Adaptable> Adapted<M> {
             disabled: false,
             live: Vec::new(),
             suspended: Vec::new(),
+            observer: None,
         }
     }
 
-    /// Attaches a method under a name and makes it the active adapter.
+    /// Attaches a method under a name and makes it the active adapter; a model that was
+    /// [disabled](Self::disable) is enabled again.
     ///
     /// # Errors
     /// A name that is taken, targets that match nothing, a layer that the method does not admit,
-    /// a merged model. On error nothing was attached.
+    /// a merged model, a method that starts from data. On error nothing was attached.
     pub fn attach(&mut self, name: &str, method: &AnyMethod, injection: &Injection) -> Result<()> {
+        self.attach_calibrated(name, method, injection, &Calibration::default())
+    }
+
+    /// [`attach`](Self::attach) for a method that starts from data: with the result of
+    /// [`calibrate`](Self::calibrate).
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach).
+    pub fn attach_calibrated(
+        &mut self,
+        name: &str,
+        method: &AnyMethod,
+        injection: &Injection,
+        calibration: &Calibration,
+    ) -> Result<()> {
         if let Some(attachment) = self
             .attachments()
             .find(|attachment| attachment.name == name)
@@ -177,132 +202,20 @@ impl<M: Adaptable> Adapted<M> {
                 params: plan.params.clone(),
             },
             counts: plan.counts(),
+            evolve: method.parts().evolve.clone(),
+            regularised: method.meta().regularised,
             original: params::read(&self.model, |path| {
                 plan.params.iter().any(|chosen| chosen == path)
             }),
             parked: BTreeMap::new(),
         });
-        if let Err(error) = self.graft(name, method, &plan, injection.seed) {
+        if let Err(error) = self.graft(name, method, &plan, injection.seed, calibration) {
             // Removing what was added would not bring back which adapters were active.
             *self = before;
             return Err(error);
         }
         self.select(&plan.params, true);
         self.activate(&[name], Composition::Sum)
-    }
-
-    fn graft(&mut self, name: &str, method: &AnyMethod, plan: &Plan, seed: u64) -> Result<()> {
-        let parts = method.parts();
-        let bases = self.bases(plan)?;
-        if let Some((_, first)) = bases.first() {
-            let shapes: Vec<_> = bases.iter().map(|(layer, _)| layer.clone()).collect();
-            let own = parts.graft.iter().flat_map(|graft| graft.banks(&shapes));
-            let specs: Vec<_> = own
-                .chain(parts.model.iter().flat_map(|model| model.banks(&shapes)))
-                .collect();
-            self.bank
-                .grow(name, &specs, seed, &first.device(), first.dtype());
-        }
-        let site_specs = parts
-            .site
-            .iter()
-            .flat_map(|part| part.banks(&plan.sites))
-            .collect::<Vec<_>>();
-        let reference = self.reference()?;
-        self.bank.grow(
-            name,
-            &site_specs,
-            seed,
-            &reference.device(),
-            reference.dtype(),
-        );
-
-        let bank = self.bank.clone();
-        let mut made: Vec<_> = match &parts.model {
-            Some(model) => model
-                .graft(&bases, &InitContext::new(seed, "", name, &reference, &bank))?
-                .into_iter()
-                .map(Some)
-                .collect(),
-            None => vec![None; bases.len()],
-        };
-        if made.len() != bases.len() {
-            return Err(Error::Unsupported(format!(
-                "`{}` made {} adapters for {} layers",
-                method.meta().id,
-                made.len(),
-                bases.len()
-            )));
-        }
-        let mut outcome = Ok(());
-        self.each_slot(|path, slot| {
-            if outcome.is_err() {
-                return;
-            }
-            outcome = match slot {
-                Slot::Linear(linear) => {
-                    match plan.layers.iter().position(|(layer, _)| layer.path == path) {
-                        None => Ok(()),
-                        Some(index) => {
-                            let base = linear.base();
-                            let adapter =
-                                match (made[index].take(), &plan.layers[index].1.parts().graft) {
-                                    (Some(adapter), _) => Ok(adapter),
-                                    (None, Some(graft)) => graft.init(
-                                        &base,
-                                        &InitContext::new(seed, path, name, &base, &bank),
-                                    ),
-                                    (None, None) => return,
-                                };
-                            adapter.and_then(|adapter| linear.attach(path, name, adapter))
-                        }
-                    }
-                }
-                Slot::Site(site) => match (
-                    plan.sites.iter().find(|shape| shape.path == path),
-                    &parts.site,
-                ) {
-                    (Some(shape), Some(part)) => part
-                        .init(
-                            shape,
-                            &InitContext::new(seed, path, name, &reference, &bank),
-                        )
-                        .and_then(|adapter| site.attach(path, name, adapter)),
-                    _ => Ok(()),
-                },
-            };
-        });
-        outcome
-    }
-
-    /// The frozen layers of a plan, in its order.
-    fn bases(&mut self, plan: &Plan) -> Result<Vec<(crate::LayerShape, FrozenBase)>> {
-        let mut bases = Vec::with_capacity(plan.layers.len());
-        self.each_slot(|path, slot| {
-            if let (Slot::Linear(linear), Some((layer, _))) = (
-                slot,
-                plan.layers.iter().find(|(layer, _)| layer.path == path),
-            ) {
-                bases.push((layer.clone(), linear.base()));
-            }
-        });
-        if bases.len() != plan.layers.len() {
-            return Err(Error::Unsupported(
-                "the model's shapes name layers that it does not show as slots".to_owned(),
-            ));
-        }
-        Ok(bases)
-    }
-
-    /// Any layer, for the device and precision of parameters that belong to no layer.
-    fn reference(&mut self) -> Result<FrozenBase> {
-        let mut found = None;
-        self.each_slot(|_, slot| {
-            if let (Slot::Linear(linear), None) = (slot, &found) {
-                found = Some(linear.base());
-            }
-        });
-        found.ok_or_else(|| Error::Unsupported("the model shows no linear layer".to_owned()))
     }
 
     /// Calls `visit` with every slot and site.
@@ -324,7 +237,7 @@ impl<M: Adaptable> Adapted<M> {
 
     /// The context of a forward pass of this model.
     pub fn ctx(&self, mode: Mode) -> Ctx<'_> {
-        Ctx::new(&self.bank, mode)
+        Ctx::new(&self.bank, mode).observed_by(self.observer.as_deref())
     }
 
     /// What is attached.

@@ -2,9 +2,10 @@
 
 use std::any::Any;
 use std::fmt;
+use std::sync::LazyLock;
 
 use burn::module::{Module, ModuleDisplay};
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor};
 use engraft_tensor::Key;
 
 use crate::bank::{Bank, BankSpec};
@@ -13,7 +14,8 @@ use crate::counts::Counts;
 use crate::ctx::Ctx;
 use crate::erased::Erased;
 use crate::error::{Error, Result};
-use crate::shape::LayerShape;
+use crate::shape::{LayerKind, LayerShape};
+use crate::statistics::{Calibration, Needs, Statistics};
 
 /// An adapter on a frozen layer y = x W + b, in two forms that a property test holds equal.
 pub trait Adapter: Module + ModuleDisplay + Sync + 'static {
@@ -34,10 +36,27 @@ pub trait Adapter: Module + ModuleDisplay + Sync + 'static {
         }
     }
 
+    /// The activation form on an embedding: one row index of W per token to y [tokens, d_out], the
+    /// same as [`forward`](Self::forward) on one-hot rows. The default gathers from the weight
+    /// form; low-rank methods override it so that only the rows that occur are computed.
+    fn lookup(&self, indices: Tensor<1, Int>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
+        match self.effective(base, ctx) {
+            Ok(layer) => layer.lookup(indices),
+            Err(_) => self.forward(one_hot(indices, base), base, ctx),
+        }
+    }
+
     /// A replacement of the frozen base that belongs to this adapter (PiSSA's residual), computed
     /// when the adapter is attached. The original stays for other adapters and for `disable`.
     fn rebase(&self, base: &FrozenBase) -> Option<FrozenBase> {
         let _ = base;
+        None
+    }
+
+    /// What the adapter adds to the training loss, `[1]` (an orthogonality penalty, a divergence from
+    /// a prior). A method that has one says so in [`MethodMeta`](crate::MethodMeta::regularised).
+    fn penalty(&self, base: &FrozenBase, ctx: &Ctx) -> Option<Tensor<1>> {
+        let _ = (base, ctx);
         None
     }
 
@@ -49,6 +68,15 @@ pub trait Adapter: Module + ModuleDisplay + Sync + 'static {
     }
 }
 
+/// The rows of the identity at these indices, [tokens, d_in].
+fn one_hot(indices: Tensor<1, Int>, base: &FrozenBase) -> Tensor<2> {
+    Tensor::<2>::eye(base.d_in(), &base.device())
+        .cast(base.dtype())
+        .select(0, indices)
+}
+
+static NOTHING: LazyLock<Calibration> = LazyLock::new(Calibration::default);
+
 /// What an adapter is made from.
 #[derive(Debug, Clone)]
 pub struct InitContext<'a> {
@@ -58,8 +86,12 @@ pub struct InitContext<'a> {
     pub name: &'a str,
     /// Random streams of this layer.
     pub key: Key,
+    /// What the layer is.
+    pub kind: LayerKind,
     /// Shared state, already grown.
     pub bank: &'a Bank,
+    /// What data says about the layers.
+    pub calibration: &'a Calibration,
     /// Where parameters go.
     pub device: Device,
     /// Their precision.
@@ -73,10 +105,45 @@ impl<'a> InitContext<'a> {
             path,
             name,
             key: Key::new(seed).child(path),
+            kind: LayerKind::Linear,
             bank,
+            calibration: &NOTHING,
             device: base.device(),
             dtype: base.dtype(),
         }
+    }
+
+    /// The same context with what data says about the layers.
+    pub fn with_calibration(self, calibration: &'a Calibration) -> Self {
+        Self {
+            calibration,
+            ..self
+        }
+    }
+
+    /// The same context for a layer of this kind.
+    pub fn of_kind(self, kind: LayerKind) -> Self {
+        Self { kind, ..self }
+    }
+
+    /// What data says about this layer.
+    ///
+    /// # Errors
+    /// If the model was not calibrated.
+    pub fn statistics(&self) -> Result<&'a Statistics> {
+        self.statistics_of(self.path)
+    }
+
+    /// What data says about the layer at `path`.
+    ///
+    /// # Errors
+    /// If the model was not calibrated.
+    pub fn statistics_of(&self, path: &str) -> Result<&'a Statistics> {
+        self.calibration.get(path).ok_or_else(|| {
+            Error::Unsupported(format!(
+                "{path}: this method starts from data: run `Adapted::calibrate` and attach with `attach_calibrated`"
+            ))
+        })
     }
 
     /// The name under which [`Ctx::shared`] finds the method's bank entry `entry`; adapters keep it.
@@ -120,6 +187,11 @@ pub trait Graft: Clone + fmt::Debug + Send + Sync + 'static {
         Vec::new()
     }
 
+    /// What the initialiser wants to know from data; see [`InitContext::statistics`].
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
+
     /// The adapter for `base`; `admits` holds.
     ///
     /// # Errors
@@ -132,7 +204,9 @@ pub trait Graft: Clone + fmt::Debug + Send + Sync + 'static {
 pub struct AdapterOps {
     effective: fn(&dyn Any, &FrozenBase, &Ctx) -> Result<FrozenBase>,
     forward: fn(&dyn Any, Tensor<2>, &FrozenBase, &Ctx) -> Tensor<2>,
+    lookup: fn(&dyn Any, Tensor<1, Int>, &FrozenBase, &Ctx) -> Tensor<2>,
     rebase: fn(&dyn Any, &FrozenBase) -> Option<FrozenBase>,
+    penalty: fn(&dyn Any, &FrozenBase, &Ctx) -> Option<Tensor<1>>,
     surrogate: fn(&dyn Any, &FrozenBase) -> AnyAdapter,
 }
 
@@ -154,7 +228,11 @@ impl AnyAdapter {
                 &AdapterOps {
                     effective: |module, base, ctx| typed::<A>(module).effective(base, ctx),
                     forward: |module, x, base, ctx| typed::<A>(module).forward(x, base, ctx),
+                    lookup: |module, indices, base, ctx| {
+                        typed::<A>(module).lookup(indices, base, ctx)
+                    },
                     rebase: |module, base| typed::<A>(module).rebase(base),
+                    penalty: |module, base, ctx| typed::<A>(module).penalty(base, ctx),
                     surrogate: |module, base| AnyAdapter::new(typed::<A>(module).surrogate(base)),
                 }
             },
@@ -174,9 +252,24 @@ impl AnyAdapter {
         (self.ops().forward)(self.any(), x, base, ctx)
     }
 
+    /// See [`Adapter::lookup`].
+    pub fn lookup(&self, indices: Tensor<1, Int>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
+        (self.ops().lookup)(self.any(), indices, base, ctx)
+    }
+
     /// See [`Adapter::rebase`].
     pub fn rebase(&self, base: &FrozenBase) -> Option<FrozenBase> {
         (self.ops().rebase)(self.any(), base)
+    }
+
+    /// See [`Adapter::penalty`].
+    pub fn penalty(&self, base: &FrozenBase, ctx: &Ctx) -> Option<Tensor<1>> {
+        (self.ops().penalty)(self.any(), base, ctx)
+    }
+
+    /// The adapter as what it is, if it is an `A`.
+    pub fn downcast<A: Adapter>(&self) -> Option<&A> {
+        self.any().downcast_ref()
     }
 
     /// See [`Adapter::surrogate`].

@@ -1,7 +1,7 @@
 //! The frozen layer that an adapter is grafted onto.
 
 use burn::module::Module;
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor};
 
 use crate::shape::LayerShape;
 
@@ -30,6 +30,11 @@ impl FrozenBase {
     /// y = x W + b for tokens x: [tokens, d_in].
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         self.add_bias(x.matmul(self.weight.clone()))
+    }
+
+    /// y = W[i, :] + b for one index i per token: the rows of an embedding.
+    pub fn lookup(&self, indices: Tensor<1, Int>) -> Tensor<2> {
+        self.add_bias(self.weight.clone().select(0, indices))
     }
 
     /// y + b.

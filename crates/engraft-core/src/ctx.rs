@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use engraft_tensor::Key;
 
 use crate::bank::Bank;
+use crate::conv2d::Image;
+use crate::statistics::Observer;
 
 /// Whether dropout and sampling are on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -43,17 +45,17 @@ impl RowChoice {
         self.0.iter().flatten().map(String::as_str)
     }
 
-    /// Applies `apply` once per distinct choice to the tokens (rows of each of `tensors`) that
-    /// made it, and puts the results back in their places.
+    /// Applies `apply` once per distinct choice to the positions of the tokens that made it, and
+    /// puts the results back in their places.
     ///
     /// # Panics
     /// If the number of tokens is not a multiple of the number of batch rows.
     pub(crate) fn dispatch(
         &self,
-        tensors: &[Tensor<2>],
-        mut apply: impl FnMut(Option<&str>, Vec<Tensor<2>>) -> Tensor<2>,
+        tokens: usize,
+        device: &Device,
+        mut apply: impl FnMut(Option<&str>, Tensor<1, Int>) -> Tensor<2>,
     ) -> Tensor<2> {
-        let tokens = tensors[0].dims()[0];
         assert!(
             tokens.is_multiple_of(self.rows()),
             "{tokens} tokens cannot be shared among {} batch rows",
@@ -67,10 +69,9 @@ impl RowChoice {
                 .or_default()
                 .extend((row * per_row) as i64..((row + 1) * per_row) as i64);
         }
-        let device = tensors[0].device();
         let index = |values: Vec<i64>| {
             let len = values.len();
-            Tensor::<1, Int>::from_data(TensorData::new(values, [len]), &device)
+            Tensor::<1, Int>::from_data(TensorData::new(values, [len]), device)
         };
         let mut place = vec![0; tokens];
         let mut outputs = Vec::with_capacity(groups.len());
@@ -80,14 +81,7 @@ impl RowChoice {
                 place[*token as usize] = position;
                 position += 1;
             }
-            let members = index(members);
-            outputs.push(apply(
-                name,
-                tensors
-                    .iter()
-                    .map(|tensor| tensor.clone().select(0, members.clone()))
-                    .collect(),
-            ));
+            outputs.push(apply(name, index(members)));
         }
         Tensor::cat(outputs, 0).select(0, index(place))
     }
@@ -101,6 +95,8 @@ pub struct Ctx<'a> {
     bank: &'a Bank,
     mode: Mode,
     rows: Option<&'a RowChoice>,
+    observer: Option<&'a Observer>,
+    image: Option<&'a Image>,
     path: &'a str,
 }
 
@@ -111,6 +107,8 @@ impl Default for Ctx<'_> {
             bank: &EMPTY,
             mode: Mode::Eval,
             rows: None,
+            observer: None,
+            image: None,
             path: "",
         }
     }
@@ -132,6 +130,39 @@ impl<'a> Ctx<'a> {
             rows: Some(rows),
             ..self
         }
+    }
+
+    /// The same context with somebody who looks at the layers' inputs.
+    pub(crate) fn observed_by(self, observer: Option<&'a Observer>) -> Self {
+        Self { observer, ..self }
+    }
+
+    /// Shows the tokens on their way into a layer to whom they concern.
+    pub(crate) fn observe(&self, path: &str, x: &Tensor<2>) {
+        if let Some(observer) = self.observer {
+            observer.see(path, x);
+        }
+    }
+
+    /// Whether somebody looks at the layers' inputs.
+    pub(crate) fn is_observed(&self) -> bool {
+        self.observer.is_some()
+    }
+
+    /// The same context inside a convolution of this image.
+    pub(crate) fn with_image<'b>(&self, image: &'b Image) -> Ctx<'b>
+    where
+        'a: 'b,
+    {
+        Ctx {
+            image: Some(image),
+            ..*self
+        }
+    }
+
+    /// In a [`Conv2d`](crate::Conv2d): the image whose patches the tokens are.
+    pub fn image(&self) -> Option<&'a Image> {
+        self.image
     }
 
     /// The same context, seen by the slot or site at `path`.

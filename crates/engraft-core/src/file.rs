@@ -25,6 +25,9 @@ const MANIFEST: &str = "engraft";
 /// Where the bank keeps frozen entries whose values were given.
 const GIVEN: &str = "bank.given.";
 
+/// The field of an adapter with what its method remembers while it trains: not in adapter files.
+const TRAINING_STATE: &str = "state.";
+
 /// Tensors by key, and the metadata, of a safetensors file.
 pub type Contents = (BTreeMap<String, TensorData>, HashMap<String, String>);
 
@@ -204,7 +207,8 @@ impl<M: Adaptable> Adapted<M> {
         tensors: &BTreeMap<String, TensorData>,
     ) -> Result<()> {
         let before = self.clone();
-        self.attach(name, method, injection)?;
+        let calibration = self.placeholder(method, injection)?;
+        self.attach_calibrated(name, method, injection, &calibration)?;
         let mut expected = self.adapter_tensors(name)?;
         let given = strip(GIVEN, tensors);
         for entry in given.keys() {
@@ -245,7 +249,9 @@ impl<M: Adaptable> Adapted<M> {
         let inside = format!(".adapters.{name}.");
         let bank = [format!("bank.trained.{name}/"), format!("{GIVEN}{name}/")];
         let mut tensors = params::read(self, |path| {
-            path.contains(&inside) || bank.iter().any(|entries| path.starts_with(entries))
+            path.split_once(&inside)
+                .is_some_and(|(_, field)| !field.starts_with(TRAINING_STATE))
+                || bank.iter().any(|entries| path.starts_with(entries))
         });
         let mut selected = held.parked.clone();
         if self.live.contains(&index) {

@@ -1,13 +1,14 @@
 //! The slot: a linear layer that adapters can be grafted onto.
 
 use burn::module::{Module, Param};
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor};
 use engraft_tensor::{Init, Key};
 
 use crate::adapter::AnyAdapter;
 use crate::base::FrozenBase;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
+use crate::input::Input;
 use crate::named::Named;
 use crate::set::{AdapterSet, Composition};
 
@@ -78,47 +79,63 @@ impl Linear {
         y.reshape(dims)
     }
 
-    fn forward_tokens(&self, x: Tensor<2>, ctx: &Ctx) -> Tensor<2> {
+    /// y [tokens, d_out] for one row index of W per token: the layer as an embedding.
+    pub fn lookup(&self, indices: Tensor<1, Int>, ctx: &Ctx) -> Tensor<2> {
+        self.apply(Input::Indices(indices), ctx)
+    }
+
+    /// y [tokens, d_out] for tokens x [tokens, d_in].
+    pub(crate) fn forward_tokens(&self, x: Tensor<2>, ctx: &Ctx) -> Tensor<2> {
+        ctx.observe(&self.path, &x);
+        self.apply(Input::Tokens(x), ctx)
+    }
+
+    fn apply(&self, input: Input, ctx: &Ctx) -> Tensor<2> {
         let base = self.base();
-        if self.adapters.is_empty() || self.unmerged.is_some() {
-            return base.forward(x);
+        if !self.is_adapting() {
+            return input.through(&base);
         }
         let ctx = ctx.at(&self.path);
         match ctx.rows() {
             // An adapter that this layer lacks is the base.
-            Some(rows) => rows.dispatch(&[x], |name, mut picked| {
-                let chosen = name
+            Some(rows) => rows.dispatch(input.tokens(), &input.device(), |name, members| {
+                let chosen: Vec<_> = name
                     .and_then(|name| self.adapters.acting(name))
                     .into_iter()
-                    .collect::<Vec<_>>();
-                self.compose(&chosen, picked.remove(0), &base, &ctx.without_rows())
+                    .collect();
+                self.compose(&chosen, &input.select(members), &base, &ctx.without_rows())
             }),
-            None => self.compose(&self.adapters.active(), x, &base, &ctx),
+            None => self.compose(&self.adapters.active(), &input, &base, &ctx),
         }
+    }
+
+    /// Whether adapters act beside the weight.
+    pub(crate) fn is_adapting(&self) -> bool {
+        !self.adapters.is_empty() && self.unmerged.is_none()
     }
 
     /// The chosen adapters together, activation form.
     fn compose(
         &self,
         chosen: &[(&str, &AnyAdapter)],
-        x: Tensor<2>,
+        input: &Input,
         base: &FrozenBase,
         ctx: &Ctx,
     ) -> Tensor<2> {
         match (chosen, self.adapters.composition()) {
-            ([], _) => base.forward(x),
-            ([(name, one)], _) => one.forward(x, self.base_of(name, base), ctx),
+            ([], _) => input.through(base),
+            ([(name, one)], _) => input.adapted(one, self.base_of(name, base), ctx),
             (many, Composition::Sum) => {
-                let y = base.forward(x.clone());
+                let y = input.through(base);
                 many.iter().fold(y.clone(), |sum, (name, one)| {
-                    sum + one.forward(x.clone(), self.base_of(name, base), ctx) - y.clone()
+                    sum + input.adapted(one, self.base_of(name, base), ctx) - y.clone()
                 })
             }
             ([below @ .., (name, last)], Composition::Stack) => {
                 let layer = self
                     .stack(below, base, ctx)
                     .unwrap_or_else(|error| panic!("stacked adapters need weight forms: {error}"));
-                last.forward(x, self.base_of(name, &layer), ctx)
+                input.adapted(last, self.base_of(name, &layer), ctx)
             }
         }
     }
@@ -171,6 +188,33 @@ impl Linear {
         self.path = path.to_owned();
         self.refresh();
         Ok(())
+    }
+
+    /// Tells the layer where it is in its model.
+    pub(crate) fn locate(&mut self, path: &str) {
+        self.path = path.to_owned();
+    }
+
+    /// Puts another adapter in the place of the one called `name`.
+    pub(crate) fn replace(&mut self, name: &str, adapter: AnyAdapter) {
+        self.adapters.change(|known, held| {
+            if known == name {
+                adapter.clone()
+            } else {
+                held.clone()
+            }
+        });
+        self.refresh();
+    }
+
+    /// What the active adapters add to the training loss, `[1]`.
+    pub(crate) fn penalty(&self, ctx: &Ctx) -> Option<Tensor<1>> {
+        let base = self.base();
+        let ctx = ctx.at(&self.path);
+        let active = self.adapters.active().into_iter();
+        active
+            .filter_map(|(name, one)| one.penalty(self.base_of(name, &base), &ctx))
+            .reduce(|sum, one| sum + one)
     }
 
     /// Takes an adapter out.

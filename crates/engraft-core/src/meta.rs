@@ -100,6 +100,8 @@ pub struct MethodMeta {
     /// Whether it changes the layer's bias too (then it needs a slot, not only a weight). An offset
     /// that is an option of the method is not declared: it shows in the weight form.
     pub changes_bias: bool,
+    /// Whether it adds a penalty to the training loss; see [`crate::Adapter::penalty`].
+    pub regularised: bool,
     /// What it computes before training.
     pub at_init: AtInit,
     /// What its gradient is.
@@ -130,6 +132,7 @@ impl MethodMeta {
             peft: None,
             mergeable: true,
             changes_bias: false,
+            regularised: false,
             at_init: AtInit::Identity,
             gradient: Gradient::Exact,
             base: BaseWeights::Frozen,

@@ -13,11 +13,13 @@ use crate::bank::BankSpec;
 use crate::base::FrozenBase;
 use crate::counts::Counts;
 use crate::error::{Error, Result};
+use crate::evolve::{DynEvolve, Evolve};
 use crate::meta::MethodMeta;
 use crate::model_graft::ModelGraft;
 use crate::selection::Selection;
 use crate::shape::{LayerShape, SiteShape};
 use crate::site::{AnySite, SiteGraft};
+use crate::statistics::Needs;
 use crate::targets::Overrides;
 
 /// The configuration of a method. One file per method implements this and the trait of its kind.
@@ -51,6 +53,8 @@ pub trait DynGraft: fmt::Debug + Send + Sync {
     fn count(&self, layer: &LayerShape) -> Counts;
     /// See [`Graft::banks`].
     fn banks(&self, layers: &[LayerShape]) -> Vec<BankSpec>;
+    /// See [`Graft::needs`].
+    fn needs(&self) -> Needs;
     /// See [`Graft::init`].
     fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<AnyAdapter>;
 }
@@ -64,6 +68,9 @@ impl<G: Graft> DynGraft for G {
     }
     fn banks(&self, layers: &[LayerShape]) -> Vec<BankSpec> {
         Graft::banks(self, layers)
+    }
+    fn needs(&self) -> Needs {
+        Graft::needs(self)
     }
     fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<AnyAdapter> {
         Graft::init(self, base, ctx).map(AnyAdapter::new)
@@ -120,6 +127,8 @@ pub struct Parts {
     pub selection: Option<Arc<dyn Selection>>,
     /// Adapters coupled across layers.
     pub model: Option<Arc<dyn ModelGraft>>,
+    /// What changes the adapters' structure while they train.
+    pub evolve: Option<Arc<dyn DynEvolve>>,
 }
 
 impl Parts {
@@ -128,6 +137,14 @@ impl Parts {
         Self {
             graft: Some(Arc::new(graft)),
             ..Self::default()
+        }
+    }
+
+    /// An adapter on each targeted layer, whose structure changes while it trains.
+    pub fn evolving(graft: impl Evolve) -> Self {
+        Self {
+            evolve: Some(Arc::new(graft.clone())),
+            ..Self::graft(graft)
         }
     }
 
@@ -162,6 +179,7 @@ impl Parts {
             site: self.site.or(other.site),
             selection: self.selection.or(other.selection),
             model: self.model.or(other.model),
+            evolve: self.evolve.or(other.evolve),
         }
     }
 }
@@ -207,6 +225,13 @@ impl AnyMethod {
     /// The kinds it consists of.
     pub fn parts(&self) -> &Parts {
         &self.parts
+    }
+
+    /// What its initialiser wants to know from data.
+    pub fn needs(&self) -> Needs {
+        let graft = self.parts.graft.as_ref().map(|graft| graft.needs());
+        let model = self.parts.model.as_ref().map(|model| model.needs());
+        graft.unwrap_or_default().and(model.unwrap_or_default())
     }
 
     /// The method with a layer's own configuration keys.

@@ -8,6 +8,7 @@ use crate::base::FrozenBase;
 use crate::counts::Counts;
 use crate::error::Result;
 use crate::shape::LayerShape;
+use crate::statistics::Needs;
 
 /// Makes the adapters of all targeted layers together, where one layer's depends on another's
 /// (a permutation that couples two projections, a budget shared by all).
@@ -22,6 +23,11 @@ pub trait ModelGraft: fmt::Debug + Send + Sync + 'static {
     fn banks(&self, layers: &[LayerShape]) -> Vec<BankSpec> {
         let _ = layers;
         Vec::new()
+    }
+
+    /// What the initialiser wants to know from data; see [`InitContext::statistics_of`].
+    fn needs(&self) -> Needs {
+        Needs::default()
     }
 
     /// One adapter per layer, in order. The context is that of the whole model: its path is empty,

@@ -12,9 +12,22 @@ pub enum LayerKind {
     /// Rows of W looked up by index: d_in is the vocabulary.
     Embedding,
     /// W is [d_in = in * kh * kw, d_out], applied to unfolded patches.
-    Conv2d,
+    Conv2d {
+        /// kh and kw.
+        kernel: [usize; 2],
+    },
     /// A stack of linear layers of one shape, one per expert.
     Experts,
+}
+
+impl LayerKind {
+    /// Rows of W per input channel: the pixels of a patch.
+    pub fn pixels(self) -> usize {
+        match self {
+            Self::Conv2d { kernel } => kernel[0] * kernel[1],
+            _ => 1,
+        }
+    }
 }
 
 /// One adaptable layer.
@@ -136,6 +149,11 @@ impl ModelShapes {
         }
         self.layers
             .push(LayerShape::linear(path, d_in, d_out, bias));
+    }
+
+    /// Adds a layer of another kind, without its parameters.
+    pub fn push_layer(&mut self, kind: LayerKind, layer: LayerShape) {
+        self.layers.push(LayerShape { kind, ..layer });
     }
 
     /// Adds a parameter that no layer owns.

@@ -164,8 +164,9 @@ impl Site {
             })
         };
         let y = match ctx.rows() {
-            Some(rows) => rows.dispatch(&[input, output], |name, picked| {
-                let [input, output] = <[Tensor<2>; 2]>::try_from(picked).expect("two went in");
+            Some(rows) => rows.dispatch(input.dims()[0], &input.device(), |name, members| {
+                let pick = |x: &Tensor<2>| x.clone().select(0, members.clone());
+                let (input, output) = (pick(&input), pick(&output));
                 through(
                     name.and_then(|name| self.adapters.acting(name))
                         .into_iter()

@@ -5,11 +5,10 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::tensor::Device;
 use engraft_core::{Adapted, Injection, Mode, ModelShapes, Plan, Targets};
-use engraft_data::{Digits, Domain, Examples, Split, few_shot};
+use engraft_data::{Digits, Domain};
 use engraft_models::{DIGITS_VIT, Vit, digits_vit, digits_vit_config};
 use engraft_train::{
-    AdamW, Batcher, Decay, Labelled, OptimizerConfig, Sgd, TrainConfig, Trainer, accuracy,
-    cross_entropy,
+    AdamW, Decay, Labelled, OptimizerConfig, Sgd, TrainConfig, Trainer, accuracy, cross_entropy,
 };
 use sha2::{Digest, Sha256};
 
@@ -18,6 +17,7 @@ use crate::{
     executor::{Cost, Counts, Executor, MethodInfo, ModelInfo, Outcome, Point, Progress},
     process,
     spec::{BASE, MethodSpec, ModelSpec, OptimizerName, RunSpec, Schedule},
+    task_data::{Data, examples},
 };
 
 const MODEL: &str = "digits-vit";
@@ -95,7 +95,7 @@ impl Executor for BurnExecutor {
     fn execute(&self, spec: &RunSpec, observe: &mut dyn FnMut(Progress)) -> Result<Outcome> {
         let device = device(spec)?;
         let data = Data::new(spec, &device)?;
-        let (mut adapted, counts) = model(spec, &device)?;
+        let (mut adapted, counts) = model(spec, &device, &data)?;
         let (mut train_loss, mut validation) = (Vec::new(), Vec::new());
         if spec.method.id != BASE {
             let (trained, curves) = train(spec, adapted, &data, observe)?;
@@ -118,7 +118,7 @@ impl Executor for BurnExecutor {
         const STEPS: usize = 20;
         let device = device(spec)?;
         let data = Data::new(spec, &device)?;
-        let (adapted, _) = model(spec, &device)?;
+        let (adapted, _) = model(spec, &device, &data)?;
         process::reset_peak();
         let mut seconds = Vec::with_capacity(STEPS);
         if spec.method.id == BASE {
@@ -164,50 +164,6 @@ impl Executor for BurnExecutor {
     }
 }
 
-/// Training, validation and test examples of a run, on its device.
-struct Data {
-    train: Labelled,
-    validation: Labelled,
-    test: Labelled,
-}
-
-/// The few-shot training examples, the validation and the test examples of a run.
-fn examples(spec: &RunSpec) -> Result<[Examples; 3]> {
-    let digits = Digits::load().map_err(input)?;
-    let domain: Domain = spec.task.domain.parse().map_err(input)?;
-    // One division of the source images for every domain, before any shift.
-    let split = Split::stratified(&digits.labels);
-    let train = few_shot(
-        &digits.labels,
-        &split.train,
-        spec.task.labels_per_class,
-        spec.seed,
-    )
-    .map_err(input)?;
-    Ok([train, split.validation, split.test].map(|indices| domain.apply(&digits, &indices)))
-}
-
-impl Data {
-    fn new(spec: &RunSpec, device: &Device) -> Result<Self> {
-        let [train, validation, test] =
-            examples(spec)?.map(|examples| Labelled::new(&examples, device));
-        Ok(Self {
-            train,
-            validation,
-            test,
-        })
-    }
-
-    fn batcher(&self, spec: &RunSpec) -> Result<Batcher> {
-        Batcher::new(
-            self.train.labels.dims()[0],
-            spec.optimizer.batch_size,
-            spec.seed,
-        )
-        .map_err(input)
-    }
-}
-
 fn device(spec: &RunSpec) -> Result<Device> {
     Ok(engraft_tensor::device(&spec.device)
         .map_err(input)?
@@ -230,7 +186,7 @@ fn plan(spec: &RunSpec, shapes: &ModelShapes) -> Result<Plan> {
     Plan::new(&method, shapes, &injection(spec)?).map_err(input)
 }
 
-fn model(spec: &RunSpec, device: &Device) -> Result<(Adapted<Vit>, Counts)> {
+fn model(spec: &RunSpec, device: &Device, data: &Data) -> Result<(Adapted<Vit>, Counts)> {
     let mut adapted = Adapted::new(digits_vit(device).map_err(failed)?);
     let total = digits_vit_config().shapes().total();
     if spec.method.id == BASE {
@@ -243,8 +199,17 @@ fn model(spec: &RunSpec, device: &Device) -> Result<(Adapted<Vit>, Counts)> {
         ));
     }
     let method = engraft::method(&spec.method.id, &spec.method.config).map_err(input)?;
+    let injection = injection(spec)?;
+    let calibration = if method.needs().any() {
+        let batches = data.calibration(spec)?;
+        adapted.calibrate(&method, &injection, batches, |model, batch| {
+            loss(model, &batch, Mode::Eval)
+        })
+    } else {
+        Ok(engraft_core::Calibration::default())
+    };
     adapted
-        .attach(ADAPTER, &method, &injection(spec)?)
+        .attach_calibrated(ADAPTER, &method, &injection, &calibration.map_err(failed)?)
         .map_err(failed)?;
     let engraft_core::Counts {
         trainable,

@@ -33,6 +33,7 @@ pub mod spec;
 pub mod stats;
 pub mod store;
 pub mod table;
+mod task_data;
 pub mod verdict;
 pub mod worker;
 pub mod workspace;

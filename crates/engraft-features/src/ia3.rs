@@ -3,8 +3,8 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use engraft_core::{
-    Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method, MethodMeta,
-    Parts, Result,
+    Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerKind, LayerShape, Method,
+    MethodMeta, Parts, Result,
 };
 use engraft_tensor::Init;
 use serde::{Deserialize, Serialize};
@@ -37,20 +37,40 @@ pub struct Ia3Config {
 /// |---|---|---|
 /// | l | `[d_out]`, or `[d_in]` | trained, one at first |
 ///
+/// On a convolution the inputs are channels: one entry of l scales all pixels of its channel.
+///
 /// Liu et al., Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context
 /// Learning, arXiv 2205.05638, section 3.3.
 #[derive(Module, Debug)]
 pub struct Ia3 {
-    /// l, `[d_out]` or `[d_in]`.
+    /// l, `[d_out]` or `[d_in]`; `[channels]` for the inputs of a convolution.
     pub l: Param<Tensor<1>>,
     /// Which side l scales.
     #[module(skip)]
     pub scales: Scales,
+    /// Inputs that share an entry of l: the pixels of a convolution's patch.
+    #[module(skip)]
+    pixels: usize,
+}
+
+impl Ia3 {
+    /// l by output or by input, `[d_out]` or `[d_in]`.
+    fn scale(&self) -> Tensor<1> {
+        let l = self.l.val();
+        let [width] = l.dims();
+        match (self.scales, self.pixels) {
+            (Scales::Output, _) | (_, 1) => l,
+            (Scales::Input, pixels) => l
+                .reshape([width, 1])
+                .repeat_dim(1, pixels)
+                .reshape([width * pixels]),
+        }
+    }
 }
 
 impl Adapter for Ia3 {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
-        let l = self.l.val();
+        let l = self.scale();
         Ok(match self.scales {
             Scales::Output => FrozenBase::new(
                 base.weight.clone() * l.clone().unsqueeze_dim(0),
@@ -61,7 +81,7 @@ impl Adapter for Ia3 {
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
-        let l = self.l.val().unsqueeze_dim(0);
+        let l = self.scale().unsqueeze_dim(0);
         match self.scales {
             Scales::Output => base.forward(x) * l,
             Scales::Input => base.forward(x * l),
@@ -70,10 +90,10 @@ impl Adapter for Ia3 {
 }
 
 impl Ia3Config {
-    fn width(&self, d_in: usize, d_out: usize) -> usize {
+    fn width(&self, kind: LayerKind, d_in: usize, d_out: usize) -> usize {
         match self.scales {
             Scales::Output => d_out,
-            Scales::Input => d_in,
+            Scales::Input => d_in / kind.pixels(),
         }
     }
 }
@@ -86,14 +106,15 @@ impl Graft for Ia3Config {
     }
 
     fn count(&self, layer: &LayerShape) -> Counts {
-        Counts::trained(self.width(layer.d_in, layer.d_out))
+        Counts::trained(self.width(layer.kind, layer.d_in, layer.d_out))
     }
 
     fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<Ia3> {
-        let width = self.width(base.d_in(), base.d_out());
+        let width = self.width(ctx.kind, base.d_in(), base.d_out());
         Ok(Ia3 {
             l: Param::from_tensor(ctx.tensor(Init::ONES, [width], "l")),
             scales: self.scales,
+            pixels: ctx.kind.pixels(),
         })
     }
 }

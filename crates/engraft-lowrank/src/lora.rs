@@ -1,7 +1,7 @@
 //! LoRA: low-rank adaptation.
 
 use burn::module::{Module, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor};
 use engraft_core::{
     Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method, MethodMeta,
     Parts, Result, Scaling, check_dropout, dropout, positive_rank, refuse_dropout,
@@ -94,6 +94,17 @@ impl Adapter for Lora {
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
         let narrow = dropout(x.clone(), self.dropout, ctx).matmul(self.a.val()) * self.scaling;
         let y = base.forward(x) + narrow.matmul(self.b.val());
+        match &self.c {
+            Some(c) => y + (c.val() * self.scaling).unsqueeze(),
+            None => y,
+        }
+    }
+
+    /// Gathers rows of A: nothing of the vocabulary's size is formed. There is no dropout on
+    /// indices.
+    fn lookup(&self, indices: Tensor<1, Int>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
+        let narrow = self.a.val().select(0, indices.clone()) * self.scaling;
+        let y = base.lookup(indices) + narrow.matmul(self.b.val());
         match &self.c {
             Some(c) => y + (c.val() * self.scaling).unsqueeze(),
             None => y,

@@ -4,7 +4,9 @@ use burn::module::{
     Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor,
 };
 use burn::tensor::{DType, Device, Tensor};
-use engraft_core::{Adaptable, Ctx, Error, Linear, ModelShapes, Named, Part, Result, Slots};
+use engraft_core::{
+    Adaptable, Ctx, Error, Linear, ModelShapes, Named, Part, Result, Slots, Trained,
+};
 use engraft_tensor::Key;
 use serde::{Deserialize, Serialize};
 
@@ -136,6 +138,8 @@ impl Mlp {
         }
     }
 }
+
+impl Trained for Mlp {}
 
 impl Adaptable for Mlp {
     fn shapes(&self) -> ModelShapes {

@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Tensor};
 use engraft_core::file::{self, Contents};
-use engraft_core::{Adaptable, Ctx, Linear, ModelShapes, Result, Site, Slots};
+use engraft_core::{Adaptable, Ctx, Linear, ModelShapes, Result, Site, Slots, Trained};
 use engraft_tensor::{Init, Key};
 
 use crate::block::{Block, without_lead};
@@ -133,6 +133,8 @@ impl Vit {
             .hidden(tokens + self.positions.val().unsqueeze(), ctx)
     }
 }
+
+impl Trained for Vit {}
 
 impl Adaptable for Vit {
     fn shapes(&self) -> ModelShapes {

@@ -106,7 +106,9 @@ impl VitConfig {
             true,
             Part::Embedding,
         );
-        shapes.layers[0].kind = LayerKind::Conv2d;
+        shapes.layers[0].kind = LayerKind::Conv2d {
+            kernel: [self.patch; 2],
+        };
         shapes.push_param("class_token", self.width, Part::Embedding, false);
         shapes.push_param(
             "positions",

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::TensorData;
-use engraft_core::{Adaptable, Adapted, Attachment, Include};
+use engraft_core::{Adaptable, Adapted, Attachment, Include, LayerKind};
 use serde_json::{Map, Value};
 
 use crate::adapter::PeftAdapter;
 use crate::config::PeftConfig;
 use crate::error::{Error, Result};
+use crate::experts;
 use crate::extras::{Biases, Extras};
 use crate::field::{Layout, Pair};
 use crate::import::{adapter_pairs, at_paths};
@@ -69,25 +70,34 @@ pub(crate) fn export<M: Adaptable>(
         data.map(|data| (pair.peft.clone(), pair.to_peft(&data)))
             .ok_or_else(|| refuse(format!("it has no tensor {}", pair.own)))
     };
-    let exported: BTreeMap<_, _> = pairs.iter().map(value).collect::<Result<_>>()?;
+    let mut exported: BTreeMap<_, _> = pairs.iter().map(value).collect::<Result<_>>()?;
     if let Some(key) = tensors
         .keys()
         .find(|key| !pairs.iter().any(|pair| pair.own == **key))
     {
         return Err(refuse(format!("PEFT has no place for its tensor {key}")));
     }
+    experts::join(&mut exported, &layers);
     let all: Vec<&str> = shapes
         .layers
         .iter()
         .map(|layer| layer.path.as_str())
         .collect();
-    let chosen: Vec<&str> = layers.iter().map(|layer| layer.path.as_str()).collect();
+    let chosen: Vec<&str> = layers
+        .iter()
+        .filter(|layer| layer.kind != LayerKind::Experts)
+        .map(|layer| layer.path.as_str())
+        .collect();
+    let parameters: Vec<String> = experts::stacks(&layers)
+        .into_keys()
+        .map(|stack| format!("{stack}.weight"))
+        .collect();
     let target_modules = match targets::exactly(&chosen, &all) {
         Include::Regex(regex) => Value::from(regex),
         _ => chosen.into(),
     };
     Ok(PeftAdapter::from_parts(
-        config(kind, written, &extras, target_modules),
+        config(kind, written, &extras, target_modules, parameters),
         exported,
     ))
 }
@@ -108,6 +118,7 @@ fn config(
     written: Written,
     extras: &Extras,
     target_modules: Value,
+    parameters: Vec<String>,
 ) -> PeftConfig {
     let biases = match extras.biases {
         Biases::None => "none".to_owned(),
@@ -142,6 +153,13 @@ fn config(
             .filter(|(key, _)| !kind.lacks().contains(key))
             .map(|(key, value)| (key.to_owned(), value)),
     );
+    if kind.takes(LayerKind::Experts) {
+        let parameters = match parameters.is_empty() {
+            true => Value::Null,
+            false => parameters.into(),
+        };
+        keys.insert("target_parameters".to_owned(), parameters);
+    }
     PeftConfig {
         rank_pattern: written.rank_pattern,
         alpha_pattern: written.alpha_pattern,

@@ -18,7 +18,7 @@ pub(crate) const SHARED: &str = "base_model.";
 pub(crate) enum Layout {
     /// Alike.
     Same,
-    /// (out, in) there, [in, out] here.
+    /// (out, in) there, [in, out] here; (out, in, kh, kw) there, [in * kh * kw, out] here.
     Transposed,
     /// In the same order, but of this shape here.
     Reshaped(Vec<usize>),
@@ -60,11 +60,11 @@ impl Field {
         }
     }
 
-    /// `shape` is (out, in), as in PEFT.
+    /// `shape` is (out, in) or (out, in, kh, kw), as in PEFT.
     pub(crate) fn transposed(
         peft: impl Into<Cow<'static, str>>,
         own: impl Into<Cow<'static, str>>,
-        shape: [usize; 2],
+        shape: &[usize],
     ) -> Self {
         Self {
             peft: peft.into(),
@@ -201,7 +201,7 @@ impl Pair {
     pub(crate) fn to_peft(&self, data: &TensorData) -> TensorData {
         match &self.layout {
             Layout::Same | Layout::Zeros => data.clone(),
-            Layout::Transposed => transposed(data),
+            Layout::Transposed => with_shape(&transposed(data), &self.shape),
             Layout::Reshaped(_) => with_shape(data, &self.shape),
             Layout::Coordinates { d_out, .. } => {
                 let places: Vec<i64> = data
@@ -224,10 +224,10 @@ fn with_shape(data: &TensorData, shape: &[usize]) -> TensorData {
     TensorData::from_bytes_vec(data.as_bytes().to_vec(), shape.to_vec(), data.dtype())
 }
 
-/// A matrix with its rows as columns, whatever its type.
+/// A matrix with its rows as columns, whatever its type; axes after the second count as columns.
 fn transposed(data: &TensorData) -> TensorData {
     let shape = data.shape().to_vec();
-    let (rows, cols) = (shape[0], shape[1]);
+    let (rows, cols) = (shape[0], shape[1..].iter().product());
     let bytes = data.as_bytes();
     let size = data.dtype().size();
     let mut turned = Vec::with_capacity(bytes.len());

@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use crate::adapter::PeftAdapter;
 use crate::config::Reader;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::experts;
 use crate::extras::Extras;
 use crate::field::{self, Field, Pair};
 use crate::targets;
@@ -40,6 +41,7 @@ pub struct Import {
     /// What was read in a way the user should know of.
     pub warnings: Vec<String>,
     pub(crate) pairs: Vec<Pair>,
+    pub(crate) layers: Vec<LayerShape>,
     /// PEFT's keys of tensors that were grown from a seed.
     pub(crate) grown: Vec<String>,
 }
@@ -60,10 +62,18 @@ impl Import {
         Ok(adapted.restore(&self.name, &method, &self.injection, &self.tensors)?)
     }
 
-    /// PEFT's key of a tensor of the adapter, by Engraft's key, and the tensor in PEFT's layout.
-    pub fn to_peft(&self, key: &str, data: &TensorData) -> Option<(String, TensorData)> {
-        let pair = self.pairs.iter().find(|pair| pair.own == key)?;
-        Some((pair.peft.clone(), pair.to_peft(data)))
+    /// Tensors of the adapter, keyed as Engraft does, under PEFT's keys and in PEFT's layout.
+    pub fn to_peft(&self, tensors: &BTreeMap<String, TensorData>) -> BTreeMap<String, TensorData> {
+        let mut found = self
+            .pairs
+            .iter()
+            .filter_map(|pair| {
+                let data = tensors.get(&pair.own)?;
+                Some((pair.peft.clone(), pair.to_peft(data)))
+            })
+            .collect();
+        experts::join(&mut found, &self.layers);
+        found
     }
 }
 
@@ -73,6 +83,14 @@ pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) ->
     config.skip(&NEUTRAL);
     let extras = Extras::read(&mut config)?;
     let layers = targets::read(&mut config, shapes, &extras.modules)?;
+    if let Some(layer) = layers.iter().find(|layer| !kind.takes(layer.kind)) {
+        return Err(Error::Unsupported(format!(
+            "{}: {} does not go on layers of kind {:?}",
+            layer.path,
+            kind.name(),
+            layer.kind
+        )));
+    }
     let settings = kind.read(&mut config, &layers)?;
     let warnings = config.finish()?;
 
@@ -98,6 +116,7 @@ pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) ->
     let grown = settings.grown.keys().cloned().collect();
     let mut found = settings.grown;
     found.extend(adapter.tensors.clone());
+    experts::split(&mut found, &layers);
     let mut pairs = adapter_pairs(kind, &configured, name)?;
     pairs.extend(extras.pairs(&params, shapes, &layers, &found));
     let tensors = field::to_own(&pairs, &found)?;
@@ -131,6 +150,7 @@ pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) ->
         tensors,
         warnings,
         pairs,
+        layers,
         grown,
     })
 }

@@ -11,6 +11,7 @@
 mod adapter;
 mod config;
 mod error;
+mod experts;
 mod export;
 mod extras;
 mod field;

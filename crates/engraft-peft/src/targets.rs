@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use crate::config::{Patterns, Reader};
 use crate::error::{Error, Result};
+use crate::experts;
 
 /// One or several, as in many keys of PEFT.
 #[derive(Debug, Clone, Deserialize)]
@@ -70,7 +71,19 @@ pub(crate) fn read(
     shapes: &ModelShapes,
     saved_modules: &[String],
 ) -> Result<Vec<LayerShape>> {
-    let Some(targets) = config.find::<Names>("target_modules")? else {
+    let parameters: Vec<String> = config.get("target_parameters", Vec::new())?;
+    let of_parameter = |layer: &&LayerShape| {
+        layer.kind == LayerKind::Experts
+            && parameters.iter().any(|name| {
+                let stack = experts::stack(&layer.path);
+                is_named(stack, name) || is_named(&format!("{stack}.weight"), name)
+            })
+    };
+    let targets = match config.find::<Names>("target_modules")? {
+        None if !parameters.is_empty() => Some(Names::Many(Vec::new())),
+        targets => targets,
+    };
+    let Some(targets) = targets else {
         return Err(Error::config(
             "target_modules",
             "found nothing, expected the names that `save_pretrained` writes",
@@ -78,7 +91,7 @@ pub(crate) fn read(
     };
     let shown = match &targets {
         Names::One(pattern) => pattern.clone(),
-        Names::Many(names) => names.join(", "),
+        Names::Many(names) => [&names[..], &parameters[..]].concat().join(", "),
     };
     let excluded = config
         .find::<Names>("exclude_modules")?
@@ -128,7 +141,7 @@ pub(crate) fn read(
     let layers: Vec<LayerShape> = shapes
         .layers
         .iter()
-        .filter(|layer| taken(&layer.path))
+        .filter(|layer| of_parameter(layer) || taken(&layer.path))
         .cloned()
         .collect();
     if layers.is_empty() {
@@ -138,13 +151,7 @@ pub(crate) fn read(
             format!("`{shown}` matches no layer{}", suggestion(&shown, paths)),
         ));
     }
-    match layers.iter().find(|layer| layer.kind != LayerKind::Linear) {
-        Some(layer) => Err(Error::Unsupported(format!(
-            "{}: adapters on layers of kind {:?} are not supported yet",
-            layer.path, layer.kind
-        ))),
-        None => Ok(layers),
-    }
+    Ok(layers)
 }
 
 /// The number after the name of the stack of layers, or after the first name that has one.

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
-use engraft_core::{file, params};
+use engraft_core::{Trained, file, params};
 use serde::{Deserialize, Serialize};
 
 use crate::curves::Curves;
@@ -33,7 +33,7 @@ struct Manifest {
     curves: Curves,
 }
 
-impl<M: Module> Trainer<M> {
+impl<M: Trained> Trainer<M> {
     /// Writes a checkpoint, whole or not at all.
     ///
     /// # Errors

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
+use engraft_core::{Gradients, Reset};
 use serde::{Deserialize, Serialize};
 
 use crate::adamw::AdamW;
 use crate::error::{Error, Result};
-use crate::gradients::Gradients;
 use crate::learning_rates::LearningRates;
 use crate::sgd::Sgd;
 
@@ -146,6 +146,25 @@ impl Optimizer {
         })
     }
 
+    /// Sets the moments of entries that mean something else from now on to zero.
+    pub fn forget(&mut self, resets: &[Reset]) {
+        for reset in resets {
+            let Some(state) = self.states.get_mut(&reset.path) else {
+                continue;
+            };
+            match &reset.entries {
+                None => {
+                    self.states.remove(&reset.path);
+                }
+                Some(entries) => {
+                    for moment in &mut state.moments {
+                        *moment = zeroed(moment.clone(), entries);
+                    }
+                }
+            }
+        }
+    }
+
     fn update(&mut self, path: &str, p: Tensor<1>, g: Tensor<1>, lr: f64) -> Tensor<1> {
         let state = self.states.entry(path.to_owned()).or_insert(State {
             step: 0,
@@ -157,6 +176,18 @@ impl Optimizer {
             OptimizerConfig::Sgd(config) => config.update(state, p, g, lr),
         }
     }
+}
+
+/// The tensor with zeros at these positions.
+fn zeroed(tensor: Tensor<1>, entries: &[usize]) -> Tensor<1> {
+    let (device, count) = (tensor.device(), entries.len());
+    if count == 0 {
+        return tensor;
+    }
+    let positions: Vec<i64> = entries.iter().map(|entry| *entry as i64).collect();
+    let positions = Tensor::<1, Int>::from_data(TensorData::new(positions, [count]), &device);
+    let held = tensor.clone().select(0, positions.clone());
+    tensor.select_assign(0, positions, -held, IndexingUpdateOp::Add)
 }
 
 #[cfg(test)]

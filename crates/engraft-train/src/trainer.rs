@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
-use engraft_core::{Mode, params};
+use engraft_core::{Gradients, Mode, Time, Trained, params};
 
 use crate::batcher::Batcher;
 use crate::curves::{Curves, Point};
 use crate::error::{Error, Result};
-use crate::gradients::Gradients;
 use crate::learning_rates::LearningRates;
 use crate::optimizer::Optimizer;
 use crate::schedule::Schedule;
@@ -30,7 +29,7 @@ pub struct Trainer<M> {
     pub(crate) best: Option<BTreeMap<String, TensorData>>,
 }
 
-impl<M: Module> Trainer<M> {
+impl<M: Trained> Trainer<M> {
     /// A run that has not started. What the model trains is trained; the rest stays frozen.
     ///
     /// # Errors
@@ -79,26 +78,38 @@ impl<M: Module> Trainer<M> {
         &self.curves
     }
 
-    /// One update on the loss of the model, `[1]`, which sees the mode for its dropout. The loss is
-    /// read from the device every `loss_every` steps only.
+    /// One update on the loss of the model, `[1]`, which sees the mode for its dropout, plus what its
+    /// adapters add to it. The loss is read from the device every `loss_every` steps only.
     ///
     /// # Errors
-    /// [`Error::Diverged`] when a loss that was read is not finite.
+    /// [`Error::Diverged`] when a loss that was read is not finite, and whatever methods return
+    /// that change their structure.
     pub fn step(&mut self, loss: impl FnOnce(&M, Mode) -> Tensor<1>) -> Result<()> {
-        let model = self.model.take().expect("it is only away within a step");
-        let loss = loss(
-            &model,
-            Mode::Train {
-                seed: self.config.seed,
-                step: self.step,
-            },
-        );
+        let mut model = self.model.take().expect("it is only away within a step");
+        let (seed, step) = (self.config.seed, self.step);
+        let time = Time {
+            step,
+            total: self.config.steps,
+        };
+        let mode = Mode::Train { seed, step };
+        let wanted = model.wanted(time);
+        model = want(model, &wanted, true);
+        let mut loss = loss(&model, mode);
+        if let Some(penalty) = model.penalty(mode) {
+            loss = loss + penalty;
+        }
         let mut gradients = Gradients::backward(&loss, &model);
+        model = want(model, &wanted, false);
+        let dense = gradients.split_off(&wanted);
         if let Some(max) = self.config.clip {
             gradients.clip(max);
         }
-        let lr = self.config.learning_rate * self.schedule.factor(self.step);
-        self.model = Some(self.optimizer.step(model, &gradients, lr));
+        let lr = self.config.learning_rate * self.schedule.factor(step);
+        model = self.optimizer.step(model, &gradients, lr);
+        gradients.extend(dense);
+        let resets = model.after_update(time, &gradients)?;
+        self.optimizer.forget(&resets);
+        self.model = Some(model);
         self.step += 1;
         self.record(loss.inner())
     }
@@ -139,11 +150,11 @@ impl<M: Module> Trainer<M> {
         }
     }
 
-    /// The values of the trained parameters by path.
+    /// The values of the parameters that this run changes, by path.
     pub(crate) fn trained_values(&self) -> BTreeMap<String, TensorData> {
         let trained: Vec<String> = params::list(self.model())
             .into_iter()
-            .filter(|param| param.trained)
+            .filter(|param| param.trained || self.model().evolves(&param.path))
             .map(|param| param.path)
             .collect();
         params::read(self.model(), |path| {
@@ -192,6 +203,16 @@ impl<M: Module> Trainer<M> {
         };
         (model, self.curves)
     }
+}
+
+/// The module with these frozen parameters differentiated as well, or no longer.
+fn want<M: Module>(model: M, paths: &[String], wanted: bool) -> M {
+    if paths.is_empty() {
+        return model;
+    }
+    params::set_trained(model, |path| {
+        paths.iter().any(|chosen| chosen == path).then_some(wanted)
+    })
 }
 
 #[cfg(test)]

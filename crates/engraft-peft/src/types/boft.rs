@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use engraft_core::LayerShape;
+use engraft_core::{LayerKind, LayerShape};
 use serde_json::json;
 
 use super::oft::block_size;
@@ -21,6 +21,10 @@ impl PeftType for Boft {
 
     fn methods(&self) -> &'static [&'static str] {
         &["boft"]
+    }
+
+    fn takes(&self, kind: LayerKind) -> bool {
+        matches!(kind, LayerKind::Linear | LayerKind::Conv2d { .. })
     }
 
     fn read(&self, config: &mut Reader, layers: &[LayerShape]) -> Result<Settings> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use engraft_core::LayerShape;
+use engraft_core::{LayerKind, LayerShape};
 
 use super::{Configured, PeftType, Settings, Written, table};
 use crate::config::Reader;
@@ -24,6 +24,10 @@ impl PeftType for Ia3 {
 
     fn lacks(&self) -> &'static [&'static str] {
         &["bias", "layers_to_transform", "layers_pattern"]
+    }
+
+    fn takes(&self, kind: LayerKind) -> bool {
+        matches!(kind, LayerKind::Linear | LayerKind::Conv2d { .. })
     }
 
     fn read(&self, config: &mut Reader, layers: &[LayerShape]) -> Result<Settings> {
@@ -80,12 +84,18 @@ impl PeftType for Ia3 {
     }
 
     fn fields(&self, layer: &Configured) -> Result<Vec<Field>> {
-        let (d_in, d_out) = (layer.layer.d_in, layer.layer.d_out);
+        let kind = layer.layer.kind;
         let input = layer.get::<String>("scales")? == "input";
-        Ok(vec![if input {
-            Field::reshaped("ia3_l", "l", &[1, d_in], &[d_in])
+        let width = if input {
+            layer.layer.d_in / kind.pixels()
         } else {
-            Field::reshaped("ia3_l", "l", &[d_out, 1], &[d_out])
-        }])
+            layer.layer.d_out
+        };
+        let shape = match (kind, input) {
+            (LayerKind::Conv2d { .. }, _) => vec![1, width, 1, 1],
+            (_, true) => vec![1, width],
+            (_, false) => vec![width, 1],
+        };
+        Ok(vec![Field::reshaped("ia3_l", "l", &shape, &[width])])
     }
 }

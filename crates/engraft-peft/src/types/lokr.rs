@@ -1,6 +1,6 @@
 //! LOKR: LoKr.
 
-use engraft_core::LayerShape;
+use engraft_core::{LayerKind, LayerShape};
 use serde_json::Value;
 
 use super::{Configured, PeftType, Settings, Written, common, patterns, ranks, table};
@@ -22,6 +22,10 @@ impl PeftType for Lokr {
 
     fn lacks(&self) -> &'static [&'static str] {
         &["bias", "fan_in_fan_out"]
+    }
+
+    fn takes(&self, kind: LayerKind) -> bool {
+        matches!(kind, LayerKind::Linear | LayerKind::Conv2d { .. })
     }
 
     fn read(&self, config: &mut Reader, layers: &[LayerShape]) -> Result<Settings> {
@@ -100,19 +104,19 @@ impl PeftType for Lokr {
         // A product w_a w_b (out, r) (r, in) there is its transpose a b here.
         if layer.get("decompose-both")? && product(out1, in1) {
             fields.extend([
-                Field::transposed("lokr_w1_b", "w1.a", [rank, in1]),
-                Field::transposed("lokr_w1_a", "w1.b", [out1, rank]),
+                Field::transposed("lokr_w1_b", "w1.a", &[rank, in1]),
+                Field::transposed("lokr_w1_a", "w1.b", &[out1, rank]),
             ]);
         } else {
-            fields.push(Field::transposed("lokr_w1", "w1.a", [out1, in1]));
+            fields.push(Field::transposed("lokr_w1", "w1.a", &[out1, in1]));
         }
         if product(out2, in2) {
             fields.extend([
-                Field::transposed("lokr_w2_b", "w2.a", [rank, in2]),
-                Field::transposed("lokr_w2_a", "w2.b", [out2, rank]),
+                Field::transposed("lokr_w2_b", "w2.a", &[rank, in2]),
+                Field::transposed("lokr_w2_a", "w2.b", &[out2, rank]),
             ]);
         } else {
-            fields.push(Field::transposed("lokr_w2", "w2.a", [out2, in2]));
+            fields.push(Field::transposed("lokr_w2", "w2.a", &[out2, in2]));
         }
         Ok(fields)
     }

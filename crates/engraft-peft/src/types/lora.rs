@@ -1,6 +1,6 @@
 //! LORA: LoRA, rsLoRA and DoRA.
 
-use engraft_core::LayerShape;
+use engraft_core::{LayerKind, LayerShape};
 use serde_json::Value;
 
 use super::{Configured, PeftType, Settings, Table, Written, common, patterns, ranks, table};
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::field::Field;
 
 /// Options of other methods that PEFT keeps in its LoRA configuration.
-const OTHERS: [&str; 16] = [
+const OTHERS: [&str; 15] = [
     "alora_invocation_tokens",
     "arrow_config",
     "corda_config",
@@ -21,7 +21,6 @@ const OTHERS: [&str; 16] = [
     "lora_ga_config",
     "megatron_config",
     "monteclora_config",
-    "target_parameters",
     "trainable_token_indices",
     "use_bdlora",
     "use_qalora",
@@ -38,6 +37,10 @@ impl PeftType for Lora {
 
     fn methods(&self) -> &'static [&'static str] {
         &["lora", "dora"]
+    }
+
+    fn takes(&self, _: LayerKind) -> bool {
+        true
     }
 
     fn read(&self, config: &mut Reader, layers: &[LayerShape]) -> Result<Settings> {
@@ -113,12 +116,32 @@ impl PeftType for Lora {
 
     fn fields(&self, layer: &Configured) -> Result<Vec<Field>> {
         let (d_in, d_out, rank) = (layer.layer.d_in, layer.layer.d_out, layer.get("rank")?);
+        let kind = layer.layer.kind;
+        let (down, up, magnitude) = match kind {
+            LayerKind::Conv2d {
+                kernel: [rows, columns],
+            } => (
+                vec![rank, d_in / kind.pixels(), rows, columns],
+                vec![d_out, rank, 1, 1],
+                vec![1, d_out, 1, 1],
+            ),
+            _ => (vec![rank, d_in], vec![d_out, rank], vec![d_out]),
+        };
+        let (down_key, up_key) = match kind {
+            LayerKind::Embedding => ("lora_embedding_A", "lora_embedding_B"),
+            _ => ("lora_A.weight", "lora_B.weight"),
+        };
         let mut fields = vec![
-            Field::transposed("lora_A.weight", "a", [rank, d_in]),
-            Field::transposed("lora_B.weight", "b", [d_out, rank]),
+            Field::transposed(down_key, "a", &down),
+            Field::transposed(up_key, "b", &up),
         ];
         if layer.method == "dora" {
-            fields.push(Field::same("lora_magnitude_vector", "magnitude", &[d_out]));
+            fields.push(Field::reshaped(
+                "lora_magnitude_vector",
+                "magnitude",
+                &magnitude,
+                &[d_out],
+            ));
         } else if layer.get("bias")? {
             fields.push(Field::same("lora_B.bias", "c", &[d_out]));
         }

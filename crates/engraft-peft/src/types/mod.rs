@@ -20,7 +20,7 @@ mod vera;
 use std::collections::BTreeMap;
 
 use burn::tensor::TensorData;
-use engraft_core::LayerShape;
+use engraft_core::{LayerKind, LayerShape};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -63,6 +63,11 @@ pub(crate) trait PeftType: Sync {
     /// Keys common to other types that this one's configuration lacks.
     fn lacks(&self) -> &'static [&'static str] {
         &[]
+    }
+
+    /// Whether PEFT has this type for layers of a kind.
+    fn takes(&self, kind: LayerKind) -> bool {
+        kind == LayerKind::Linear
     }
 
     /// Reads what says how the adapter computes. Keys common to all types have been read.

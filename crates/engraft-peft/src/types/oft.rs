@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use engraft_core::LayerShape;
+use engraft_core::{LayerKind, LayerShape};
 use serde_json::{Value, json};
 
 use super::{Configured, PeftType, Settings, Table, Written, common, table};
@@ -20,6 +20,10 @@ impl PeftType for Oft {
 
     fn methods(&self) -> &'static [&'static str] {
         &["oft"]
+    }
+
+    fn takes(&self, kind: LayerKind) -> bool {
+        matches!(kind, LayerKind::Linear | LayerKind::Conv2d { .. })
     }
 
     fn read(&self, config: &mut Reader, layers: &[LayerShape]) -> Result<Settings> {

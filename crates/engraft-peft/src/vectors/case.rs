@@ -8,6 +8,7 @@ use engraft_core::file;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::Stop;
 use crate::adapter::PeftAdapter;
 use crate::config::PeftConfig;
 use crate::error::Result;
@@ -35,8 +36,15 @@ struct Index {
 #[derive(Debug, Deserialize)]
 pub(super) struct Net {
     pub(super) kind: String,
+    /// Side of a convolution's patches.
     #[serde(default)]
-    pub(super) dims: Vec<usize>,
+    pub(super) k: usize,
+    /// Of a convolution.
+    #[serde(default)]
+    pub(super) stride: usize,
+    /// Of a convolution.
+    #[serde(default)]
+    pub(super) padding: usize,
 }
 
 /// |a - b| <= atol + rtol |b|.
@@ -146,6 +154,13 @@ impl Case {
             tolerance,
             tensors,
         })
+    }
+
+    /// The tensor of this key.
+    pub(super) fn tensor(&self, key: &str) -> Result<&TensorData, Stop> {
+        self.tensors
+            .get(key)
+            .ok_or_else(|| Stop::Fail(format!("{key} is missing")))
     }
 
     /// `grad.` or `grad.<name>.`.

@@ -8,7 +8,7 @@ use engraft_core::{Adaptable, Adapted, Composition, Ctx, Mode, RowChoice, params
 
 use super::case::{Case, within};
 use super::checks::Checks;
-use super::net::{Mlp, Storage};
+use super::net::{Form, Network, stacked, unstack};
 use super::report::CaseReport;
 use super::{Registry, Stop};
 use crate::adapter::{PeftAdapter, export};
@@ -25,10 +25,11 @@ pub(super) fn run(
     registry: Registry,
     report: &mut CaseReport,
 ) -> Result<(), Stop> {
-    let storage = Storage::of(&case.net)?;
+    let form = Form::of(&case.net)?;
     let mut values = within(&case.tensors, "base.");
     values.extend(within(&case.tensors, "residual."));
-    let fresh = || Ok::<_, Error>(Adapted::new(Mlp::new(&case.net, storage, &values, device)?));
+    unstack(&mut values);
+    let fresh = || Ok::<_, Error>(Adapted::new(Network::new(form, &values, device)?));
 
     let mut adapted = fresh()?;
     let shapes = adapted.model.shapes();
@@ -57,7 +58,7 @@ pub(super) fn run(
     if case.adapter_names.is_empty() {
         active(case, &mut adapted, &imports, device, &mut checks)?;
         alone(case, &mut adapted, &names, device, &mut checks)?;
-        merged(case, &mut adapted, &names, storage, &mut checks)?;
+        merged(case, &mut adapted, &names, form, &mut checks)?;
     } else {
         mixed(case, &adapted, device, &mut checks)?;
     }
@@ -67,7 +68,7 @@ pub(super) fn run(
             &mut fresh()?,
             import,
             adapter,
-            storage,
+            form,
             registry,
             &mut checks,
         );
@@ -75,47 +76,48 @@ pub(super) fn run(
     checks.finish(report)
 }
 
-/// A tensor of the case as tokens [n, width], on the device.
-fn tokens(case: &Case, key: &str, device: &Device) -> Result<Tensor<2>, Stop> {
-    let data = case
-        .tensors
-        .get(key)
-        .ok_or_else(|| Stop::Fail(format!("{key} is missing")))?;
-    let width = data.shape().last().copied().unwrap_or(1);
-    let shape = [data.num_elements() / width.max(1), width];
+/// A tensor of the case, flattened, on the device.
+fn flat(case: &Case, key: &str, device: &Device) -> Result<Tensor<1>, Stop> {
+    let data = case.tensor(key)?;
+    let count = data.num_elements();
+    let data = data.clone().convert_dtype(DType::F32);
     Ok(Tensor::from_data(
-        TensorData::from_bytes_vec(data.as_bytes().to_vec(), shape.to_vec(), data.dtype()),
+        TensorData::from_bytes_vec(data.as_bytes().to_vec(), vec![count], DType::F32),
         (device, DType::F32),
     ))
+}
+
+/// The output of the network on the case's input x, flattened.
+fn output(case: &Case, model: &Network, x: &Tensor<1>, ctx: &Ctx) -> Result<Tensor<1>, Stop> {
+    Ok(model.forward(x, &case.tensor("in.x")?.shape().to_vec(), ctx))
 }
 
 /// Output and gradients with all adapters active, and the output with all of them off.
 fn active(
     case: &Case,
-    adapted: &mut Adapted<Mlp>,
+    adapted: &mut Adapted<Network>,
     imports: &[Import],
     device: &Device,
     checks: &mut Checks,
 ) -> Result<(), Stop> {
-    let x = tokens(case, "in.x", device)?.require_grad();
-    let y = adapted.model.forward(x.clone(), &adapted.ctx(Mode::Eval));
+    let x = flat(case, "in.x", device)?.require_grad();
+    let y = output(case, &adapted.model, &x, &adapted.ctx(Mode::Eval))?;
     checks.close("out.y", &y.to_data());
     if case.tensors.contains_key("in.g") {
-        let grads = (y * tokens(case, "in.g", device)?).sum().backward();
-        compare_gradient(
-            case,
-            "grad.",
-            "in.x",
-            x.grad(&grads).map(|grad| grad.to_data()),
-            checks,
-        );
+        let grads = (y * flat(case, "in.g", device)?).sum().backward();
+        if case.tensors.contains_key("grad.in.x") {
+            compare_gradient(
+                case,
+                "grad.",
+                "in.x",
+                x.grad(&grads).map(|grad| grad.to_data()),
+                checks,
+            );
+        }
         let found = gradients(adapted, &grads);
         for import in imports {
             let prefix = case.gradient_prefix(&import.name);
-            let by_peft: BTreeMap<String, TensorData> = found
-                .iter()
-                .filter_map(|(key, data)| import.to_peft(key, data))
-                .collect();
+            let by_peft = import.to_peft(&found);
             for key in within(&case.tensors, &prefix)
                 .keys()
                 .filter(|key| key.as_str() != "in.x")
@@ -126,7 +128,7 @@ fn active(
     }
     if case.tensors.contains_key("out.y_base") {
         adapted.disable(true);
-        let y = adapted.model.forward(x, &adapted.ctx(Mode::Eval));
+        let y = output(case, &adapted.model, &x, &adapted.ctx(Mode::Eval))?;
         checks.close("out.y_base", &y.to_data());
         adapted.disable(false);
     }
@@ -157,7 +159,7 @@ fn compare_gradient(
 }
 
 /// The gradients of all parameters that have one, keyed as in adapter files.
-fn gradients(adapted: &Adapted<Mlp>, grads: &Gradients) -> BTreeMap<String, TensorData> {
+fn gradients(adapted: &Adapted<Network>, grads: &Gradients) -> BTreeMap<String, TensorData> {
     struct Collect<'a> {
         path: Vec<String>,
         grads: &'a Gradients,
@@ -188,7 +190,7 @@ fn gradients(adapted: &Adapted<Mlp>, grads: &Gradients) -> BTreeMap<String, Tens
 /// The output of each adapter alone, where the case has it.
 fn alone(
     case: &Case,
-    adapted: &mut Adapted<Mlp>,
+    adapted: &mut Adapted<Network>,
     names: &[&str],
     device: &Device,
     checks: &mut Checks,
@@ -198,9 +200,8 @@ fn alone(
         let key = format!("out.y_only.{name}");
         if case.tensors.contains_key(&key) {
             adapted.activate(&[name], Composition::Sum).map_err(fail)?;
-            let y = adapted
-                .model
-                .forward(tokens(case, "in.x", device)?, &adapted.ctx(Mode::Eval));
+            let x = flat(case, "in.x", device)?;
+            let y = output(case, &adapted.model, &x, &adapted.ctx(Mode::Eval))?;
             checks.close(&key, &y.to_data());
         }
     }
@@ -210,9 +211,9 @@ fn alone(
 /// The weights after merging, and the same weights as before after unmerging.
 fn merged(
     case: &Case,
-    adapted: &mut Adapted<Mlp>,
+    adapted: &mut Adapted<Network>,
     names: &[&str],
-    storage: Storage,
+    form: Form,
     checks: &mut Checks,
 ) -> Result<(), Stop> {
     let expected = within(&case.tensors, "merged.");
@@ -226,11 +227,8 @@ fn merged(
         .map_err(|error| Stop::Fail(format!("merging {}: {error}", names.join(", "))))?;
     let after = params::read(&adapted.model, own);
     for (key, data) in &expected {
-        match after.get(key) {
-            Some(found) => checks.close(
-                &format!("merged.{key}"),
-                &storage.pair(key, data.shape()).to_peft(found),
-            ),
+        match stacked(form, key, data, &after) {
+            Some(found) => checks.close(&format!("merged.{key}"), &found),
             None => checks.fail(format!("merged.{key}: the network has no such parameter")),
         }
     }
@@ -245,7 +243,7 @@ fn merged(
 /// The output where each batch row has its own adapter.
 fn mixed(
     case: &Case,
-    adapted: &Adapted<Mlp>,
+    adapted: &Adapted<Network>,
     device: &Device,
     checks: &mut Checks,
 ) -> Result<(), Stop> {
@@ -256,7 +254,7 @@ fn mixed(
             .collect(),
     );
     let ctx = Ctx::new(&adapted.bank, Mode::Eval).with_rows(&rows);
-    let y = adapted.model.forward(tokens(case, "in.x", device)?, &ctx);
+    let y = output(case, &adapted.model, &flat(case, "in.x", device)?, &ctx)?;
     checks.close("out.y", &y.to_data());
     Ok(())
 }
@@ -264,16 +262,16 @@ fn mixed(
 /// Writes the adapter, reads it into a fresh network and writes it again: its tensors must come
 /// out as they went in.
 fn round_trip(
-    adapted: &Adapted<Mlp>,
-    fresh: &mut Adapted<Mlp>,
+    adapted: &Adapted<Network>,
+    fresh: &mut Adapted<Network>,
     import: &Import,
     adapter: &PeftAdapter,
-    storage: Storage,
+    form: Form,
     registry: Registry,
     checks: &mut Checks,
 ) {
     let mut again = || -> Result<PeftAdapter> {
-        let in_out = storage == Storage::Conv1d;
+        let in_out = form.in_out();
         let first = export(adapted, &import.name, in_out)?;
         // As text, because that is what a file holds.
         let config = serde_json::from_str(&first.config().to_json().to_string())

@@ -7,48 +7,68 @@ use burn::module::{
 };
 use burn::tensor::activation::relu;
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use engraft_core::{Adaptable, Ctx, Linear, ModelShapes, Named, Part, Slots};
+use engraft_core::{
+    Adaptable, Conv2d, Ctx, Embedding, LayerKind, Linear, ModelShapes, Named, Part, Patches, Slots,
+};
 
 use super::case::Net;
 use crate::error::Error;
 use crate::field::{Layout, Pair};
 
-/// fc1, relu, fc2, relu ...: layers whose record keys are those of the vectors.
+/// The layers of a case, with the record keys of the vectors: fc1, relu, fc2, relu ...; an
+/// embedding and a linear layer; a convolution; stacked experts.
 #[derive(Debug, Clone)]
-pub(super) struct Mlp {
+pub(super) struct Network {
     layers: Named<Linear>,
+    form: Form,
 }
 
-/// How a network of the vectors stores its weights.
+/// What a network computes and how the vectors store its weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Storage {
+pub(super) enum Form {
     /// `torch.nn.Linear`: (out, in).
     Linear,
     /// The `Conv1D` of transformers: (in, out).
     Conv1d,
+    /// `torch.nn.Embedding` and a linear layer.
+    Embedding,
+    /// `torch.nn.Conv2d`: (out, in, kh, kw).
+    Conv2d(Patches),
+    /// (experts, out, in): y[.., e, :] = x W_e.
+    Experts,
 }
 
-impl Storage {
-    /// The storage of a kind of network.
+impl Form {
+    /// The form of a kind of network.
     ///
     /// # Errors
     /// Kinds of layers that are not there yet.
     pub(super) fn of(net: &Net) -> Result<Self, Error> {
-        let missing = |what: &str| Err(Error::Unsupported(format!("{what} are not supported yet")));
-        match net.kind.as_str() {
-            "mlp" => Ok(Self::Linear),
-            "conv1d" => Ok(Self::Conv1d),
-            "emb" => missing("embedding layers"),
-            "conv2d" => missing("Conv2d layers"),
-            "moe" => missing("stacked experts"),
-            "ln" => missing("layer norms"),
-            other => missing(&format!("networks of kind `{other}`")),
-        }
+        Ok(match net.kind.as_str() {
+            "mlp" => Self::Linear,
+            "conv1d" => Self::Conv1d,
+            "emb" => Self::Embedding,
+            "conv2d" => Self::Conv2d(Patches {
+                stride: [net.stride; 2],
+                padding: [net.padding; 2],
+                ..Patches::of([net.k; 2])
+            }),
+            "moe" => Self::Experts,
+            other => {
+                return Err(Error::Unsupported(format!(
+                    "networks of kind `{other}` are not supported yet"
+                )));
+            }
+        })
     }
 
     /// A parameter of the network on both sides; `key` is its path.
     pub(super) fn pair(self, key: &str, shape: &[usize]) -> Pair {
-        let turned = self == Self::Linear && shape.len() == 2;
+        let turned = match self {
+            Self::Conv1d => false,
+            Self::Embedding => shape.len() == 2 && !key.starts_with("emb"),
+            _ => shape.len() >= 2,
+        };
         Pair {
             peft: key.to_owned(),
             own: key.to_owned(),
@@ -60,24 +80,84 @@ impl Storage {
             },
         }
     }
+
+    fn kind(self, layer: &str) -> LayerKind {
+        match self {
+            Self::Linear | Self::Conv1d => LayerKind::Linear,
+            Self::Embedding if layer == "emb" => LayerKind::Embedding,
+            Self::Embedding => LayerKind::Linear,
+            Self::Conv2d(patches) => LayerKind::Conv2d {
+                kernel: patches.kernel,
+            },
+            Self::Experts => LayerKind::Experts,
+        }
+    }
+
+    /// Whether weights are stored (in, out).
+    pub(super) fn in_out(self) -> bool {
+        self == Self::Conv1d
+    }
 }
 
-impl Mlp {
+/// Replaces stacked weights by those of the experts.
+pub(super) fn unstack(values: &mut BTreeMap<String, TensorData>) {
+    let stacked: Vec<String> = values
+        .iter()
+        .filter(|(_, data)| data.shape().len() == 3)
+        .map(|(key, _)| key.clone())
+        .collect();
+    for key in stacked {
+        let (Some(data), Some(path)) = (values.remove(&key), key.strip_suffix(".weight")) else {
+            continue;
+        };
+        let shape = data.shape().to_vec();
+        let bytes = data.as_bytes().len() / shape[0];
+        for (expert, own) in data.as_bytes().chunks(bytes).enumerate() {
+            let own = TensorData::from_bytes_vec(own.to_vec(), shape[1..].to_vec(), data.dtype());
+            values.insert(format!("{path}.{expert}.weight"), own);
+        }
+    }
+}
+
+/// A parameter of the network as the vectors store it, experts stacked.
+pub(super) fn stacked(
+    form: Form,
+    key: &str,
+    like: &TensorData,
+    values: &BTreeMap<String, TensorData>,
+) -> Option<TensorData> {
+    let shape = like.shape().to_vec();
+    let (Form::Experts, [experts, rest @ ..]) = (form, &shape[..]) else {
+        return Some(form.pair(key, &shape).to_peft(values.get(key)?));
+    };
+    let path = key.strip_suffix(".weight")?;
+    let mut bytes = Vec::new();
+    for expert in 0..*experts {
+        let own = format!("{path}.{expert}.weight");
+        let expert = form.pair(&own, rest).to_peft(values.get(&own)?);
+        bytes.extend_from_slice(expert.as_bytes());
+    }
+    Some(TensorData::from_bytes_vec(bytes, shape, like.dtype()))
+}
+
+impl Network {
     /// The network of a case with these parameters, by path.
     pub(super) fn new(
-        net: &Net,
-        storage: Storage,
+        form: Form,
         values: &BTreeMap<String, TensorData>,
         device: &Device,
     ) -> Result<Self, Error> {
         let mut layers = Named::default();
-        for layer in 1..net.dims.len() {
-            let name = format!("fc{layer}");
-            let key = format!("{name}.weight");
-            let weight = values
-                .get(&key)
-                .ok_or_else(|| Error::Tensors(format!("base.{key} is missing")))?;
-            let weight = storage.pair(&key, weight.shape()).to_own(weight)?;
+        let mut names: Vec<&str> = values
+            .keys()
+            .filter_map(|key| key.strip_suffix(".weight"))
+            .collect();
+        // fc2 before fc10.
+        names.sort_by_key(|name| (name.len(), *name));
+        for name in names {
+            let key = &format!("{name}.weight");
+            let weight = &values[key];
+            let weight = form.pair(key, &weight.shape().to_vec()).to_own(weight)?;
             let bias = values
                 .get(&format!("{name}.bias"))
                 .map(|bias| Tensor::from_data(bias.clone(), (device, DType::F32)));
@@ -86,11 +166,53 @@ impl Mlp {
                 Linear::from_tensors(Tensor::from_data(weight, (device, DType::F32)), bias),
             );
         }
-        Ok(Self { layers })
+        Ok(Self { layers, form })
     }
 
-    /// Tokens [n, d_in] to [n, d_out].
-    pub(super) fn forward(&self, x: Tensor<2>, ctx: &Ctx) -> Tensor<2> {
+    /// The output, flattened, of an input of this shape that is given flattened.
+    pub(super) fn forward(&self, x: &Tensor<1>, shape: &[usize], ctx: &Ctx) -> Tensor<1> {
+        let flat = |y: Tensor<2>| -> Tensor<1> { y.flatten(0, 1) };
+        let width = shape.last().copied().unwrap_or(1);
+        let tokens = || x.clone().reshape([-1, width as i64]);
+        match self.form {
+            Form::Linear | Form::Conv1d => flat(self.in_turn(tokens(), ctx)),
+            Form::Embedding => {
+                let (batch, count) = (shape[0], shape[1]);
+                let indices = x.clone().int().reshape([batch, count]);
+                let y = self.embedding().forward(indices, ctx);
+                let layer = self.layers.get("fc1").expect("read from the case");
+                flat(layer.forward(y, ctx).reshape([-1, 1]))
+            }
+            Form::Conv2d(patches) => {
+                let (_, linear) = self.layers.iter().next().expect("read from the case");
+                let convolution = Conv2d {
+                    linear: linear.clone(),
+                    patches,
+                };
+                let image = [shape[0], shape[1], shape[2], shape[3]];
+                convolution
+                    .forward(x.clone().reshape(image), ctx)
+                    .flatten(0, 3)
+            }
+            Form::Experts => {
+                let y = self
+                    .layers
+                    .iter()
+                    .map(|(_, expert)| expert.forward(tokens(), ctx));
+                Tensor::stack::<3>(y.collect(), 1).flatten(0, 2)
+            }
+        }
+    }
+
+    fn embedding(&self) -> Embedding {
+        let linear = self.layers.get("emb").expect("read from the case");
+        Embedding {
+            linear: linear.clone(),
+        }
+    }
+
+    /// Tokens [n, d_in] to [n, d_out] through all layers.
+    fn in_turn(&self, x: Tensor<2>, ctx: &Ctx) -> Tensor<2> {
         self.layers
             .iter()
             .enumerate()
@@ -100,12 +222,15 @@ impl Mlp {
     }
 }
 
-impl Adaptable for Mlp {
+impl Adaptable for Network {
     fn shapes(&self) -> ModelShapes {
         let mut shapes = ModelShapes::default();
         for (name, layer) in self.layers.iter() {
             let [d_in, d_out] = layer.weight.dims();
             shapes.push_linear(name, d_in, d_out, layer.bias.is_some(), Part::Body);
+            if let Some(last) = shapes.layers.last_mut() {
+                last.kind = self.form.kind(name);
+            }
         }
         shapes
     }
@@ -121,33 +246,38 @@ impl Adaptable for Mlp {
 }
 
 // Forwards to the named layers, so that paths are `fc1.weight` without a level above.
-impl Module for Mlp {
+impl Module for Network {
     fn collect_devices(&self, devices: Devices) -> Devices {
         self.layers.collect_devices(devices)
     }
     fn fork(self, device: &Device) -> Self {
         Self {
             layers: self.layers.fork(device),
+            form: self.form,
         }
     }
     fn to_device(self, device: &Device) -> Self {
         Self {
             layers: self.layers.to_device(device),
+            form: self.form,
         }
     }
     fn train(self) -> Self {
         Self {
             layers: self.layers.train(),
+            form: self.form,
         }
     }
     fn valid(&self) -> Self {
         Self {
             layers: self.layers.valid(),
+            form: self.form,
         }
     }
     fn materialize(self) -> Self {
         Self {
             layers: self.layers.materialize(),
+            form: self.form,
         }
     }
     fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
@@ -156,14 +286,15 @@ impl Module for Mlp {
     fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
         Self {
             layers: self.layers.map(mapper),
+            form: self.form,
         }
     }
 }
 
-impl ModuleDisplayDefault for Mlp {
+impl ModuleDisplayDefault for Network {
     fn content(&self, content: Content) -> Option<Content> {
         self.layers.content(content)
     }
 }
 
-impl ModuleDisplay for Mlp {}
+impl ModuleDisplay for Network {}

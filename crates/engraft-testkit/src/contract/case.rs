@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use burn::module::Module;
 use burn::optim::{AdamWConfig, GradientsParams};
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use engraft_core::{Adapted, AnyMethod, Injection, LayerShape, Linear, MethodEntry, Mode, params};
+use engraft_core::{
+    Adapted, AnyMethod, Error, Injection, LayerShape, Linear, MethodEntry, Mode, params,
+};
 
 use super::Outcome;
 use crate::{Harness, random};
@@ -39,7 +41,7 @@ impl Case {
         dtype: DType,
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let mut fresh = Adapted::new(harness(layer, dtype));
-        fresh.attach(NAME, &method, &injection(layer, SEED))?;
+        attach(&mut fresh, NAME, &method, &injection(layer, SEED))?;
         let moved = random::perturb_trained(fresh.clone(), SPREAD, 2);
         Ok(Self {
             entry,
@@ -59,7 +61,7 @@ impl Case {
     /// A model with the same adapter, made again from nothing.
     pub fn again(&self, dtype: DType) -> Result<Adapted<Harness>, Box<dyn std::error::Error>> {
         let mut adapted = Adapted::new(harness(&self.layer, dtype));
-        adapted.attach(NAME, &self.method, &self.injection(SEED))?;
+        attach(&mut adapted, NAME, &self.method, &self.injection(SEED))?;
         Ok(adapted)
     }
 
@@ -128,6 +130,25 @@ impl Case {
         }
         adapted
     }
+}
+
+/// Attaches a method, after a calibration pass where it starts from data.
+pub(super) fn attach(
+    adapted: &mut Adapted<Harness>,
+    name: &str,
+    method: &AnyMethod,
+    injection: &Injection,
+) -> Result<(), Error> {
+    let batches = ["first batch", "second batch"];
+    let calibration = adapted.calibrate(method, injection, batches, |model, batch| {
+        let weight = model.model.block.fc1.weight.val();
+        let shape = [ROWS[0], ROWS[1], weight.dims()[0]];
+        let x = random::normal(shape, batch, &weight.device(), weight.dtype());
+        let y = model.model.forward(x, &model.ctx(Mode::Eval));
+        let g = random::normal(y.dims(), "cotangent", &y.device(), y.dtype());
+        (y * g).sum()
+    })?;
+    adapted.attach_calibrated(name, method, injection, &calibration)
 }
 
 fn harness(layer: &LayerShape, dtype: DType) -> Harness {

@@ -4,7 +4,7 @@ use burn::tensor::{DType, Device};
 use engraft_core::{Adaptable, Adapted, Error, Injection, LayerShape, MethodEntry, Mode, Plan};
 use serde_json::Value;
 
-use super::case::{Case, NAME};
+use super::case::{Case, NAME, attach};
 use super::{Outcome, ensure};
 use crate::{Harness, compare, random};
 
@@ -37,7 +37,7 @@ pub(super) fn default_is_admitted_or_refused(
     let injection = Injection::new(1);
     let mut adapted = Adapted::new(Harness::new(layer, 0, &Device::default().autodiff(), dtype));
     let plan = Plan::new(&method, &adapted.model.shapes(), &injection);
-    let attached = adapted.attach(NAME, &method, &injection);
+    let attached = attach(&mut adapted, NAME, &method, &injection);
     match (plan, attached) {
         (Ok(plan), Ok(())) => {
             ensure(plan.counts() == adapted.counts(NAME)?, || {

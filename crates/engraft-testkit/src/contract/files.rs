@@ -5,7 +5,7 @@ use std::path::Path;
 use engraft_core::{Adapted, AnyMethod, Error, Result, file};
 use serde_json::Value;
 
-use super::case::{Case, NAME, same_parameters};
+use super::case::{Case, NAME, attach, same_parameters};
 use super::{Outcome, ensure};
 use crate::{Harness, compare};
 
@@ -47,7 +47,7 @@ fn load(case: &Case, adapted: &mut Adapted<Harness>, path: &Path) -> Result<()> 
 /// A model with another adapter refuses the file and is as before.
 fn refused(case: &Case, path: &Path, what: &str) -> Outcome {
     let mut model = Adapted::new(case.base());
-    model.attach("other", &case.method, &case.injection(9))?;
+    attach(&mut model, "other", &case.method, &case.injection(9))?;
     let before = model.clone();
     match load(case, &mut model, path) {
         Err(Error::File { .. }) => {}

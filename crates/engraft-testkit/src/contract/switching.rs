@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use engraft_core::{Adapted, Composition, Mode, RowChoice};
 
-use super::case::{Case, same_parameters};
+use super::case::{Case, attach, same_parameters};
 use super::{Outcome, ensure};
 use crate::{Harness, compare, random};
 
@@ -20,7 +20,7 @@ pub(super) fn check(case: &Case) -> Outcome {
     let mut model = Adapted::new(case.base());
     let mut outputs = Vec::new();
     for (name, seed) in [(one, 11), (two, 12)] {
-        model.attach(name, &case.method, &case.injection(seed))?;
+        attach(&mut model, name, &case.method, &case.injection(seed))?;
         model = random::perturb_trained(model, 0.1, seed);
     }
     for name in [one, two, one, two] {

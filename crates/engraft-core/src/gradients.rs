@@ -57,6 +57,17 @@ impl Gradients {
         self.0.keys().map(String::as_str)
     }
 
+    /// Takes out the gradients of these paths.
+    pub fn split_off(&mut self, paths: &[String]) -> Self {
+        let taken = paths.iter().filter_map(|path| self.0.remove_entry(path));
+        Self(taken.collect())
+    }
+
+    /// Adds the gradients of others.
+    pub fn extend(&mut self, others: Self) {
+        self.0.extend(others.0);
+    }
+
     /// Sets the gradient of the parameter at `path`, flattened.
     pub fn insert(&mut self, path: impl Into<String>, gradient: Tensor<1>) {
         self.0.insert(path.into(), gradient);

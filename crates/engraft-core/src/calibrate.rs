@@ -1,0 +1,129 @@
+//! The calibration pass that data-driven initialisers share.
+
+use std::sync::Arc;
+
+use burn::tensor::Tensor;
+
+use crate::adaptable::{Adaptable, Slot};
+use crate::adapted::{Adapted, Injection};
+use crate::error::{Error, Result};
+use crate::gradients::Gradients;
+use crate::method::AnyMethod;
+use crate::params;
+use crate::plan::Plan;
+use crate::statistics::{Calibration, Needs, Observer};
+
+impl<M: Adaptable> Adapted<M> {
+    /// Runs the model as it is over calibration batches and returns what `method` needs to know
+    /// of the layers that `injection` targets, for [`attach_calibrated`](Self::attach_calibrated).
+    /// `loss` is the scalar loss of a batch, through the model's own [`ctx`](Self::ctx); it is
+    /// differentiated only if the method needs gradients. A method that needs nothing costs
+    /// nothing.
+    ///
+    /// # Errors
+    /// Targets that match nothing, a layer that the method does not admit, no batch, a layer that
+    /// no batch reached, or a device without gradients where they are needed.
+    pub fn calibrate<B>(
+        &mut self,
+        method: &AnyMethod,
+        injection: &Injection,
+        batches: impl IntoIterator<Item = B>,
+        mut loss: impl FnMut(&Self, B) -> Tensor<1>,
+    ) -> Result<Calibration> {
+        let plan = Plan::new(method, &self.model.shapes(), injection)?;
+        let needs = plan
+            .layers
+            .iter()
+            .fold(Needs::default(), |needs, (_, method)| {
+                needs.and(method.needs())
+            });
+        if !needs.any() {
+            return Ok(Calibration::default());
+        }
+        let layers: Vec<String> = plan
+            .layers
+            .iter()
+            .map(|(layer, _)| layer.path.clone())
+            .collect();
+        self.each_slot(|path, slot| {
+            if let Slot::Linear(linear) = slot {
+                linear.locate(path);
+            }
+        });
+        let observer = Arc::new(Observer::new(needs, layers.clone()));
+        if needs.inputs() {
+            self.observer = Some(observer.clone());
+        }
+        let frozen = self.frozen_weights(&layers);
+        if needs.gradients() {
+            self.train_weights(&frozen, true);
+        }
+        let mut seen = 0;
+        let mut gradients = Calibration::default();
+        for batch in batches {
+            seen += 1;
+            let loss = loss(self, batch);
+            if needs.gradients() {
+                let found = Gradients::backward(&loss, &self.model);
+                for (layer, weight) in layers.iter().zip(self.weight_shapes(&layers)) {
+                    if let Some(gradient) = found.get(&format!("{layer}.weight")) {
+                        let gradient = Tensor::from_inner(gradient.clone()).reshape(weight);
+                        gradients.entry(layer).see_gradient(needs, gradient);
+                    }
+                }
+            }
+        }
+        if needs.gradients() {
+            self.train_weights(&frozen, false);
+        }
+        self.observer = None;
+        let mut calibration = observer.take();
+        for layer in &layers {
+            let statistics = calibration.entry(layer);
+            statistics.batches = seen;
+            if let Some(found) = gradients.get(layer) {
+                statistics.gradient = found.gradient.clone();
+                statistics.squared_gradient = found.squared_gradient.clone();
+            }
+            let reached = (!needs.inputs() || statistics.tokens > 0)
+                && (!needs.gradients() || gradients.get(layer).is_some());
+            if !reached {
+                return Err(Error::Unsupported(format!(
+                    "{layer}: none of {seen} calibration batches reached this layer"
+                )));
+            }
+        }
+        Ok(calibration)
+    }
+
+    /// Those of the layers' weights that are frozen now.
+    fn frozen_weights(&self, layers: &[String]) -> Vec<String> {
+        params::list(&self.model)
+            .into_iter()
+            .filter(|param| !param.trained)
+            .map(|param| param.path)
+            .filter(|path| {
+                path.strip_suffix(".weight")
+                    .is_some_and(|layer| layers.iter().any(|chosen| chosen == layer))
+            })
+            .collect()
+    }
+
+    fn train_weights(&mut self, paths: &[String], trained: bool) {
+        self.model = params::set_trained(self.model.clone(), |path| {
+            paths.iter().any(|chosen| chosen == path).then_some(trained)
+        });
+    }
+
+    fn weight_shapes(&mut self, layers: &[String]) -> Vec<[usize; 2]> {
+        let mut shapes = vec![[0, 0]; layers.len()];
+        self.each_slot(|path, slot| {
+            if let (Slot::Linear(linear), Some(index)) =
+                (slot, layers.iter().position(|layer| layer == path))
+            {
+                shapes[index] = linear.weight.dims();
+            }
+        });
+        shapes
+    }
+}

@@ -1,0 +1,28 @@
+//! An embedding as a linear map of one-hot rows.
+
+use burn::module::Module;
+use burn::tensor::{Int, Tensor};
+
+use crate::ctx::Ctx;
+use crate::linear::Linear;
+use crate::transparent::transparent;
+
+/// y = W[i, :] with a slot: adapters see the linear map W: [vocabulary, width] of one-hot rows, which are
+/// never formed.
+#[derive(Debug, Clone)]
+pub struct Embedding {
+    /// The linear map of one-hot rows. Its record keys are those of this layer.
+    pub linear: Linear,
+}
+
+transparent!(Embedding { linear });
+
+impl Embedding {
+    /// The rows of W at the indices, [batch, tokens, width].
+    pub fn forward(&self, indices: Tensor<2, Int>, ctx: &Ctx) -> Tensor<3> {
+        let [batch, tokens] = indices.dims();
+        let y = self.linear.lookup(indices.reshape([batch * tokens]), ctx);
+        let width = y.dims()[1];
+        y.reshape([batch, tokens, width])
+    }
+}

@@ -1,0 +1,184 @@
+//! Making the adapters of a plan and putting them into their slots.
+
+use crate::adaptable::{Adaptable, Slot};
+use crate::adapted::{Adapted, Injection};
+use crate::adapter::{AnyAdapter, InitContext};
+use crate::bank::{Bank, BankSpec};
+use crate::base::FrozenBase;
+use crate::error::{Error, Result};
+use crate::linear::Linear;
+use crate::method::{AnyMethod, Parts};
+use crate::plan::Plan;
+use crate::shape::LayerShape;
+use crate::site::Site;
+use crate::statistics::{Calibration, Statistics};
+
+/// What the slots of one attachment are filled from.
+struct Graftage<'a> {
+    name: &'a str,
+    seed: u64,
+    plan: &'a Plan,
+    parts: &'a Parts,
+    bank: &'a Bank,
+    calibration: &'a Calibration,
+    /// Any layer, for the device and precision of parameters that belong to no layer.
+    reference: &'a FrozenBase,
+    /// The adapters of a model graft, in the order of the plan's layers.
+    made: Vec<Option<AnyAdapter>>,
+}
+
+impl Graftage<'_> {
+    fn linear(&mut self, path: &str, linear: &mut Linear) -> Result<()> {
+        let layers = &self.plan.layers;
+        let Some(index) = layers.iter().position(|(layer, _)| layer.path == path) else {
+            return Ok(());
+        };
+        let (layer, method) = &layers[index];
+        let adapter = match (self.made[index].take(), &method.parts().graft) {
+            (Some(adapter), _) => adapter,
+            (None, Some(graft)) => {
+                let base = linear.base();
+                let ctx = InitContext::new(self.seed, path, self.name, &base, self.bank)
+                    .of_kind(layer.kind)
+                    .with_calibration(self.calibration);
+                graft.init(&base, &ctx)?
+            }
+            (None, None) => return Ok(()),
+        };
+        linear.attach(path, self.name, adapter)
+    }
+
+    fn site(&self, path: &str, site: &mut Site) -> Result<()> {
+        let shape = self.plan.sites.iter().find(|shape| shape.path == path);
+        let (Some(shape), Some(part)) = (shape, &self.parts.site) else {
+            return Ok(());
+        };
+        let ctx = InitContext::new(self.seed, path, self.name, self.reference, self.bank);
+        site.attach(path, self.name, part.init(shape, &ctx)?)
+    }
+}
+
+impl<M: Adaptable> Adapted<M> {
+    pub(crate) fn graft(
+        &mut self,
+        name: &str,
+        method: &AnyMethod,
+        plan: &Plan,
+        seed: u64,
+        calibration: &Calibration,
+    ) -> Result<()> {
+        let parts = method.parts();
+        let bases = self.bases(plan)?;
+        let reference = self.reference()?;
+        let layers: Vec<LayerShape> = bases.iter().map(|(layer, _)| layer.clone()).collect();
+        let home = bases.first().map_or(&reference, |(_, first)| first);
+        self.bank.grow(
+            name,
+            &bank_specs(parts, &layers, plan),
+            seed,
+            &home.device(),
+            home.dtype(),
+        );
+        let bank = self.bank.clone();
+        let made = match &parts.model {
+            Some(model) => model
+                .graft(
+                    &bases,
+                    &InitContext::new(seed, "", name, &reference, &bank)
+                        .with_calibration(calibration),
+                )?
+                .into_iter()
+                .map(Some)
+                .collect(),
+            None => vec![None; bases.len()],
+        };
+        if made.len() != bases.len() {
+            return Err(Error::Unsupported(format!(
+                "`{}` made {} adapters for {} layers",
+                method.meta().id,
+                made.len(),
+                bases.len()
+            )));
+        }
+        let mut graftage = Graftage {
+            name,
+            seed,
+            plan,
+            parts,
+            bank: &bank,
+            calibration,
+            reference: &reference,
+            made,
+        };
+        let mut outcome = Ok(());
+        self.each_slot(|path, slot| {
+            if outcome.is_ok() {
+                outcome = match slot {
+                    Slot::Linear(linear) => graftage.linear(path, linear),
+                    Slot::Site(site) => graftage.site(path, site),
+                };
+            }
+        });
+        outcome
+    }
+
+    /// What stands in for a calibration where a file's values replace those that a method starts
+    /// from.
+    pub(crate) fn placeholder(
+        &mut self,
+        method: &AnyMethod,
+        injection: &Injection,
+    ) -> Result<Calibration> {
+        let plan = Plan::new(method, &self.model.shapes(), injection)?;
+        let mut calibration = Calibration::default();
+        for ((layer, base), (_, method)) in self.bases(&plan)?.iter().zip(&plan.layers) {
+            let needs = method.needs();
+            if needs.any() {
+                let statistics = Statistics::placeholder(needs, &base.weight);
+                calibration.insert(&layer.path, statistics);
+            }
+        }
+        Ok(calibration)
+    }
+
+    /// The frozen layers of a plan, in its order.
+    fn bases(&mut self, plan: &Plan) -> Result<Vec<(LayerShape, FrozenBase)>> {
+        let mut bases = Vec::with_capacity(plan.layers.len());
+        self.each_slot(|path, slot| {
+            if let (Slot::Linear(linear), Some((layer, _))) = (
+                slot,
+                plan.layers.iter().find(|(layer, _)| layer.path == path),
+            ) {
+                bases.push((layer.clone(), linear.base()));
+            }
+        });
+        if bases.len() != plan.layers.len() {
+            return Err(Error::Unsupported(
+                "the model's shapes name layers that it does not show as slots".to_owned(),
+            ));
+        }
+        Ok(bases)
+    }
+
+    fn reference(&mut self) -> Result<FrozenBase> {
+        let mut found = None;
+        self.each_slot(|_, slot| {
+            if let (Slot::Linear(linear), None) = (slot, &found) {
+                found = Some(linear.base());
+            }
+        });
+        found.ok_or_else(|| Error::Unsupported("the model shows no linear layer".to_owned()))
+    }
+}
+
+/// The shared state of all parts of a method.
+fn bank_specs(parts: &Parts, layers: &[LayerShape], plan: &Plan) -> Vec<BankSpec> {
+    if layers.is_empty() {
+        let sites = parts.site.iter();
+        return sites.flat_map(|part| part.banks(&plan.sites)).collect();
+    }
+    let graft = parts.graft.iter().flat_map(|graft| graft.banks(layers));
+    let model = parts.model.iter().flat_map(|model| model.banks(layers));
+    let sites = parts.site.iter().flat_map(|part| part.banks(&plan.sites));
+    graft.chain(model).chain(sites).collect()
+}

@@ -1,0 +1,56 @@
+//! What goes into a slot.
+
+use burn::tensor::{Device, Int, Tensor};
+
+use crate::adapter::AnyAdapter;
+use crate::base::FrozenBase;
+use crate::ctx::Ctx;
+
+/// The rows that a layer maps: given as they are, or as positions of ones in a vocabulary.
+#[derive(Debug, Clone)]
+pub(crate) enum Input {
+    /// x: [tokens, d_in].
+    Tokens(Tensor<2>),
+    /// One index into the rows of W per token: what an embedding looks up.
+    Indices(Tensor<1, Int>),
+}
+
+impl Input {
+    pub(crate) fn tokens(&self) -> usize {
+        match self {
+            Self::Tokens(x) => x.dims()[0],
+            Self::Indices(indices) => indices.dims()[0],
+        }
+    }
+
+    pub(crate) fn device(&self) -> Device {
+        match self {
+            Self::Tokens(x) => x.device(),
+            Self::Indices(indices) => indices.device(),
+        }
+    }
+
+    /// The tokens at these positions.
+    pub(crate) fn select(&self, members: Tensor<1, Int>) -> Self {
+        match self {
+            Self::Tokens(x) => Self::Tokens(x.clone().select(0, members)),
+            Self::Indices(indices) => Self::Indices(indices.clone().select(0, members)),
+        }
+    }
+
+    /// Through the base alone.
+    pub(crate) fn through(&self, base: &FrozenBase) -> Tensor<2> {
+        match self {
+            Self::Tokens(x) => base.forward(x.clone()),
+            Self::Indices(indices) => base.lookup(indices.clone()),
+        }
+    }
+
+    /// Through an adapter on its base.
+    pub(crate) fn adapted(&self, by: &AnyAdapter, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
+        match self {
+            Self::Tokens(x) => by.forward(x.clone(), base, ctx),
+            Self::Indices(indices) => by.lookup(indices.clone(), base, ctx),
+        }
+    }
+}
