@@ -2,13 +2,10 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use engraft_core::{Counts, InitContext};
+use engraft_core::{Counts, InitContext, standardised};
 use engraft_tensor::Init;
 
-use crate::activation::Activation;
-
-/// Added to the variance before the root, as in PyTorch's LayerNorm.
-const NORM_EPS: f64 = 1e-5;
+use crate::Activation;
 
 /// What a bottleneck looks like; its config writes these keys out.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -133,13 +130,6 @@ fn offset(y: Tensor<2>, bias: &Option<Param<Tensor<1>>>) -> Tensor<2> {
     }
 }
 
-/// Each row with mean 0 and variance 1.
-fn standardised(hidden: Tensor<2>) -> Tensor<2> {
-    let centred = hidden.clone() - hidden.mean_dim(1);
-    let variance = (centred.clone() * centred.clone()).mean_dim(1);
-    centred / (variance + NORM_EPS).sqrt()
-}
-
 #[cfg(test)]
 mod tests {
     use burn::tensor::{DType, Device};
@@ -204,7 +194,7 @@ mod tests {
             let mean = row.iter().sum::<f64>() / 3.0;
             let variance = row.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / 3.0;
             let h: Vec<f64> = (0..3)
-                .map(|i| (row[i] - mean) / (variance + NORM_EPS).sqrt() * gain[i] + shift[i])
+                .map(|i| (row[i] - mean) / (variance + 1e-5).sqrt() * gain[i] + shift[i])
                 .collect();
             let narrow: Vec<f64> = (0..2)
                 .map(|k| ((0..3).map(|i| h[i] * down.get(i, k)).sum::<f64>() + b_down[k]).tanh())

@@ -8,9 +8,8 @@ use engraft_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::activation::Activation;
 use crate::bottleneck::{Bottleneck, BottleneckShape};
-use crate::sublayers::Sublayers;
+use crate::{Activation, Sublayers};
 
 /// Configuration of [`BottleneckParallel`]. Paper defaults: beside the feed-forward network, half
 /// its width (512 of 1024), ReLU, s = 4.

@@ -8,9 +8,8 @@ use engraft_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::activation::Activation;
 use crate::bottleneck::{Bottleneck, BottleneckShape};
-use crate::sublayers::Sublayers;
+use crate::{Activation, Sublayers};
 
 /// Configuration of [`BottleneckSeries`]. Defaults: after both sublayers (Houlsby), a reduction
 /// factor of 16, GELU, offsets, no norm.

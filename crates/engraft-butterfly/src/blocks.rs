@@ -3,12 +3,15 @@
 use engraft_core::{Error, FrozenBase, InitContext};
 use serde::{Deserialize, Serialize};
 
-/// The blocks of a rotation, by their size or by their number.
+/// The blocks of a rotation, by their size, exactly or nearly, or by their number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Blocks {
     /// Block size b.
     Size(usize),
+    /// The block size that fits and is nearest to this, the smaller of two: one setting for layers
+    /// of different widths.
+    Near(usize),
     /// Number of blocks d_in / b.
     Number(usize),
 }
@@ -42,6 +45,12 @@ impl Blocks {
         };
         let (found, size) = match self {
             Self::Size(size) => (size, size),
+            Self::Near(size) => {
+                let nearest = (2..=d_in)
+                    .filter(|&choice| fits(choice))
+                    .min_by_key(|choice| choice.abs_diff(size));
+                (size, nearest.unwrap_or(0))
+            }
             Self::Number(number) => (
                 number,
                 if number > 0 && d_in.is_multiple_of(number) {
@@ -58,7 +67,7 @@ impl Blocks {
             });
         }
         let (what, choices): (_, Vec<usize>) = match self {
-            Self::Size(_) => (
+            Self::Size(_) | Self::Near(_) => (
                 "block size",
                 (2..=d_in).filter(|&size| fits(size)).collect(),
             ),
@@ -125,6 +134,14 @@ mod tests {
             Blocks::Number(4).resolve(24, 1),
             Ok(BlockLayout { number: 4, size: 6 })
         );
+        for (asked, size) in [(5, 4), (7, 6), (9, 8), (100, 24)] {
+            let number = 24 / size;
+            assert_eq!(
+                Blocks::Near(asked).resolve(24, 1),
+                Ok(BlockLayout { number, size })
+            );
+        }
+        assert!(Blocks::Near(4).resolve(7, 2).is_err());
         assert_eq!(
             Blocks::Size(4).resolve(32, 3),
             Ok(BlockLayout { number: 8, size: 4 })

@@ -6,24 +6,32 @@ use engraft_core::{
     Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method, MethodMeta,
     Parts, Result, check_dropout,
 };
-use engraft_tensor::{Init, bridge};
-use rand::RngExt;
+use engraft_tensor::Init;
 use serde::{Deserialize, Serialize};
 
 use crate::blocks::{BlockLayout, Blocks, inadmissible};
-use crate::cayley::{Cayley, eye, skew_part};
+use crate::cayley::Cayley;
+use crate::dropout::drop_blocks;
+use crate::outputs::{Outputs, Retuned};
 use crate::perm::{from_blocks, to_blocks};
 use crate::rotation::rotate;
+use crate::skew::Parametrisation;
 
 /// Configuration of [`Boft`]. Defaults: BOFT(2, 8), two factors of blocks of 8, as in most of
-/// the paper's tables.
+/// the paper's tables, trained as in the authors' code. The counts of the paper's tables are those of
+/// `parametrisation = "skew"` with `outputs = "scale-and-bias"` (tables 1 and 4) or `"fixed"`
+/// (table 2).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct BoftConfig {
-    /// The blocks: `{ size = b }` or `{ number = n }`.
+    /// The blocks: `{ size = b }`, `{ near = b }` or `{ number = n }`.
     pub blocks: Blocks,
     /// Number m of butterfly factors.
     pub factors: usize,
+    /// `full` or `skew`.
+    pub parametrisation: Parametrisation,
+    /// `scale`, `scale-and-bias` or `fixed`.
+    pub outputs: Outputs,
     /// Multiplicative dropout: the share of the blocks of one factor, drawn at each step, that is
     /// replaced by the identity in training.
     pub dropout: f64,
@@ -34,64 +42,53 @@ impl Default for BoftConfig {
         Self {
             blocks: Blocks::Size(8),
             factors: 2,
+            parametrisation: Parametrisation::Full,
+            outputs: Outputs::Scale,
             dropout: 0.0,
         }
     }
 }
 
-/// y = (x R) W diag(s) + b with R = B_m ... B_2 B_1, B_i = P_i blockdiag(R_i) P_i^T.
+/// y = (x R) W diag(s) + b + beta with R = B_m ... B_2 B_1, B_i = P_i blockdiag(R_i) P_i^T.
 ///
 /// | symbol | shape | |
 /// |---|---|---|
-/// | A | [m, n, b, b] | trained, zero at first; Q = (A - A^T) / 2 |
+/// | A | [m, n, w] | trained, zero at first: skew-symmetric blocks Q of w = b^2 or b (b - 1) / 2 values each, see [`Parametrisation`] |
 /// | R_i | [n, b, b] | (I - Q)(I + Q)^-1 of the blocks of A_i |
-/// | s | `[d_out]` | trained scale of the outputs, one at first |
+/// | s, beta | `[d_out]` | trained scale and offset of the outputs, one and zero at first, see [`Outputs`] |
 /// | P_i | | butterfly permutation: the two halves of a block lie 2^(i-1) half blocks apart |
 ///
 /// n = d_in / b. With m = 1 and s = 1 it is OFT. A token costs O(m d_in b) beside the layer; no
 /// d_in x d_in matrix is formed.
 ///
 /// Liu et al., Parameter-Efficient Orthogonal Finetuning via Butterfly Factorization, arXiv
-/// 2311.06243, section 4. s, and blocks stored whole rather than as their skew-symmetric half, are
-/// as in the authors' code; R has m d_in (b - 1) / 2 degrees of freedom, which is what the paper's
-/// text counts.
+/// 2311.06243, section 4. By default s, and blocks stored whole rather than as their skew-symmetric
+/// half, are as in the authors' code; R has m d_in (b - 1) / 2 degrees of freedom, which is what the
+/// paper's text counts.
 #[derive(Module, Debug)]
 pub struct Boft {
-    /// A, [m, n, b, b].
-    pub a: Param<Tensor<4>>,
-    /// s, `[d_out]`.
-    pub s: Param<Tensor<1>>,
+    /// A, [m, n, w].
+    pub a: Param<Tensor<3>>,
+    /// s and beta.
+    pub outputs: Retuned,
+    /// b.
+    pub block_size: usize,
     /// Share of dropped blocks.
     pub dropout: f64,
+    #[module(skip)]
+    parametrisation: Parametrisation,
 }
 
 impl Boft {
     /// The blocks R_i of each factor, m times [n, b, b].
     pub fn factors(&self, ctx: &Ctx) -> Vec<Tensor<3>> {
-        let [m, n, b, _] = self.a.dims();
-        let blocks = Cayley::Exact.rotations(skew_part(self.a.val().reshape([m * n, b, b])));
-        let blocks = self.drop_blocks(blocks, ctx);
+        let [m, n, width] = self.a.dims();
+        let values = self.a.val().reshape([m * n, width]);
+        let skew = self.parametrisation.matrices(values, self.block_size);
+        let blocks = drop_blocks(Cayley::Exact.rotations(skew), m, self.dropout, ctx);
         (0..m)
             .map(|factor| blocks.clone().narrow(0, factor * n, n))
             .collect()
-    }
-
-    /// Replaces the chosen blocks by the identity, in training.
-    fn drop_blocks(&self, blocks: Tensor<3>, ctx: &Ctx) -> Tensor<3> {
-        let [m, n, b, _] = self.a.dims();
-        let dropped = (self.dropout * n as f64) as usize;
-        let (Some(key), true) = (ctx.key("blocks"), dropped > 0) else {
-            return blocks;
-        };
-        let mut rng = key.rng();
-        let factor = rng.random_range(0..m);
-        let mut kept = vec![1.0; m * n];
-        for block in rand::seq::index::sample(&mut rng, n, dropped) {
-            kept[factor * n + block] = 0.0;
-        }
-        let kept = bridge::tensor(kept, [m * n, 1, 1], &blocks.device(), blocks.dtype());
-        let identity = eye(b, &blocks.device(), blocks.dtype());
-        blocks * kept.clone() + identity * (kept.neg() + 1.0)
     }
 }
 
@@ -111,7 +108,7 @@ impl Adapter for Boft {
             .fold(base.weight.clone().transpose(), |w, (stage, blocks)| {
                 apply_factor(w, stage, blocks.swap_dims(1, 2))
             });
-        Ok(base.with_weight(rotated.transpose() * self.s.val().unsqueeze()))
+        Ok(self.outputs.layer(base, rotated.transpose()))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
@@ -121,7 +118,8 @@ impl Adapter for Boft {
             .enumerate()
             .rev()
             .fold(x, |x, (stage, blocks)| apply_factor(x, stage, blocks));
-        base.add_bias(rotated.matmul(base.weight.clone()) * self.s.val().unsqueeze())
+        self.outputs
+            .apply(base, rotated.matmul(base.weight.clone()))
     }
 }
 
@@ -137,9 +135,9 @@ impl Graft for BoftConfig {
             .blocks
             .resolve(layer.d_in, self.factors)
             .map_or(0, |BlockLayout { number, size }| {
-                self.factors * number * size * size
+                self.factors * number * self.parametrisation.width(size)
             });
-        Counts::trained(rotation + layer.d_out)
+        Counts::trained(rotation + self.outputs.count(layer.d_out))
     }
 
     fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<Boft> {
@@ -147,10 +145,13 @@ impl Graft for BoftConfig {
             .blocks
             .resolve(base.d_in(), self.factors)
             .map_err(|reason| inadmissible(Self::META.id, base, ctx, reason))?;
+        let shape = [self.factors, number, self.parametrisation.width(size)];
         Ok(Boft {
-            a: Param::from_tensor(ctx.tensor(Init::ZEROS, [self.factors, number, size, size], "a")),
-            s: Param::from_tensor(ctx.tensor(Init::ONES, [base.d_out()], "s")),
+            a: Param::from_tensor(ctx.tensor(Init::ZEROS, shape, "a")),
+            outputs: self.outputs.init(base.d_out(), ctx),
+            block_size: size,
             dropout: self.dropout,
+            parametrisation: self.parametrisation,
         })
     }
 }
@@ -164,7 +165,7 @@ impl Method for BoftConfig {
             "BOFT",
             Family::Butterfly,
             "2311.06243",
-            "y = (x B_m ... B_1) W diag(s) + b, B_i = P_i blockdiag(R_i) P_i^T",
+            "y = (x B_m ... B_1) W diag(s) + b + beta, B_i = P_i blockdiag(R_i) P_i^T",
         )
     };
 
@@ -190,19 +191,25 @@ impl Method for BoftConfig {
                 Some(Self {
                     blocks: first(factors)?,
                     factors,
-                    dropout: 0.0,
+                    ..Self::default()
                 })
             })
             .collect();
-        examples.extend(examples.last().cloned().map(|last| Self {
-            dropout: 0.5,
-            ..last
-        }));
-        if layer.d_in > 1 {
+        if let Some(last) = examples.last().cloned() {
+            examples.push(Self {
+                dropout: 0.5,
+                ..last.clone()
+            });
+            examples.push(Self {
+                parametrisation: Parametrisation::Skew,
+                outputs: Outputs::ScaleAndBias,
+                ..last
+            });
             examples.push(Self {
                 blocks: Blocks::Number(1),
                 factors: 1,
-                dropout: 0.0,
+                outputs: Outputs::Fixed,
+                ..Self::default()
             });
         }
         examples
@@ -212,15 +219,22 @@ impl Method for BoftConfig {
 #[cfg(test)]
 mod tests {
     use engraft_core::{Bank, Mode};
+    use engraft_tensor::bridge;
 
     use super::*;
+    use crate::cayley::eye;
     use crate::testing::{draw, largest};
 
     fn random(m: usize, n: usize, b: usize, d_out: usize, dropout: f64) -> (Boft, FrozenBase) {
         let boft = Boft {
-            a: Param::from_tensor(draw([m, n, b, b], 2, "a")),
-            s: Param::from_tensor(draw([d_out], 2, "s")),
+            a: Param::from_tensor(draw([m, n, b * b], 2, "a")),
+            outputs: Retuned {
+                s: Some(Param::from_tensor(draw([d_out], 2, "s"))),
+                beta: Some(Param::from_tensor(draw([d_out], 2, "beta"))),
+            },
+            block_size: b,
             dropout,
+            parametrisation: Parametrisation::Full,
         };
         (
             boft,
@@ -246,7 +260,8 @@ mod tests {
                 let x = draw([3, n * b], 2, "x");
                 assert!(largest(boft.forward(x.clone(), &base, &ctx) - merged.forward(x)) < 1e-12);
                 // With s = 1, R^T R = I: lengths and angles of the columns of W survive.
-                let unscaled = merged.weight / boft.s.val().unsqueeze();
+                let s = boft.outputs.s.as_ref().map(|s| s.val().unsqueeze());
+                let unscaled = merged.weight / s.unwrap();
                 let gram = |w: Tensor<2>| w.clone().transpose().matmul(w);
                 assert!(largest(gram(unscaled) - gram(base.weight.clone())) < 1e-11);
             }
@@ -304,21 +319,50 @@ mod tests {
                 .count(&LayerShape::linear("", d_in, d_out, false))
                 .trainable
         };
-        // PEFT's MetaMathQA benchmark: one factor of blocks of 4 on q and v of Llama-3.2-3B's 28 layers.
-        let config = BoftConfig {
-            blocks: Blocks::Size(4),
-            factors: 1,
+        let boft = |factors, size, parametrisation, outputs| BoftConfig {
+            blocks: Blocks::Size(size),
+            factors,
+            parametrisation,
+            outputs,
             dropout: 0.0,
         };
+        let (full, skew) = (Parametrisation::Full, Parametrisation::Skew);
+        // PEFT's MetaMathQA benchmark: one factor of blocks of 4 on q and v of Llama-3.2-3B's 28 layers.
+        let config = boft(1, 4, full, Outputs::Scale);
         assert_eq!(
             28 * (count(&config, 3072, 3072) + count(&config, 3072, 1024)),
             802_816
         );
-        // SVFT, table 1: BOFT(2, 8) on q and v of Gemma-2B's 18 layers.
+        // SVFT, table 1: BOFT(2, 8) on q and v of Gemma-2B's 18 layers and of LLaMA-3-8B's 32 (printed
+        // as 1.22M and 4.35M); tables 4 and 9: ViT-B/16 and ViT-L/16, 0.07M, 0.20M and 0.30M.
         let config = BoftConfig::default();
         assert_eq!(
             18 * (count(&config, 2048, 2048) + count(&config, 2048, 256)),
             1_221_120
         );
+        assert_eq!(
+            32 * (count(&config, 4096, 4096) + count(&config, 4096, 1024)),
+            4_358_144
+        );
+        let config = boft(2, 2, full, Outputs::Fixed);
+        assert_eq!(24 * count(&config, 768, 768), 73_728);
+        assert_eq!(48 * count(&config, 1024, 1024), 196_608);
+        let config = boft(4, 4, skew, Outputs::Fixed);
+        assert_eq!(48 * count(&config, 1024, 1024), 294_912);
+        // BOFT, tables 1 and 4: all six linear layers of DeBERTaV3-base and of DINOv2-large.
+        let all = |config: &BoftConfig, d, layers| {
+            layers * (4 * count(config, d, d) + count(config, d, 4 * d) + count(config, 4 * d, d))
+        };
+        let config = boft(2, 8, skew, Outputs::ScaleAndBias);
+        assert_eq!(all(&config, 768, 12), 746_496);
+        assert_eq!(all(&config, 1024, 24), 1_990_656);
+        let config = boft(4, 4, skew, Outputs::ScaleAndBias);
+        assert_eq!(all(&config, 1024, 24), 1_769_472);
+        // Table 2: all seven linear layers of Llama-2-7B's 32 (0.12%).
+        let config = boft(2, 8, skew, Outputs::Fixed);
+        let block = 4 * count(&config, 4096, 4096)
+            + 2 * count(&config, 4096, 11008)
+            + count(&config, 11008, 4096);
+        assert_eq!(32 * block, 7_970_816);
     }
 }

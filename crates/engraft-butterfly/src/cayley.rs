@@ -1,7 +1,7 @@
 //! Rotations from skew-symmetric matrices, in batches of blocks.
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
-use engraft_tensor::bridge;
+use burn::tensor::{DType, Device, Tensor};
+use engraft_tensor::{bridge, inverse};
 use serde::{Deserialize, Serialize};
 
 /// How a block R of a rotation is made from a skew-symmetric Q.
@@ -70,76 +70,13 @@ pub(crate) fn eye(size: usize, device: &Device, dtype: DType) -> Tensor<3> {
     bridge::tensor(values, [1, size, size], device, dtype)
 }
 
-/// Skew-symmetric matrices U - U^T, [n, b, b], from the strictly upper triangles U, packed row by
-/// row: [n, b (b - 1) / 2].
-pub fn skew_from_upper(packed: Tensor<2>, size: usize) -> Tensor<3> {
-    let [n, packed_len] = packed.dims();
-    let place = |row: usize, col: usize| row * (2 * size - row - 1) / 2 + col - row - 1;
-    // Each entry's place in a row of [U, -U, 0].
-    let index = (0..size * size).map(|entry| match (entry / size, entry % size) {
-        (row, col) if row < col => place(row, col),
-        (row, col) if row > col => packed_len + place(col, row),
-        _ => 2 * packed_len,
-    });
-    let index = Tensor::from_data(
-        TensorData::new(
-            index.map(|place| place as i64).collect::<Vec<_>>(),
-            [size * size],
-        ),
-        &packed.device(),
-    );
-    let zero = packed.clone().narrow(1, 0, 1).zeros_like();
-    Tensor::cat(vec![packed.clone(), packed.neg(), zero], 1)
-        .select(1, index)
-        .reshape([n, size, size])
-}
-
-/// The skew-symmetric parts (A - A^T) / 2 of matrices [n, b, b].
-pub fn skew_part(a: Tensor<3>) -> Tensor<3> {
-    (a.clone() - a.swap_dims(1, 2)) * 0.5
-}
-
-/// M^-1 of M = I + Q, Q skew-symmetric, differentiable: the inverse Z is computed outside the
-/// gradient and refined by a Newton step 2 Z - Z M Z, whose derivative -Z dM Z at Z = M^-1 is that
-/// of the inverse. The tape holds two products, whatever the block size.
-fn inverse(m: Tensor<3>) -> Tensor<3> {
-    let z = block_inverse(m.clone().detach());
-    z.clone() * 2.0 - z.clone().matmul(m).matmul(z)
-}
-
-/// Inverse by halves through the Schur complement. No pivoting is needed: the symmetric part of
-/// I + Q is I, so that leading blocks and Schur complements have symmetric parts of at least I and
-/// inverses of norm at most 1.
-fn block_inverse(m: Tensor<3>) -> Tensor<3> {
-    let size = m.dims()[1];
-    if size == 1 {
-        return m.recip();
-    }
-    let half = size / 2;
-    let part = |row: usize, rows: usize, col: usize, cols: usize| {
-        m.clone().narrow(1, row, rows).narrow(2, col, cols)
-    };
-    let rest = size - half;
-    let (b, c, d) = (
-        part(0, half, half, rest),
-        part(half, rest, 0, half),
-        part(half, rest, half, rest),
-    );
-    let a_inv = block_inverse(part(0, half, 0, half));
-    let (ab, ca) = (a_inv.clone().matmul(b), c.clone().matmul(a_inv.clone()));
-    let s_inv = block_inverse(d - c.matmul(ab.clone()));
-    let abs = ab.matmul(s_inv.clone());
-    let upper = Tensor::cat(vec![a_inv + abs.clone().matmul(ca.clone()), abs.neg()], 2);
-    let lower = Tensor::cat(vec![s_inv.clone().matmul(ca).neg(), s_inv], 2);
-    Tensor::cat(vec![upper, lower], 1)
-}
-
 #[cfg(test)]
 mod tests {
     use engraft_tensor::{Init, Key};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::skew::skew_from_upper;
 
     fn random_skew(n: usize, size: usize, std: f64, seed: u64, dtype: DType) -> Tensor<3> {
         let packed = Init::Normal { std }.tensor(

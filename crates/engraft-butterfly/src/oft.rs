@@ -3,22 +3,29 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use engraft_core::{
-    Adapter, Counts, Ctx, Family, FrozenBase, Gradient, Graft, InitContext, LayerShape, Method,
-    MethodMeta, Parts, Result,
+    Adapter, Counts, Ctx, Family, FrozenBase, Gradient, Graft, InitContext, LayerKind, LayerShape,
+    Method, MethodMeta, Parts, Result, check_dropout,
 };
 use engraft_tensor::Init;
 use serde::{Deserialize, Serialize};
 
 use crate::blocks::{BlockLayout, Blocks, inadmissible};
-use crate::cayley::{Cayley, skew_from_upper};
+use crate::cayley::Cayley;
+use crate::dropout::drop_blocks;
+use crate::outputs::{Outputs, Retuned};
 use crate::rotation::{rotate, rotate_rows};
+use crate::skew::Parametrisation;
 
-/// Configuration of [`Oft`]. Defaults: blocks of 32, the exact transform, unconstrained.
+/// Configuration of [`Oft`]. Defaults: blocks of 32, the exact transform, unconstrained, nothing but
+/// the rotation trained. OFT in the tables of the BOFT paper is `outputs = "scale-and-bias"`, in
+/// those of qGOFT `parametrisation = "full"`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct OftConfig {
-    /// The blocks: `{ size = b }` or `{ number = n }`.
+    /// The blocks: `{ size = b }`, `{ near = b }` or `{ number = n }`.
     pub blocks: Blocks,
+    /// `skew` or `full`.
+    pub parametrisation: Parametrisation,
     /// `exact`, or `{ neumann = { terms = k } }`.
     pub cayley: Cayley,
     /// COFT's eps: the radius that Q is projected onto, divided by the square root of the number
@@ -26,30 +33,41 @@ pub struct OftConfig {
     pub coft_eps: Option<f64>,
     /// Whether all places share one block.
     pub block_share: bool,
+    /// `fixed`, `scale` or `scale-and-bias`.
+    pub outputs: Outputs,
+    /// Multiplicative dropout: the share of the blocks, drawn at each step, that is replaced by the
+    /// identity in training.
+    pub dropout: f64,
 }
 
 impl Default for OftConfig {
     fn default() -> Self {
         Self {
             blocks: Blocks::Size(32),
+            parametrisation: Parametrisation::Skew,
             cayley: Cayley::Exact,
             coft_eps: None,
             block_share: false,
+            outputs: Outputs::Fixed,
+            dropout: 0.0,
         }
     }
 }
 
-/// y = (x R) W + b, that is W' = R W, with R block-diagonal and orthogonal.
+/// y = (x R) W diag(s) + b + beta, that is W' = R W diag(s), with R block-diagonal and orthogonal. On
+/// an embedding, whose inputs are indices, it is the vectors that are rotated: y = (x W) R.
 ///
 /// | symbol | shape | |
 /// |---|---|---|
-/// | Q | [n, b (b - 1) / 2] | trained; the strictly upper triangle of each skew-symmetric block, row by row; zero at first |
+/// | Q | [n, w] | trained, zero at first: skew-symmetric blocks of w = b (b - 1) / 2 or b^2 values each, see [`Parametrisation`] |
 /// | R | [n, b, b] | [`Cayley`] of Q |
+/// | s, beta | `[d_out]` | trained scale and offset of the outputs, one and zero at first, see [`Outputs`] |
 ///
 /// n = d_in / b blocks, or 1 that all places share. A token costs O(d_in b) beside the layer.
 ///
 /// Qiu et al., Controlling Text-to-Image Diffusion by Orthogonal Finetuning, arXiv 2306.07280,
-/// section 3. The authors' R = (I + Q)(I - Q)^-1 is this R of -Q; the sign is PEFT's.
+/// section 3; s is its magnitude fitting. The authors' R = (I + Q)(I - Q)^-1 is this R of -Q; the sign
+/// is PEFT's.
 ///
 /// COFT keeps R near the identity. As in the authors' code, it is Q whose Frobenius
 /// norm is held within eps / sqrt(n), block by block. The projection is straight through: it acts
@@ -57,72 +75,86 @@ impl Default for OftConfig {
 /// overwritten by the projection.
 #[derive(Module, Debug)]
 pub struct Oft {
-    /// Q, [n, b (b - 1) / 2].
+    /// Q, [n, w].
     pub q: Param<Tensor<2>>,
+    /// s and beta.
+    pub outputs: Retuned,
     /// b.
     pub block_size: usize,
+    /// Share of dropped blocks.
+    pub dropout: f64,
+    /// Whether the outputs are rotated, and not the inputs.
+    pub rotates_outputs: bool,
+    #[module(skip)]
+    parametrisation: Parametrisation,
     #[module(skip)]
     cayley: Cayley,
     #[module(skip)]
     coft_eps: Option<f64>,
     /// The shift of the projection held constant, in the surrogate whose derivative the gradient is.
-    held: Option<Tensor<2>>,
+    held: Option<Tensor<3>>,
 }
 
 impl Oft {
-    /// An adapter from its parameter.
-    pub fn new(q: Tensor<2>, block_size: usize, cayley: Cayley, coft_eps: Option<f64>) -> Self {
-        Self {
-            q: Param::from_tensor(q),
-            block_size,
-            cayley,
-            coft_eps,
-            held: None,
-        }
+    /// Q as it is trained, [n, b, b].
+    fn skew(&self) -> Tensor<3> {
+        self.parametrisation.matrices(self.q.val(), self.block_size)
     }
 
     /// What the projection adds to Q, detached: nothing inside the ball.
-    fn shift(&self, eps: f64) -> Tensor<2> {
+    fn shift(&self, q: Tensor<3>, eps: f64) -> Tensor<3> {
         if let Some(held) = &self.held {
             return held.clone();
         }
-        let q = self.q.val().detach();
+        let q = q.detach();
         let radius = eps / (q.dims()[0] as f64).sqrt();
-        // The packed triangle holds half of a block's squares.
-        let norm = ((q.clone() * q.clone()).sum_dim(1) * 2.0).sqrt();
+        let norm = (q.clone() * q.clone()).sum_dim(1).sum_dim(2).sqrt();
         q * ((norm.recip() * radius).clamp_max(1.0) - 1.0)
     }
 
     /// The blocks of R, [n, b, b].
-    pub fn blocks(&self) -> Tensor<3> {
-        let q = match self.coft_eps {
-            Some(eps) => self.q.val() + self.shift(eps),
-            None => self.q.val(),
-        };
-        self.cayley.rotations(skew_from_upper(q, self.block_size))
+    pub fn blocks(&self, ctx: &Ctx) -> Tensor<3> {
+        let mut q = self.skew();
+        if let Some(eps) = self.coft_eps {
+            q = q.clone() + self.shift(q, eps);
+        }
+        drop_blocks(self.cayley.rotations(q), 1, self.dropout, ctx)
     }
 }
 
 impl Adapter for Oft {
-    fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
-        Ok(base.with_weight(rotate_rows(base.weight.clone(), self.blocks())))
+    fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
+        let (weight, blocks) = (base.weight.clone(), self.blocks(ctx));
+        let rotated = if self.rotates_outputs {
+            rotate(weight, blocks)
+        } else {
+            rotate_rows(weight, blocks)
+        };
+        Ok(self.outputs.layer(base, rotated))
     }
 
-    fn forward(&self, x: Tensor<2>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
-        base.forward(rotate(x, self.blocks()))
+    fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
+        let (weight, blocks) = (base.weight.clone(), self.blocks(ctx));
+        let y = if self.rotates_outputs {
+            rotate(x.matmul(weight), blocks)
+        } else {
+            rotate(x, blocks).matmul(weight)
+        };
+        self.outputs.apply(base, y)
     }
 
     fn surrogate(&self, _: &FrozenBase) -> Self {
         Self {
-            held: self.coft_eps.map(|eps| self.shift(eps)),
+            held: self.coft_eps.map(|eps| self.shift(self.skew(), eps)),
             ..self.clone()
         }
     }
 }
 
 impl OftConfig {
-    fn layout(&self, d_in: usize) -> Result<BlockLayout, String> {
-        let BlockLayout { number, size } = self.blocks.resolve(d_in, 1)?;
+    /// The blocks that are stored for a width of d.
+    fn layout(&self, d: usize) -> Result<BlockLayout, String> {
+        let BlockLayout { number, size } = self.blocks.resolve(d, 1)?;
         Ok(BlockLayout {
             number: if self.block_share { 1 } else { number },
             size,
@@ -130,32 +162,50 @@ impl OftConfig {
     }
 }
 
+/// The width that is rotated.
+fn width(layer: &LayerShape) -> usize {
+    match layer.kind {
+        LayerKind::Embedding => layer.d_out,
+        LayerKind::Linear | LayerKind::Conv2d { .. } | LayerKind::Experts => layer.d_in,
+    }
+}
+
 impl Graft for OftConfig {
     type Adapter = Oft;
 
     fn admits(&self, layer: &LayerShape) -> Result<(), String> {
-        self.layout(layer.d_in).map(drop)
+        self.layout(width(layer)).map(drop)
     }
 
     fn count(&self, layer: &LayerShape) -> Counts {
-        Counts::trained(
-            self.layout(layer.d_in)
-                .map_or(0, |BlockLayout { number, size }| {
-                    number * size * (size - 1) / 2
-                }),
-        )
+        let rotation = self
+            .layout(width(layer))
+            .map_or(0, |BlockLayout { number, size }| {
+                number * self.parametrisation.width(size)
+            });
+        Counts::trained(rotation + self.outputs.count(layer.d_out))
     }
 
     fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<Oft> {
+        let layer = LayerShape {
+            kind: ctx.kind,
+            ..base.shape(ctx.path)
+        };
         let BlockLayout { number, size } = self
-            .layout(base.d_in())
+            .layout(width(&layer))
             .map_err(|reason| inadmissible(Self::META.id, base, ctx, reason))?;
-        Ok(Oft::new(
-            ctx.tensor(Init::ZEROS, [number, size * (size - 1) / 2], "q"),
-            size,
-            self.cayley,
-            self.coft_eps,
-        ))
+        let shape = [number, self.parametrisation.width(size)];
+        Ok(Oft {
+            q: Param::from_tensor(ctx.tensor(Init::ZEROS, shape, "q")),
+            outputs: self.outputs.init(base.d_out(), ctx),
+            block_size: size,
+            dropout: self.dropout,
+            rotates_outputs: ctx.kind == LayerKind::Embedding,
+            parametrisation: self.parametrisation,
+            cayley: self.cayley,
+            coft_eps: self.coft_eps,
+            held: None,
+        })
     }
 }
 
@@ -165,13 +215,13 @@ impl Method for OftConfig {
         gradient: Gradient::Surrogate(
             "with coft-eps, the projection onto the ball is straight through; exact otherwise",
         ),
-        admits: "d_in a multiple of the block size, which is at least 2",
+        admits: "d_in (d_out of an embedding) a multiple of the block size, which is at least 2",
         ..MethodMeta::graft(
             "oft",
             "OFT",
             Family::Butterfly,
             "2306.07280",
-            "y = (x R) W + b, R = blockdiag((I - Q)(I + Q)^-1)",
+            "y = (x R) W diag(s) + b + beta, R = blockdiag((I - Q)(I + Q)^-1)",
         )
     };
 
@@ -181,6 +231,7 @@ impl Method for OftConfig {
 
     fn validate(&self) -> Result<(), String> {
         self.cayley.validate()?;
+        check_dropout(self.dropout)?;
         match self.coft_eps {
             Some(eps) if !(eps > 0.0 && eps.is_finite()) => {
                 Err(format!("coft-eps {eps}: expected a positive number"))
@@ -215,6 +266,18 @@ impl Method for OftConfig {
             },
             Self {
                 coft_eps: Some(0.1),
+                ..small.clone()
+            },
+            Self {
+                blocks: Blocks::Near(4),
+                parametrisation: Parametrisation::Full,
+                outputs: Outputs::ScaleAndBias,
+                coft_eps: Some(0.2),
+                ..small.clone()
+            },
+            Self {
+                outputs: Outputs::Scale,
+                dropout: 0.5,
                 ..small
             },
         ]
@@ -224,48 +287,108 @@ impl Method for OftConfig {
 #[cfg(test)]
 mod tests {
     use burn::tensor::{DType, Device};
+    use engraft_core::{Bank, Mode};
     use engraft_tensor::bridge;
 
     use super::*;
     use crate::testing::{draw, largest};
 
+    /// Rotated inputs of 12, or outputs, with drawn parameters.
+    fn random(config: &OftConfig, kind: LayerKind) -> (Oft, FrozenBase) {
+        let base = FrozenBase::new(draw([12, 8], 1, "w"), Some(draw([8], 1, "b")));
+        let bank = Bank::default();
+        let ctx = InitContext::new(0, "", "", &base, &bank).of_kind(kind);
+        let mut oft = config.init(&base, &ctx).unwrap();
+        oft.q = Param::from_tensor(draw(oft.q.dims(), 1, "q"));
+        let moved = |role| Some(Param::from_tensor(draw([8], 1, role)));
+        oft.outputs.s = oft.outputs.s.and(moved("s"));
+        oft.outputs.beta = oft.outputs.beta.and(moved("beta"));
+        (oft, base)
+    }
+
     #[test]
     fn the_rotation_is_orthogonal_and_both_forms_agree() {
-        for (cayley, coft_eps, n) in [
-            (Cayley::Exact, None, 3),
-            (Cayley::Exact, Some(0.3), 3),
-            (Cayley::Neumann { terms: 5 }, None, 3),
-            (Cayley::Exact, None, 1),
+        let small = OftConfig {
+            blocks: Blocks::Size(4),
+            ..OftConfig::default()
+        };
+        let constrained = OftConfig {
+            coft_eps: Some(0.3),
+            parametrisation: Parametrisation::Full,
+            ..small.clone()
+        };
+        let shared = OftConfig {
+            block_share: true,
+            dropout: 0.9,
+            ..small.clone()
+        };
+        let series = OftConfig {
+            cayley: Cayley::Neumann { terms: 5 },
+            outputs: Outputs::ScaleAndBias,
+            dropout: 0.5,
+            ..small.clone()
+        };
+        let bank = Bank::default();
+        for (config, kind) in [
+            (&small, LayerKind::Linear),
+            (&small, LayerKind::Embedding),
+            (&constrained, LayerKind::Linear),
+            (&shared, LayerKind::Linear),
+            (&series, LayerKind::Linear),
+            (&series, LayerKind::Embedding),
         ] {
-            let oft = Oft::new(draw([n, 6], 1, "q"), 4, cayley, coft_eps);
-            let base = FrozenBase::new(draw([12, 5], 1, "w"), Some(draw([5], 1, "b")));
+            let (oft, base) = random(config, kind);
             let x = draw([7, 12], 1, "x");
-            let merged = oft.effective(&base, &Ctx::default()).unwrap();
-            assert!(
-                largest(oft.forward(x.clone(), &base, &Ctx::default()) - merged.forward(x)) < 1e-12
-            );
-            if cayley == Cayley::Exact {
-                // R^T R = I: angles between the columns of W survive.
-                let gram = |w: Tensor<2>| w.clone().transpose().matmul(w);
-                assert!(largest(gram(merged.weight) - gram(base.weight)) < 1e-12);
+            for mode in [Mode::Eval, Mode::Train { seed: 1, step: 2 }] {
+                let ctx = Ctx::new(&bank, mode);
+                let merged = oft.effective(&base, &ctx).unwrap();
+                assert!(
+                    largest(oft.forward(x.clone(), &base, &ctx) - merged.forward(x.clone()))
+                        < 1e-11
+                );
+                if config.cayley == Cayley::Exact {
+                    // R^T R = I: angles survive between the columns of W, or between the vectors of
+                    // an embedding.
+                    let gram = |w: Tensor<2>| match kind {
+                        LayerKind::Embedding => w.clone().matmul(w.transpose()),
+                        _ => w.clone().transpose().matmul(w),
+                    };
+                    assert!(largest(gram(merged.weight) - gram(base.weight.clone())) < 1e-11);
+                }
             }
         }
     }
 
     #[test]
     fn coft_scales_the_blocks_outside_the_ball_and_no_other() {
-        let q = bridge::tensor(
+        let config = OftConfig {
+            blocks: Blocks::Size(3),
+            coft_eps: Some(1.0),
+            ..OftConfig::default()
+        };
+        let base = FrozenBase::new(draw([6, 2], 1, "w"), None);
+        let bank = Bank::default();
+        let mut oft = config
+            .init(&base, &InitContext::new(0, "", "", &base, &bank))
+            .unwrap();
+        oft.q = Param::from_tensor(bridge::tensor(
             vec![3.0, 0.0, 4.0, 0.1, 0.0, 0.1],
             [2, 3],
             &Device::default(),
             DType::F64,
-        );
-        let oft = Oft::new(q.clone(), 3, Cayley::Exact, Some(1.0));
-        let projected = bridge::values(&(q + oft.shift(1.0)));
+        ));
+        let projected = oft.skew() + oft.shift(oft.skew(), 1.0);
         // |Q|_F = 5 sqrt(2) becomes 1 / sqrt(2 blocks).
-        for (found, expected) in projected.into_iter().zip([0.3, 0.0, 0.4, 0.1, 0.0, 0.1]) {
-            assert!((found - expected).abs() < 1e-15);
-        }
+        let expected = Parametrisation::Skew.matrices(
+            bridge::tensor(
+                vec![0.3, 0.0, 0.4, 0.1, 0.0, 0.1],
+                [2, 3],
+                &Device::default(),
+                DType::F64,
+            ),
+            3,
+        );
+        assert!(largest(projected - expected) < 1e-15);
     }
 
     #[test]
@@ -295,5 +418,29 @@ mod tests {
             ..config
         };
         assert_eq!(count(&shared, 768, 768), 32 * 31 / 2);
+        let all = |config: &OftConfig, d, layers| {
+            layers * (4 * count(config, d, d) + count(config, d, 4 * d) + count(config, 4 * d, d))
+        };
+        let oft = |size, parametrisation, outputs| OftConfig {
+            blocks: Blocks::Size(size),
+            parametrisation,
+            outputs,
+            ..OftConfig::default()
+        };
+        let (full, skew) = (Parametrisation::Full, Parametrisation::Skew);
+        // BOFT, tables 1 and 4: blocks of 16 on DeBERTaV3-base and DINOv2-large (0.79M, 2.10M);
+        // table 2: on all seven linear layers of Llama-2-7B's 32 (0.13%).
+        let config = oft(16, skew, Outputs::ScaleAndBias);
+        assert_eq!(all(&config, 768, 12), 787_968);
+        assert_eq!(all(&config, 1024, 24), 2_101_248);
+        let config = oft(16, skew, Outputs::Fixed);
+        let block = 6 * count(&config, 4096, 4096) + count(&config, 11008, 4096);
+        assert_eq!(32 * block, 8_540_160);
+        // qGOFT, table 1: blocks of 8 and 4 on DeBERTaV3-base (0.66M, 0.33M); table 2: of 16 on q, k,
+        // v, o of Llama-2-7B.
+        assert_eq!(all(&oft(8, full, Outputs::Fixed), 768, 12), 663_552);
+        assert_eq!(all(&oft(4, full, Outputs::Fixed), 768, 12), 331_776);
+        let config = oft(16, full, Outputs::Fixed);
+        assert_eq!(128 * count(&config, 4096, 4096), 8_388_608);
     }
 }

@@ -15,6 +15,7 @@
 //! and [`Site`]s and implement [`Adaptable`]; on any other Burn module, [`reparameterize`] attaches
 //! the grafts that have a weight form.
 
+mod activation;
 mod adaptable;
 mod adapted;
 mod adapter;
@@ -32,6 +33,7 @@ mod evolve;
 pub mod file;
 mod gradients;
 mod grafting;
+pub mod grouping;
 mod input;
 mod linear;
 mod merging;
@@ -47,11 +49,14 @@ mod selection;
 mod set;
 mod shape;
 mod site;
+mod standardised;
 mod statistics;
+mod sublayers;
 mod switching;
 mod targets;
 mod transparent;
 
+pub use activation::Activation;
 pub use adaptable::{Adaptable, Slot, Slots};
 pub use adapted::{Adapted, Attachment, Injection, unknown_method};
 pub use adapter::{Adapter, AdapterOps, AnyAdapter, Graft, InitContext};
@@ -66,6 +71,7 @@ pub use erased::Erased;
 pub use error::{Error, Result};
 pub use evolve::{DynEvolve, Evolve, Evolving, Reset, Time, Trained};
 pub use gradients::Gradients;
+pub use grouping::Grouping;
 pub use linear::Linear;
 pub use meta::{AtInit, BaseWeights, Family, Gradient, Kind, MethodMeta};
 pub use method::{AnyMethod, DynGraft, DynSiteGraft, Method, MethodEntry, Parts};
@@ -78,5 +84,7 @@ pub use selection::Selection;
 pub use set::{AdapterSet, Composition, Switch};
 pub use shape::{LayerKind, LayerShape, ModelShapes, ParamShape, Part, SiteKind, SiteShape};
 pub use site::{AnySite, Site, SiteAdapter, SiteGraft, SiteOps};
+pub use standardised::standardised;
 pub use statistics::{Calibration, Needs, Statistics};
+pub use sublayers::Sublayers;
 pub use targets::{Include, Overrides, Targets};

@@ -14,7 +14,7 @@ use crate::base::FrozenBase;
 use crate::counts::Counts;
 use crate::error::{Error, Result};
 use crate::evolve::{DynEvolve, Evolve};
-use crate::meta::MethodMeta;
+use crate::meta::{AtInit, MethodMeta};
 use crate::model_graft::ModelGraft;
 use crate::selection::Selection;
 use crate::shape::{LayerShape, SiteShape};
@@ -35,6 +35,12 @@ pub trait Method:
     /// Whether the values make sense whatever the shape: the reason if not.
     fn validate(&self) -> Result<(), String> {
         Ok(())
+    }
+
+    /// What the model computes before training under this configuration, where an option makes it
+    /// something else than the declaration says.
+    fn at_init(&self) -> AtInit {
+        Self::META.at_init
     }
 
     /// Small configurations that a layer of this shape admits, for the contract suite; they cover
@@ -190,6 +196,7 @@ pub struct AnyMethod {
     meta: &'static MethodMeta,
     config: Value,
     parts: Parts,
+    at_init: AtInit,
     entry: MethodEntry,
 }
 
@@ -208,6 +215,7 @@ impl AnyMethod {
             meta: entry.meta,
             config: serde_json::to_value(config).expect("plain data"),
             parts: config.parts(),
+            at_init: config.at_init(),
             entry,
         })
     }
@@ -225,6 +233,11 @@ impl AnyMethod {
     /// The kinds it consists of.
     pub fn parts(&self) -> &Parts {
         &self.parts
+    }
+
+    /// What the model computes before training; see [`Method::at_init`].
+    pub fn at_init(&self) -> AtInit {
+        self.at_init
     }
 
     /// What its initialiser wants to know from data.

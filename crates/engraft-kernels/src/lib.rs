@@ -15,7 +15,10 @@
 #[macro_use]
 mod dispatch;
 mod adamw;
+mod circular;
+mod cosine;
 mod fold;
+mod fourier;
 mod gelu;
 mod givens;
 mod kron;
@@ -31,6 +34,8 @@ mod softmax;
 mod testing;
 
 pub use adamw::{AdamW, Parameter};
+pub use circular::CirculantBlocks;
+pub use cosine::cosine_sums;
 pub use dispatch::{Isa, isa, limit_isa};
 pub use gelu::{gelu, gelu_backward};
 pub use givens::{givens_stage, givens_stage_backward};

@@ -3,17 +3,21 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
-/// A small matrix: A itself, or the product A B of rank r.
+/// A small matrix: A itself, the product A B of rank r, or for a convolution of kernel kh x kw the
+/// product with a core, M((c, k, l), o) = sum_ij A(c, j) T(i, j, k, l) B(i, o).
 ///
 /// # Shapes
 /// - alone: A [rows, cols]
 /// - as a product: A [rows, r], B [r, cols]
+/// - with a core: A [channels, r], T [r, r, kh, kw], B [r, cols]; rows = channels * kh * kw
 #[derive(Module, Debug)]
 pub struct Factor {
     /// A.
     pub a: Param<Tensor<2>>,
     /// B; without it, A is the whole factor.
     pub b: Option<Param<Tensor<2>>>,
+    /// T.
+    pub t: Option<Param<Tensor<4>>>,
 }
 
 impl Factor {
@@ -22,12 +26,25 @@ impl Factor {
         Self {
             a: Param::from_tensor(a),
             b: b.map(Param::from_tensor),
+            t: None,
+        }
+    }
+
+    /// The factor with a core between its two matrices.
+    pub fn with_core(self, t: Tensor<4>) -> Self {
+        Self {
+            t: Some(Param::from_tensor(t)),
+            ..self
         }
     }
 
     /// Rows.
     pub fn rows(&self) -> usize {
-        self.a.dims()[0]
+        let pixels = self
+            .t
+            .as_ref()
+            .map_or(1, |t| t.dims()[2..].iter().product());
+        self.a.dims()[0] * pixels
     }
 
     /// Columns.
@@ -45,8 +62,18 @@ impl Factor {
         self.apply_to(|a| x.matmul(a))
     }
 
+    /// A, or A T as [rows, r].
+    fn left(&self) -> Tensor<2> {
+        let a = self.a.val();
+        let Some(t) = &self.t else { return a };
+        let (channels, [i, j, rows, columns]) = (a.dims()[0], t.dims());
+        let core = t.val().permute([1, 2, 3, 0]);
+        a.matmul(core.reshape([j, rows * columns * i]))
+            .reshape([channels * rows * columns, i])
+    }
+
     fn apply_to(&self, left: impl FnOnce(Tensor<2>) -> Tensor<2>) -> Tensor<2> {
-        let product = left(self.a.val());
+        let product = left(self.left());
         match &self.b {
             Some(b) => product.matmul(b.val()),
             None => product,

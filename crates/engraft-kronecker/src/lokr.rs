@@ -3,13 +3,13 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use engraft_core::{
-    Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method, MethodMeta,
-    Parts, Result, positive_rank,
+    Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerKind, LayerShape, Method,
+    MethodMeta, Parts, Result, positive_rank,
 };
-use engraft_tensor::Init;
 use serde::{Deserialize, Serialize};
 
 use crate::factor::{Factor, factorisation, kronecker, kronecker_apply};
+use crate::shape::{Form, Shape};
 
 /// Which factor starts at zero. Everything else is drawn as in PyTorch's `Linear`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -36,6 +36,8 @@ pub struct LokrConfig {
     pub decompose_both: bool,
     /// Which factor starts at zero.
     pub init: LokrInit,
+    /// Whether a product on a convolution has a core for the pixels of the kernel.
+    pub effective_conv2d: bool,
 }
 
 impl Default for LokrConfig {
@@ -46,6 +48,7 @@ impl Default for LokrConfig {
             factor: -1,
             decompose_both: false,
             init: LokrInit::ZeroW1,
+            effective_conv2d: false,
         }
     }
 }
@@ -60,6 +63,10 @@ impl Default for LokrConfig {
 ///
 /// d_in = m_in n_in and d_out = m_out n_out, see [`factorisation`]. w2 is a product where
 /// r < max(n_in, n_out) / 2; so is w1, by its own sizes, with `decompose-both`.
+///
+/// On a convolution of kernel kh x kw the channels are split, in = m_in n_in, and the pixels go to
+/// w2, [n_in kh kw, n_out]. With `effective-conv2d` a product for w2 is the Tucker form with a core
+/// T [r, r, kh, kw], see [`Factor`], unless the kernel is 1 x 1.
 ///
 /// The update is never formed in `forward`: a token costs O(d_in n_out + m_in n_out m_out).
 ///
@@ -88,38 +95,43 @@ impl Adapter for Lokr {
     }
 }
 
-/// Sizes of a factor on one layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Shape {
-    rows: usize,
-    cols: usize,
-    /// The rank of the product; without it, the factor is dense.
-    rank: Option<usize>,
-}
-
-impl Shape {
-    fn numel(self) -> usize {
-        self.rank
-            .map_or(self.rows * self.cols, |rank| rank * (self.rows + self.cols))
+/// kh and kw of a convolution; [1, 1] for any other layer.
+fn kernel(kind: LayerKind) -> [usize; 2] {
+    match kind {
+        LayerKind::Conv2d { kernel } => kernel,
+        _ => [1, 1],
     }
 }
 
 impl LokrConfig {
     /// The sizes of w1 and w2 on a layer.
-    fn shapes(&self, d_in: usize, d_out: usize) -> [Shape; 2] {
-        let (m_in, n_in) = factorisation(d_in, self.factor);
+    fn shapes(&self, kernel: [usize; 2], d_in: usize, d_out: usize) -> [Shape; 2] {
+        let (m_in, n_in) = factorisation(d_in / (kernel[0] * kernel[1]), self.factor);
         let (m_out, n_out) = factorisation(d_out, self.factor);
-        let shape = |rows: usize, cols: usize, decompose: bool| {
-            let smaller = decompose && 2 * self.rank < rows.max(cols);
-            Shape {
-                rows,
-                cols,
-                rank: smaller.then_some(self.rank),
+        let core = self.effective_conv2d && kernel != [1, 1];
+        let form = |channels: usize, cols: usize, decompose: bool, core: bool| {
+            // The pixels of a kernel do not count here.
+            if !decompose || 2 * self.rank >= channels.max(cols) {
+                Form::Dense
+            } else if core {
+                Form::Core(self.rank)
+            } else {
+                Form::Product(self.rank)
             }
         };
         [
-            shape(m_in, m_out, self.decompose_both),
-            shape(n_in, n_out, true),
+            Shape {
+                channels: m_in,
+                kernel: [1, 1],
+                cols: m_out,
+                form: form(m_in, m_out, self.decompose_both, false),
+            },
+            Shape {
+                channels: n_in,
+                kernel,
+                cols: n_out,
+                form: form(n_in, n_out, true, core),
+            },
         ]
     }
 }
@@ -132,43 +144,17 @@ impl Graft for LokrConfig {
     }
 
     fn count(&self, layer: &LayerShape) -> Counts {
-        Counts::trained(
-            self.shapes(layer.d_in, layer.d_out)
-                .map(Shape::numel)
-                .iter()
-                .sum(),
-        )
+        let shapes = self.shapes(kernel(layer.kind), layer.d_in, layer.d_out);
+        Counts::trained(shapes.map(Shape::numel).iter().sum())
     }
 
     fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<Lokr> {
-        let draw = |rows: usize, cols: usize, zero: bool, role: &str| {
-            // Fan-in is what PyTorch sees in (out, in) layout: our rows.
-            let init = if zero {
-                Init::ZEROS
-            } else {
-                Init::KaimingUniform { fan_in: rows }
-            };
-            ctx.tensor(init, [rows, cols], role)
-        };
-        let factor = |Shape { rows, cols, rank }: Shape, name: &str, zero_a: bool, zero_b: bool| {
-            match rank {
-                None => Factor::new(draw(rows, cols, zero_a || zero_b, name), None),
-                Some(rank) => Factor::new(
-                    draw(rows, rank, zero_a, &format!("{name}.a")),
-                    Some(draw(rank, cols, zero_b, &format!("{name}.b"))),
-                ),
-            }
-        };
-        let [w1, w2] = self.shapes(base.d_in(), base.d_out());
+        let [w1, w2] = self.shapes(kernel(ctx.kind), base.d_in(), base.d_out());
         // Of a product, PEFT zeroes the output side of w1, LyCORIS the input side of w2.
         let zero_w1 = self.init == LokrInit::ZeroW1;
-        let (w1, w2) = (
-            factor(w1, "w1", false, zero_w1),
-            factor(w2, "w2", !zero_w1, false),
-        );
         Ok(Lokr {
-            w1,
-            w2,
+            w1: w1.init("w1", [false, zero_w1], ctx),
+            w2: w2.init("w2", [!zero_w1, false], ctx),
             scaling: self.alpha / self.rank as f64,
         })
     }
@@ -236,7 +222,7 @@ mod tests {
     use burn::module::Param;
     use burn::tensor::{DType, Device};
     use engraft_core::Bank;
-    use engraft_tensor::{Key, bridge};
+    use engraft_tensor::{Init, Key, bridge};
     use proptest::prelude::*;
 
     use super::*;
@@ -268,8 +254,8 @@ mod tests {
             let bank = Bank::default();
             let mut lokr = config.init(&base, &InitContext::new(seed, "fc", "lokr", &base, &bank)).unwrap();
             let random = |param: &Param<Tensor<2>>, role| Param::from_tensor(draw(param.dims(), seed, role));
-            lokr.w1 = Factor { a: random(&lokr.w1.a, "1a"), b: lokr.w1.b.as_ref().map(|b| random(b, "1b")) };
-            lokr.w2 = Factor { a: random(&lokr.w2.a, "2a"), b: lokr.w2.b.as_ref().map(|b| random(b, "2b")) };
+            lokr.w1 = Factor { a: random(&lokr.w1.a, "1a"), b: lokr.w1.b.as_ref().map(|b| random(b, "1b")), t: None };
+            lokr.w2 = Factor { a: random(&lokr.w2.a, "2a"), b: lokr.w2.b.as_ref().map(|b| random(b, "2b")), t: None };
 
             let effective = lokr.effective(&base, &Ctx::default()).unwrap();
             let (w, w1, w2) = (bridge::to_matrix(&base.weight), bridge::to_matrix(&lokr.w1.matrix()), bridge::to_matrix(&lokr.w2.matrix()));
@@ -306,5 +292,76 @@ mod tests {
             ..LokrConfig::default()
         };
         assert_eq!(24 * count(&config, 768, 768) + 101 * 769, 116_069);
+    }
+
+    #[test]
+    fn a_convolution_splits_its_channels_and_its_core_is_the_tucker_form() {
+        let config = LokrConfig {
+            rank: 1,
+            effective_conv2d: true,
+            ..LokrConfig::default()
+        };
+        // 4 channels, kernel 3 x 3, 16 outputs, as in PEFT: w1 (4, 2), w2_b (1, 2), w2_a (1, 4).
+        let [w1, w2] = config.shapes([3, 3], 36, 16);
+        assert_eq!((w1.channels, w1.cols, w1.form), (2, 4, Form::Dense));
+        assert_eq!((w2.channels, w2.cols, w2.form), (2, 4, Form::Core(1)));
+        assert_eq!((w1.numel(), w2.numel()), (8, 2 + 4 + 9));
+        assert_eq!(config.shapes([1, 1], 4, 16)[1].form, Form::Product(1));
+
+        let (a, b, t) = (
+            draw([3, 2], 1, "a"),
+            draw([2, 5], 1, "b"),
+            draw([2, 2, 2, 3], 1, "t"),
+        );
+        let factor = Factor::new(a.clone(), Some(b.clone())).with_core(t.clone());
+        assert_eq!((factor.rows(), factor.cols()), (18, 5));
+        let (a, b, t) = (
+            bridge::to_matrix(&a),
+            bridge::to_matrix(&b),
+            bridge::values(&t),
+        );
+        let found = bridge::to_matrix(&factor.matrix());
+        for row in 0..18 {
+            let (c, pixel) = (row / 6, row % 6);
+            for o in 0..5 {
+                let expected: f64 = (0..2)
+                    .flat_map(|i| (0..2).map(move |j| (i, j)))
+                    .map(|(i, j)| a.get(c, j) * t[(i * 2 + j) * 6 + pixel] * b.get(i, o))
+                    .sum();
+                assert!((found.get(row, o) - expected).abs() < 1e-13);
+            }
+        }
+    }
+
+    #[test]
+    fn on_a_convolution_every_form_is_counted_and_applied_as_its_matrix() {
+        // 12 channels, kernel 2 x 3, 20 outputs: w2 has 4 channels and 5 outputs.
+        let kind = LayerKind::Conv2d { kernel: [2, 3] };
+        let base = FrozenBase::new(draw([72, 20], 1, "w"), None);
+        let (bank, x) = (Bank::default(), draw([3, 72], 1, "x"));
+        for (rank, effective_conv2d, values) in [
+            (1, true, 12 + 4 + 5 + 6),
+            (2, false, 12 + 2 * (24 + 5)),
+            (8, true, 12 + 24 * 5),
+        ] {
+            let config = LokrConfig {
+                rank,
+                effective_conv2d,
+                init: LokrInit::ZeroW2,
+                ..LokrConfig::default()
+            };
+            let layer = LayerShape {
+                kind,
+                ..LayerShape::linear("conv", 72, 20, false)
+            };
+            assert_eq!(config.count(&layer).trainable, values);
+            let ctx = InitContext::new(1, "conv", "default", &base, &bank).of_kind(kind);
+            let mut lokr = config.init(&base, &ctx).unwrap();
+            lokr.w2.a = Param::from_tensor(draw(lokr.w2.a.dims(), 2, "a"));
+            let effective = lokr.effective(&base, &Ctx::default()).unwrap();
+            let found = lokr.forward(x.clone(), &base, &Ctx::default());
+            let distance = bridge::to_matrix(&(found - effective.forward(x.clone())));
+            assert!(distance.max_abs() < 1e-12);
+        }
     }
 }

@@ -21,6 +21,8 @@ pub const TENSOR_FILE: &str = "adapter_model.safetensors";
 pub struct PeftAdapter {
     pub(crate) config: PeftConfig,
     pub(crate) tensors: BTreeMap<String, TensorData>,
+    /// State that PEFT rebuilds instead of saving it.
+    pub(crate) frozen: BTreeMap<String, TensorData>,
 }
 
 impl PeftAdapter {
@@ -50,7 +52,18 @@ impl PeftAdapter {
 
     /// An adapter from its configuration and tensors.
     pub fn from_parts(config: PeftConfig, tensors: BTreeMap<String, TensorData>) -> Self {
-        Self { config, tensors }
+        Self {
+            config,
+            tensors,
+            frozen: BTreeMap::new(),
+        }
+    }
+
+    /// The same with frozen state that PEFT does not save, under the names its modules have for
+    /// it: needed where only PEFT can rebuild it (AdaMSS' clusters of rows,
+    /// `base_model.model.<layer>.scatter_index`). What the type has no use for is ignored.
+    pub fn with_frozen(self, frozen: BTreeMap<String, TensorData>) -> Self {
+        Self { frozen, ..self }
     }
 
     /// The configuration.

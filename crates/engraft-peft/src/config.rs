@@ -43,6 +43,12 @@ pub struct PeftConfig {
     pub(crate) rank_pattern: Patterns,
     #[serde(default)]
     pub(crate) alpha_pattern: Patterns,
+    /// C3A's block sizes.
+    #[serde(default)]
+    pub(crate) block_size_pattern: Patterns,
+    /// Numbers of coefficients of FourierFT and WaveFT.
+    #[serde(default)]
+    pub(crate) n_frequency_pattern: Patterns,
     #[serde(flatten)]
     pub(crate) keys: Map<String, Value>,
 }
@@ -84,6 +90,14 @@ impl PeftConfig {
                 keys.insert(key.to_owned(), table(patterns).into());
             }
         }
+        for (key, patterns) in [
+            ("block_size_pattern", &self.block_size_pattern),
+            ("n_frequency_pattern", &self.n_frequency_pattern),
+        ] {
+            if !patterns.0.is_empty() {
+                keys.insert(key.to_owned(), table(patterns).into());
+            }
+        }
         Value::Object(keys)
     }
 }
@@ -102,6 +116,7 @@ pub(crate) fn number(value: f64) -> Value {
 #[derive(Debug)]
 pub(crate) struct Reader {
     left: PeftConfig,
+    targets: Value,
     known: Vec<&'static str>,
     warnings: Vec<String>,
 }
@@ -110,6 +125,11 @@ impl Reader {
     pub(crate) fn new(config: &PeftConfig) -> Self {
         Self {
             left: config.clone(),
+            targets: config
+                .keys
+                .get("target_modules")
+                .cloned()
+                .unwrap_or_default(),
             known: Vec::new(),
             warnings: Vec::new(),
         }
@@ -124,6 +144,11 @@ impl Reader {
                 .map(Some)
                 .map_err(|error| Error::config(key, format!("found {value}: {error}"))),
         }
+    }
+
+    /// `target_modules` as written.
+    pub(crate) fn targets(&self) -> &Value {
+        &self.targets
     }
 
     /// The value of a key, or PEFT's default.
@@ -174,6 +199,18 @@ impl Reader {
         std::mem::take(&mut self.left.alpha_pattern)
     }
 
+    /// C3A's block sizes.
+    pub(crate) fn block_sizes(&mut self) -> Patterns {
+        self.skip(&["block_size_pattern"]);
+        std::mem::take(&mut self.left.block_size_pattern)
+    }
+
+    /// The numbers of coefficients of FourierFT and WaveFT.
+    pub(crate) fn frequencies(&mut self) -> Patterns {
+        self.skip(&["n_frequency_pattern"]);
+        std::mem::take(&mut self.left.n_frequency_pattern)
+    }
+
     pub(crate) fn warn(&mut self, warning: String) {
         self.warnings.push(warning);
     }
@@ -183,6 +220,8 @@ impl Reader {
         for (key, patterns) in [
             ("rank_pattern", &self.left.rank_pattern),
             ("alpha_pattern", &self.left.alpha_pattern),
+            ("block_size_pattern", &self.left.block_size_pattern),
+            ("n_frequency_pattern", &self.left.n_frequency_pattern),
         ] {
             if !patterns.0.is_empty() {
                 return Err(self.unknown(key, &format!("{:?}", patterns.0)));

@@ -186,6 +186,20 @@ pub(crate) fn first_match(key: &str, patterns: &Patterns, path: &str) -> Result<
     Ok(None)
 }
 
+/// The value of the first pattern that matches what follows a dot of the path, else of the pattern
+/// that is the path: how C3A and FourierFT look them up.
+pub(crate) fn first_below(key: &str, patterns: &Patterns, path: &str) -> Result<Option<f64>> {
+    for (pattern, value) in &patterns.0 {
+        let regex = Regex::new(&format!(r"^(?:.*\.{pattern}$)"))
+            .map_err(|error| Error::config(key, format!("`{pattern}`: {error}")))?;
+        if is_match(&regex, path) {
+            return Ok(Some(*value));
+        }
+    }
+    let exact = patterns.0.iter().find(|(pattern, _)| pattern == path);
+    Ok(exact.map(|(_, value)| *value))
+}
+
 /// Targets that take exactly `chosen` of `all`: their paths where no other path ends in one of
 /// them, else an expression.
 pub(crate) fn exactly(chosen: &[&str], all: &[&str]) -> Include {

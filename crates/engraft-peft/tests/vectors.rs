@@ -16,34 +16,30 @@ fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors")
 }
 
-/// Methods of the vectors whose cases on linear layers must all run.
-const REQUIRED: [&str; 22] = [
-    "beft",
-    "boft",
-    "deft",
-    "delora",
-    "dora",
-    "glora",
-    "gralora",
-    "hira",
-    "ia3",
-    "loha",
-    "lokr",
-    "lora",
-    "lora_init",
-    "miss",
-    "mixed_batch",
-    "mixed_model",
-    "multi_lora",
-    "oft",
-    "peanut",
-    "pissa",
-    "shira",
-    "vera",
+/// Methods of the vectors that are not here yet. No case of any other is skipped, those on
+/// transformer models apart.
+const LATER: [&str; 17] = [
+    "adaption_prompt",
+    "add_weighted_adapter",
+    "alora",
+    "arrow",
+    "cartridge",
+    "convert_to_lora",
+    "cpt",
+    "ln_tuning",
+    "loftq",
+    "multitask_prompt_tuning",
+    "p_tuning",
+    "poly",
+    "prefix_tuning",
+    "prompt_tuning",
+    "shadow",
+    "trainable_tokens",
+    "xlora",
 ];
 
 #[test]
-fn every_case_passes_and_none_on_linear_layers_is_skipped() {
+fn every_case_passes_and_none_is_skipped_without_need() {
     let reports = vectors::run(&directory(), None, &Device::default(), &engraft::method).unwrap();
     reports.iter().for_each(|report| println!("{report}"));
     let failed: Vec<&CaseReport> = reports
@@ -57,29 +53,21 @@ fn every_case_passes_and_none_on_linear_layers_is_skipped() {
         reports.len()
     );
 
-    let other_layers = [
-        "embedding layers",
-        "Conv2d layers",
-        "pretrained transformer models",
-    ];
-    let allowed = |report: &&CaseReport| match &report.outcome {
-        Outcome::Skipped(reason) => other_layers.iter().any(|layers| reason.starts_with(layers)),
-        _ => true,
-    };
     let skipped: Vec<_> = reports
         .iter()
-        .filter(|report| REQUIRED.contains(&report.method.as_str()))
-        .filter(|report| !allowed(report))
+        .filter(|report| match &report.outcome {
+            Outcome::Skipped(reason) => {
+                !reason.starts_with("pretrained transformer models")
+                    && !LATER.contains(&report.method.as_str())
+            }
+            _ => false,
+        })
         .collect();
     assert!(skipped.is_empty(), "skipped without need: {skipped:#?}");
-    for required in REQUIRED {
-        assert!(
-            reports
-                .iter()
-                .any(|report| report.method == required && report.outcome == Outcome::Passed),
-            "no case of {required} passed"
-        );
-    }
+    let passed = reports
+        .iter()
+        .filter(|report| report.outcome == Outcome::Passed);
+    assert!(passed.count() > 0, "nothing passed");
 }
 
 #[test]
@@ -177,6 +165,14 @@ fn a_saved_adapter_loads_again_with_the_same_output() {
         "lokr__r2_24x16",
         "shira__r2_24x16",
         "ia3__out_24x16",
+        "vblora__topk2_24x16",
+        "vblora__only_topk_saved",
+        "randlora__r4_24x16",
+        "pvera__r8_24x16",
+        "unilora__24x16",
+        "tinylora__r2_u8_24x16",
+        "lily__r4_b3_24x16",
+        "frod__24x16",
     ] {
         let from = peft_directory(case, |_, _| {});
         let (mut first, mut second, mut third) = (model(), model(), model());

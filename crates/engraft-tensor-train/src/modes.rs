@@ -43,7 +43,7 @@ pub fn modes(d: usize, r: usize) -> Vec<usize> {
 }
 
 /// n as a product of about log_8 n factors of nearly equal size, ascending.
-fn balanced(n: usize) -> Vec<usize> {
+pub(crate) fn balanced(n: usize) -> Vec<usize> {
     let count = ((n as f64).log2() / 3.0).round().max(1.0) as usize;
     let mut factors = vec![1; count];
     for prime in primes(n).into_iter().rev() {
@@ -61,7 +61,7 @@ fn balanced(n: usize) -> Vec<usize> {
 }
 
 /// Prime factors of n, ascending.
-fn primes(mut n: usize) -> Vec<usize> {
+pub(crate) fn primes(mut n: usize) -> Vec<usize> {
     let mut found = Vec::new();
     let mut p = 2;
     while p * p <= n {

@@ -10,6 +10,7 @@ use engraft_tensor::Init;
 ///
 /// Core k is [R_{k-1}, n_k, R_k] with R_0 = R_D = 1 and n_1 ... n_D = rows cols; it holds
 /// sum_k R_{k-1} n_k R_k values instead of rows cols (Oseledets, SIAM J. Sci. Comput. 33, 2011).
+/// A part of a longer train has R_0 > 1 as its rows or R_D > 1 as its columns.
 ///
 /// The mode sizes in use do not separate rows from columns, so M is put together by D - 1 small
 /// products, O(rows cols R) whatever the number of tokens. For the thin factors of an adapter this
@@ -36,14 +37,36 @@ impl TensorTrain {
     ) -> Self {
         let [rows, cols] = shape;
         let variance = ((rows + cols) as f64).powf(-1.0 / modes.len() as f64);
-        let cores = core_shapes(modes, tensor_rank)
-            .enumerate()
-            .map(|(k, shape)| {
-                let std = (variance / shape[2] as f64).sqrt();
-                Param::from_tensor(ctx.tensor(Init::Normal { std }, shape, &format!("{role}.{k}")))
-            })
-            .collect();
-        Self { cores, rows, cols }
+        let std = |[_, _, right]: [usize; 3]| (variance / right as f64).sqrt();
+        Self::drawn(shape, core_shapes(modes, tensor_rank), std, role, ctx)
+    }
+
+    /// A train with these core shapes, each core drawn from N(0, std^2).
+    pub(crate) fn drawn(
+        [rows, cols]: [usize; 2],
+        shapes: impl Iterator<Item = [usize; 3]>,
+        std: impl Fn([usize; 3]) -> f64,
+        role: &str,
+        ctx: &InitContext,
+    ) -> Self {
+        let draw = |(k, shape)| {
+            let init = Init::Normal { std: std(shape) };
+            Param::from_tensor(ctx.tensor(init, shape, &format!("{role}.{k}")))
+        };
+        Self {
+            cores: shapes.enumerate().map(draw).collect(),
+            rows,
+            cols,
+        }
+    }
+
+    /// The same train with its last core at zero, so that M is zero and its gradient reaches that
+    /// core first.
+    pub(crate) fn ending_in_zero(mut self) -> Self {
+        if let Some(last) = self.cores.pop() {
+            self.cores.push(Param::from_tensor(last.val().zeros_like()));
+        }
+        self
     }
 
     /// M, [rows, cols].
@@ -52,10 +75,10 @@ impl TensorTrain {
         for core in &self.cores {
             let core = core.val();
             let [left, mode, right] = core.dims();
-            // So far [n_1 ... n_{k-1}, R_{k-1}]; the next core as [R_{k-1}, n_k R_k].
+            // So far [R_0 n_1 ... n_{k-1}, R_{k-1}]; the next core as [R_{k-1}, n_k R_k].
             let so_far = match train {
                 Some(so_far) => so_far.matmul(core.reshape([left, mode * right])),
-                None => core.reshape([mode, right]),
+                None => core.reshape([left * mode, right]),
             };
             train = Some(so_far.reshape([-1, right as i64]));
         }

@@ -7,17 +7,23 @@
 //! - [`Key`]: random streams keyed by (run seed, parameter path, role), identical on every
 //!   device, thread order and precision;
 //! - [`Init`]: host-side initialisers over those streams;
+//! - [`MersenneTwister`]: PyTorch's generator, where a method's frozen state is defined by it;
 //! - [`ops`]: operations with kernels and backward passes of their own;
+//! - [`inverse()`]: inverses of small matrices on the device;
 //! - [`bridge`]: tensors to host matrices and back, in the tensor's own precision.
 
 pub mod bridge;
 mod device;
 mod init;
+mod inverse;
+mod mersenne;
 mod nearest;
 pub mod ops;
 mod seed;
 
 pub use device::{BUILT_BACKENDS, DeviceError, device};
 pub use init::Init;
+pub use inverse::inverse;
+pub use mersenne::MersenneTwister;
 pub use nearest::{nearest, suggestion};
 pub use seed::Key;

@@ -69,6 +69,8 @@ impl PeftType for Boft {
         let own = table([
             ("blocks", json!({ "size": first })),
             ("factors", factors.into()),
+            ("parametrisation", "full".into()),
+            ("outputs", "scale".into()),
             ("dropout", dropout.into()),
         ]);
         Ok(Settings {
@@ -90,6 +92,15 @@ impl PeftType for Boft {
             .zip(&sizes)
             .map(|(layer, size)| layer.layer.d_in / size.max(&1))
             .collect();
+        let (parametrisation, outputs): (String, String) = (
+            common(layers, "parametrisation")?,
+            common(layers, "outputs")?,
+        );
+        if (parametrisation.as_str(), outputs.as_str()) != ("full", "scale") {
+            return Err(format!(
+                "PEFT trains whole blocks and a scale of the outputs; found parametrisation = \"{parametrisation}\" and outputs = \"{outputs}\""
+            ));
+        }
         let alike = |values: &[usize]| values.iter().all(|value| *value == values[0]);
         let (size, number) = match (alike(&sizes), alike(&numbers)) {
             (true, _) => (sizes[0], 0),
@@ -120,9 +131,19 @@ impl PeftType for Boft {
         let (size, factors, d_out): (usize, usize, usize) =
             (block_size(layer)?, layer.get("factors")?, layer.layer.d_out);
         let number = layer.layer.d_in / size.max(1);
+        // PEFT lays the scale of a convolution along the other side.
+        let scale = match layer.layer.kind {
+            LayerKind::Conv2d { .. } => [1, d_out],
+            LayerKind::Linear | LayerKind::Embedding | LayerKind::Experts => [d_out, 1],
+        };
         Ok(vec![
-            Field::same("boft_R", "a", &[factors, number, size, size]),
-            Field::reshaped("boft_s", "s", &[d_out, 1], &[d_out]),
+            Field::reshaped(
+                "boft_R",
+                "a",
+                &[factors, number, size, size],
+                &[factors, number, size * size],
+            ),
+            Field::reshaped("boft_s", "outputs.s", &scale, &[d_out]),
         ])
     }
 }

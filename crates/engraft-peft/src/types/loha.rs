@@ -71,6 +71,7 @@ impl PeftType for Loha {
             keys,
             rank_pattern,
             alpha_pattern,
+            ..Written::default()
         })
     }
 

@@ -111,6 +111,7 @@ impl PeftType for Lora {
             keys,
             rank_pattern,
             alpha_pattern,
+            ..Written::default()
         })
     }
 

@@ -1,21 +1,34 @@
 //! The PEFT types that Engraft reads and writes: one file each, one line of [`TYPES`].
 
+mod adamss;
 mod beft;
 mod boft;
+mod c3a;
 mod deft;
 mod delora;
+mod fourierft;
+mod frod;
 mod glora;
 mod gralora;
 mod hira;
+mod hra;
 mod ia3;
+mod lily;
 mod loha;
 mod lokr;
 mod lora;
 mod miss;
 mod oft;
 mod peanut;
+mod pvera;
+mod randlora;
+mod road;
 mod shira;
+mod tinylora;
+mod unilora;
+mod vblora;
 mod vera;
+mod waveft;
 
 use std::collections::BTreeMap;
 
@@ -26,30 +39,46 @@ use serde_json::{Map, Value};
 
 use crate::config::{Patterns, Reader};
 use crate::error::{Error, Result};
-use crate::field::Field;
+use crate::field::{Field, Pair};
 use crate::targets;
+
+/// Tensors by key.
+pub(crate) type Tensors = BTreeMap<String, TensorData>;
 
 /// A table of configuration keys.
 pub(crate) type Table = Map<String, Value>;
 
 /// All types, alphabetical.
 pub(crate) static TYPES: &[&dyn PeftType] = &[
+    &adamss::Adamss,
     &beft::Beft,
     &boft::Boft,
+    &c3a::C3a,
     &deft::Deft,
     &delora::Delora,
+    &fourierft::FourierFt,
+    &frod::Frod,
     &glora::Glora,
     &gralora::Gralora,
     &hira::Hira,
+    &hra::Hra,
     &ia3::Ia3,
+    &lily::Lily,
     &loha::Loha,
     &lokr::Lokr,
     &lora::Lora,
     &miss::Miss,
     &oft::Oft,
     &peanut::Peanut,
+    &pvera::Pvera,
+    &randlora::RandLora,
+    &road::Road,
     &shira::Shira,
+    &tinylora::TinyLora,
+    &unilora::UniLora,
+    &vblora::VbLora,
     &vera::Vera,
+    &waveft::WaveFt,
 ];
 
 /// A type of adapter in PEFT.
@@ -80,12 +109,54 @@ pub(crate) trait PeftType: Sync {
     fn write(&self, layers: &[Configured]) -> Result<Written, String>;
 
     /// The parameters on a layer.
-    fn fields(&self, layer: &Configured) -> Result<Vec<Field>>;
+    fn fields(&self, layer: &Configured) -> Result<Vec<Field>> {
+        let _ = layer;
+        Ok(Vec::new())
+    }
 
     /// Frozen state shared by all layers.
     fn shared(&self, layers: &[Configured]) -> Vec<Field> {
         let _ = layers;
         Vec::new()
+    }
+
+    /// All tensors of an adapter: of [`shared`](Self::shared) and [`fields`](Self::fields), unless
+    /// layers are coupled in another way.
+    fn pairs(&self, layers: &[Configured], name: &str) -> Result<Vec<Pair>> {
+        let mut pairs: Vec<Pair> = self
+            .shared(layers)
+            .into_iter()
+            .map(|field| field.in_bank(name))
+            .collect();
+        for layer in layers {
+            let fields = self.fields(layer)?;
+            pairs.extend(
+                fields
+                    .into_iter()
+                    .map(|field| field.on_layer(&layer.layer, name)),
+            );
+        }
+        Ok(pairs)
+    }
+
+    /// Brings a file's tensors into the form of one tensor for each of [`pairs`](Self::pairs), and
+    /// completes `settings` by what only they say. `frozen` is what the caller knows of state that
+    /// PEFT does not save.
+    fn unpack(
+        &self,
+        layers: &[LayerShape],
+        settings: &mut Settings,
+        tensors: &mut Tensors,
+        frozen: &Tensors,
+    ) -> Result<()> {
+        let _ = (layers, settings, tensors, frozen);
+        Ok(())
+    }
+
+    /// The inverse of [`unpack`](Self::unpack), for all or some of the tensors.
+    fn pack(&self, layers: &[Configured], tensors: &mut Tensors) -> Result<(), String> {
+        let _ = (layers, tensors);
+        Ok(())
     }
 }
 
@@ -110,6 +181,8 @@ pub(crate) struct Written {
     pub(crate) keys: Table,
     pub(crate) rank_pattern: Patterns,
     pub(crate) alpha_pattern: Patterns,
+    pub(crate) block_size_pattern: Patterns,
+    pub(crate) n_frequency_pattern: Patterns,
 }
 
 /// A layer with the method as configured for it.
@@ -275,6 +348,63 @@ pub(crate) fn patterns(layers: &[Configured]) -> Result<(usize, f64, Patterns, P
     let (rank, rank_pattern) = pattern(layers, "rank")?;
     let (alpha, alpha_pattern) = pattern(layers, "alpha")?;
     Ok((rank as usize, alpha, rank_pattern, alpha_pattern))
+}
+
+/// A whole number of at least 1 for every layer, from `own`: a table where it is not `default`.
+pub(crate) fn sizes(
+    layers: &[LayerShape],
+    (peft, key): (&str, &str),
+    default: usize,
+    own: impl Fn(&str) -> Result<Option<f64>>,
+) -> Result<BTreeMap<String, Table>> {
+    let mut overrides = BTreeMap::new();
+    for layer in layers {
+        let Some(found) = own(&layer.path)? else {
+            continue;
+        };
+        if found.fract() != 0.0 || found < 1.0 {
+            return Err(Error::config(
+                peft,
+                format!(
+                    "{found} for {}: expected a whole number of at least 1",
+                    layer.path
+                ),
+            ));
+        }
+        if found != default as f64 {
+            overrides.insert(layer.path.clone(), table([(key, (found as usize).into())]));
+        }
+    }
+    Ok(overrides)
+}
+
+/// The inverse of [`sizes`]: the value of the first layer, and patterns for the layers with
+/// others. `name` makes the pattern of a path, and `find` looks a path up as PEFT will.
+pub(crate) fn size_patterns(
+    layers: &[Configured],
+    key: &str,
+    name: impl Fn(&str) -> String,
+    find: impl Fn(&str, &Patterns, &str) -> Result<Option<f64>>,
+) -> Result<(usize, Patterns), String> {
+    let first: usize = layers[0].value(key)?;
+    let mut patterns = Patterns::default();
+    for layer in layers {
+        let own: usize = layer.value(key)?;
+        if own != first {
+            patterns.0.push((name(&layer.layer.path), own as f64));
+        }
+    }
+    for layer in layers {
+        let own: usize = layer.value(key)?;
+        let found = find(key, &patterns, &layer.layer.path).map_err(|error| error.to_string())?;
+        if found.unwrap_or(first as f64) != own as f64 {
+            return Err(format!(
+                "`{key}` = {own} of {}: PEFT's patterns cannot tell it from a layer whose path ends alike",
+                layer.layer.path
+            ));
+        }
+    }
+    Ok((first, patterns))
 }
 
 /// The value that all layers share.

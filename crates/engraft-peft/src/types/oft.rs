@@ -34,16 +34,22 @@ impl PeftType for Oft {
         let constrained: bool = config.get("coft", false)?;
         let eps: f64 = config.get("eps", 6e-5)?;
         let shared: bool = config.get("block_share", false)?;
-        config.training_only("module_dropout")?;
+        let dropout: f64 = config.get("module_dropout", 0.0)?;
+        if dropout > 0.0 {
+            config.warn(format!(
+                "`module_dropout` = {dropout}: PEFT 0.21.2 stores it without applying it; here it acts in training"
+            ));
+        }
         config.skip(&["init_weights"]);
         let mut overrides = BTreeMap::new();
         let mut first = None;
         for layer in layers {
+            let width = rotated(layer);
             // What is adjusted is the size, or the number where that is given.
             let (asked, taken, what) = match (number, size) {
-                (0, size) if size > 0 => (size, adjust(layer.d_in, size), "blocks of size"),
+                (0, size) if size > 0 => (size, adjust(width, size), "blocks of size"),
                 (number, 0) if number > 0 => {
-                    (number, adjust(layer.d_in, number), "a number of blocks of")
+                    (number, adjust(width, number), "a number of blocks of")
                 }
                 _ => {
                     return Err(Error::config(
@@ -57,14 +63,10 @@ impl PeftType for Oft {
             if taken != asked {
                 config.warn(format!(
                     "{}: {what} {asked} does not divide {}; adjusted to {taken} as PEFT does",
-                    layer.path, layer.d_in
+                    layer.path, width
                 ));
             }
-            let block = if number == 0 {
-                taken
-            } else {
-                layer.d_in / taken
-            };
+            let block = if number == 0 { taken } else { width / taken };
             if *first.get_or_insert(block) != block {
                 overrides.insert(
                     layer.path.clone(),
@@ -87,6 +89,9 @@ impl PeftType for Oft {
                 if constrained { eps.into() } else { Value::Null },
             ),
             ("block-share", shared.into()),
+            ("parametrisation", "skew".into()),
+            ("outputs", "fixed".into()),
+            ("dropout", dropout.into()),
         ]);
         Ok(Settings {
             method: "oft",
@@ -97,9 +102,18 @@ impl PeftType for Oft {
     }
 
     fn write(&self, layers: &[Configured]) -> Result<Written, String> {
+        let (parametrisation, outputs): (String, String) = (
+            common(layers, "parametrisation")?,
+            common(layers, "outputs")?,
+        );
+        if (parametrisation.as_str(), outputs.as_str()) != ("skew", "fixed") {
+            return Err(format!(
+                "PEFT trains the triangle of each block and nothing of the outputs; found parametrisation = \"{parametrisation}\" and outputs = \"{outputs}\""
+            ));
+        }
         let sizes = layers
             .iter()
-            .map(|layer| Ok((layer.layer.d_in, block_size(layer)?)))
+            .map(|layer| Ok((rotated(&layer.layer), block_size(layer)?)))
             .collect::<Result<Vec<_>>>()
             .map_err(|error| error.to_string())?;
         let widest = sizes.iter().map(|(d_in, _)| *d_in).max().unwrap_or(1);
@@ -125,7 +139,7 @@ impl PeftType for Oft {
             ("coft", eps.is_some().into()),
             ("eps", eps.unwrap_or(6e-5).into()),
             ("block_share", common::<bool>(layers, "block-share")?.into()),
-            ("module_dropout", 0.0.into()),
+            ("module_dropout", common::<f64>(layers, "dropout")?.into()),
             ("init_weights", true.into()),
         ]);
         Ok(Written {
@@ -139,17 +153,29 @@ impl PeftType for Oft {
         let number = if layer.get("block-share")? {
             1
         } else {
-            layer.layer.d_in / size.max(1)
+            rotated(&layer.layer) / size.max(1)
+        };
+        let key = match layer.layer.kind {
+            LayerKind::Embedding => "oft_embedding_R.weight",
+            LayerKind::Linear | LayerKind::Conv2d { .. } | LayerKind::Experts => "oft_R.weight",
         };
         Ok(vec![Field::same(
-            "oft_R.weight",
+            key,
             "q",
             &[number, size * size.saturating_sub(1) / 2],
         )])
     }
 }
 
-/// The block size on a layer, given as itself or by the number of blocks.
+/// The width that OFT rotates: of the inputs, or of the vectors of an embedding.
+fn rotated(layer: &LayerShape) -> usize {
+    match layer.kind {
+        LayerKind::Embedding => layer.d_out,
+        LayerKind::Linear | LayerKind::Conv2d { .. } | LayerKind::Experts => layer.d_in,
+    }
+}
+
+/// The block size on a layer, given as itself, nearly, or by the number of blocks.
 pub(super) fn block_size(layer: &Configured) -> Result<usize> {
     let blocks: Value = layer.get("blocks")?;
     let part = |key: &str| {
@@ -158,9 +184,19 @@ pub(super) fn block_size(layer: &Configured) -> Result<usize> {
             .and_then(Value::as_u64)
             .map(|value| value as usize)
     };
-    match (part("size"), part("number")) {
-        (Some(size), _) => Ok(size),
-        (_, Some(number)) if number > 0 => Ok(layer.layer.d_in / number),
+    let width = rotated(&layer.layer);
+    let groups = 1 << (layer.get::<Option<usize>>("factors")?.unwrap_or(1).max(1) - 1);
+    let fits = |size: &usize| {
+        width.is_multiple_of(*size)
+            && (groups == 1 || (size.is_multiple_of(2) && (width / size).is_multiple_of(groups)))
+    };
+    match (part("size"), part("near"), part("number")) {
+        (Some(size), ..) => Ok(size),
+        (_, Some(near), _) => (2..=width)
+            .filter(fits)
+            .min_by_key(|size| size.abs_diff(near))
+            .ok_or_else(|| Error::Unsupported(format!("{}: no block fits", layer.layer.path))),
+        (.., Some(number)) if number > 0 => Ok(width / number),
         _ => Err(Error::Unsupported(format!(
             "{}: blocks {blocks} have no size",
             layer.layer.path

@@ -3,7 +3,11 @@
 //! On the flex backend they run on `engraft-kernels`; on every other backend, and in half
 //! precision, they are the composition of Burn's operations that they are tested against.
 
+mod circular;
+mod cosine;
 mod flex;
 mod gelu;
 
+pub use circular::{circulant_matrix, circular};
+pub use cosine::cosine_sums;
 pub use gelu::gelu;

@@ -24,7 +24,7 @@ pub(super) fn check(case: &Case) -> Outcome {
             layer.base().forward(x),
         ));
     }
-    match case.entry.meta.at_init {
+    match case.method.at_init() {
         AtInit::Identity => pairs.iter().try_for_each(|(what, after, before)| Ok(compare::close(what, after, before, case.terms())?)),
         AtInit::Bounded(bound) => pairs.iter().skip(usize::from(pairs.len() > 1)).try_for_each(|(what, after, before)| {
             let distance = norm(&(after.clone() - before.clone())) / norm(before);

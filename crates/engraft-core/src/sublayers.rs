@@ -1,6 +1,6 @@
 //! Which sublayers of a transformer block an adapter goes to.
 
-use engraft_core::SiteShape;
+use crate::shape::SiteShape;
 use serde::{Deserialize, Serialize};
 
 /// Sublayers by the last component of their path: `attention` is attention, any other is feed-forward.

@@ -1,0 +1,81 @@
+//! Skew-symmetric blocks from trained values.
+
+use burn::tensor::{Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+/// What is trained of a skew-symmetric b x b block Q.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Parametrisation {
+    /// Its strictly upper triangle, row by row: b (b - 1) / 2 values, its degrees of freedom.
+    Skew,
+    /// A whole matrix A, of which Q = (A - A^T) / 2 is used: b^2 values.
+    Full,
+}
+
+impl Parametrisation {
+    /// Number of values of a block.
+    pub fn width(self, size: usize) -> usize {
+        match self {
+            Self::Skew => size * (size - 1) / 2,
+            Self::Full => size * size,
+        }
+    }
+
+    /// Q of n blocks, [n, b, b], from their values [n, width].
+    pub fn matrices(self, values: Tensor<2>, size: usize) -> Tensor<3> {
+        match self {
+            Self::Skew => skew_from_upper(values, size),
+            Self::Full => {
+                let n = values.dims()[0];
+                skew_part(values.reshape([n, size, size]))
+            }
+        }
+    }
+}
+
+/// Skew-symmetric matrices U - U^T, [n, b, b], from the strictly upper triangles U, packed row by
+/// row: [n, b (b - 1) / 2].
+pub fn skew_from_upper(packed: Tensor<2>, size: usize) -> Tensor<3> {
+    let [n, packed_len] = packed.dims();
+    let place = |row: usize, col: usize| row * (2 * size - row - 1) / 2 + col - row - 1;
+    // Each entry's place in a row of [U, -U, 0].
+    let index = (0..size * size).map(|entry| match (entry / size, entry % size) {
+        (row, col) if row < col => place(row, col),
+        (row, col) if row > col => packed_len + place(col, row),
+        _ => 2 * packed_len,
+    });
+    let index = Tensor::from_data(
+        TensorData::new(
+            index.map(|place| place as i64).collect::<Vec<_>>(),
+            [size * size],
+        ),
+        &packed.device(),
+    );
+    let zero = packed.clone().narrow(1, 0, 1).zeros_like();
+    Tensor::cat(vec![packed.clone(), packed.neg(), zero], 1)
+        .select(1, index)
+        .reshape([n, size, size])
+}
+
+/// The skew-symmetric parts (A - A^T) / 2 of matrices [n, b, b].
+pub fn skew_part(a: Tensor<3>) -> Tensor<3> {
+    (a.clone() - a.swap_dims(1, 2)) * 0.5
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{draw, largest};
+
+    #[test]
+    fn both_parametrisations_are_skew_symmetric() {
+        for (parametrisation, width) in [(Parametrisation::Skew, 10), (Parametrisation::Full, 25)] {
+            assert_eq!(parametrisation.width(5), width);
+            let q = parametrisation.matrices(draw([3, width], 1, "q"), 5);
+            assert_eq!(q.dims(), [3, 5, 5]);
+            assert_eq!(largest(q.clone() + q.clone().swap_dims(1, 2)), 0.0);
+            assert!(largest(q) > 0.1);
+        }
+    }
+}
