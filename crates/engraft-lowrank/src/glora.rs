@@ -279,6 +279,7 @@ impl Method for GloraConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{counts, llama_3b_qv};
     use crate::trial;
 
     /// Every combination of the paper.
@@ -332,8 +333,8 @@ mod tests {
             b: GloraMatrix::Vector,
             ..GloraConfig::default()
         };
-        assert_eq!(trial::llama_3b_q_v(&vectors).all_trained(), 229_376);
+        assert_eq!(counts(&vectors, &llama_3b_qv()).all_trained(), 229_376);
         let products = GloraConfig::default();
-        assert_eq!(trial::llama_3b_q_v(&products).all_trained(), 4_587_520);
+        assert_eq!(counts(&products, &llama_3b_qv()).all_trained(), 4_587_520);
     }
 }
