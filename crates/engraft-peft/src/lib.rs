@@ -21,6 +21,7 @@ mod numpy;
 mod targets;
 mod torch;
 mod torch_draws;
+mod turning;
 mod types;
 pub mod vectors;
 
