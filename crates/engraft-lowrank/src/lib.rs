@@ -1,35 +1,62 @@
 //! Low-rank adapters: the update of a frozen weight is a product of two thin matrices.
 
 mod activation;
+mod adamss;
+mod aslora;
 mod beft;
 mod deft;
 mod delora;
 mod dora;
+mod frod;
 mod glora;
 mod gralora;
 mod hira;
+mod indices;
+mod k_means;
+mod lily;
 mod loha;
 mod lora;
 mod miss;
+mod mos;
 mod para;
 mod peanut;
 mod projection;
+mod pvera;
+mod randlora;
+mod sharing;
+mod softmax;
+#[cfg(test)]
+mod testing;
+mod tinylora;
 #[cfg(test)]
 mod trial;
+mod unilora;
+mod vb_lora;
 mod vera;
 
 pub use activation::Activation;
+pub use adamss::{Adamss, AdamssConfig, Subspaces};
+pub use aslora::{AsLora, AsLoraConfig};
 pub use beft::{Beft, BeftConfig};
 pub use deft::{Deft, DeftConfig};
 pub use delora::{Delora, DeloraConfig};
 pub use dora::{Dora, DoraConfig};
+pub use frod::{Frod, FrodConfig};
 pub use glora::{Glora, GloraConfig, GloraMatrix, GloraOffset, GloraPath, GloraPrompt};
 pub use gralora::{Gralora, GraloraConfig};
 pub use hira::{Hira, HiraConfig};
+pub use lily::{Lily, LilyConfig};
 pub use loha::{HadamardFactor, Loha, LohaConfig};
 pub use lora::{Lora, LoraConfig, LoraInit};
 pub use miss::{Miss, MissConfig, MissVariant};
+pub use mos::{Mos, MosConfig};
 pub use para::{Para, ParaConfig};
 pub use peanut::{Peanut, PeanutConfig};
 pub use projection::Projection;
+pub use pvera::{Pvera, PveraConfig};
+pub use randlora::{RandBasis, RandLora, RandLoraConfig};
+pub use sharing::{MergeSchedule, Sharing};
+pub use tinylora::{TinyLora, TinyLoraConfig};
+pub use unilora::{UniLora, UniLoraConfig};
+pub use vb_lora::{Mixture, VbForm, VbLora, VbLoraConfig};
 pub use vera::{Vera, VeraConfig};

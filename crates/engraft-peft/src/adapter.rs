@@ -22,7 +22,8 @@ pub const TENSOR_FILE: &str = "adapter_model.safetensors";
 pub struct PeftAdapter {
     pub(crate) config: PeftConfig,
     pub(crate) tensors: BTreeMap<String, TensorData>,
-    pub(crate) unsaved: BTreeMap<String, TensorData>,
+    /// State that PEFT rebuilds instead of saving it.
+    pub(crate) frozen: BTreeMap<String, TensorData>,
 }
 
 impl PeftAdapter {
@@ -55,19 +56,15 @@ impl PeftAdapter {
         Self {
             config,
             tensors,
-            unsaved: BTreeMap::new(),
+            frozen: BTreeMap::new(),
         }
     }
 
-    /// The same adapter with frozen tensors that PEFT keeps in memory but does not save, by the
-    /// names they have there (PSOFT's `_psoft_A_cache`). Others are of no consequence.
-    pub fn with_unsaved(self, unsaved: BTreeMap<String, TensorData>) -> Self {
-        Self { unsaved, ..self }
-    }
-
-    /// Frozen tensors that PEFT keeps in memory but does not save.
-    pub fn unsaved(&self) -> &BTreeMap<String, TensorData> {
-        &self.unsaved
+    /// The same with frozen state that PEFT does not save, under the names its modules have for
+    /// it: needed where only PEFT can rebuild it (AdaMSS' clusters of rows,
+    /// `base_model.model.<layer>.scatter_index`). What the type has no use for is ignored.
+    pub fn with_frozen(self, frozen: BTreeMap<String, TensorData>) -> Self {
+        Self { frozen, ..self }
     }
 
     /// The configuration.
@@ -95,13 +92,8 @@ impl PeftAdapter {
     /// # Errors
     /// When they cannot be written, or would not determine the adapter.
     pub fn write(&self, directory: &Path) -> Result<()> {
-        if !self.unsaved.is_empty() {
-            let kind = types::find(self.config.peft_type())?;
-            return Err(Error::Unsupported(format!(
-                "not written as {}: {}",
-                kind.name(),
-                kind.why_unsaved()
-            )));
+        if let Some(reason) = types::find(self.config.peft_type())?.undetermined() {
+            return Err(Error::Unsupported(format!("not written: {reason}")));
         }
         let failed = |error: std::io::Error| engraft_core::Error::File {
             path: directory.to_owned(),

@@ -116,6 +116,7 @@ pub(crate) fn number(value: f64) -> Value {
 #[derive(Debug)]
 pub(crate) struct Reader {
     left: PeftConfig,
+    targets: Value,
     known: Vec<&'static str>,
     warnings: Vec<String>,
 }
@@ -124,6 +125,11 @@ impl Reader {
     pub(crate) fn new(config: &PeftConfig) -> Self {
         Self {
             left: config.clone(),
+            targets: config
+                .keys
+                .get("target_modules")
+                .cloned()
+                .unwrap_or_default(),
             known: Vec::new(),
             warnings: Vec::new(),
         }
@@ -138,6 +144,11 @@ impl Reader {
                 .map(Some)
                 .map_err(|error| Error::config(key, format!("found {value}: {error}"))),
         }
+    }
+
+    /// `target_modules` as written.
+    pub(crate) fn targets(&self) -> &Value {
+        &self.targets
     }
 
     /// The value of a key, or PEFT's default.

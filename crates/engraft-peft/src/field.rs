@@ -20,6 +20,8 @@ pub(crate) enum Layout {
     Same,
     /// (out, in) there, [in, out] here; (out, in, kh, kw) there, [in * kh * kw, out] here.
     Transposed,
+    /// The same of each of a stack of matrices.
+    Slices,
     /// In the same order, but of this shape here.
     Reshaped(Vec<usize>),
     /// (2, n) there: output and input index of each entry; [n] here: in * `d_out` + out.
@@ -153,6 +155,7 @@ impl Pair {
         Ok(match &self.layout {
             Layout::Same => data.clone(),
             Layout::Transposed => transposed(data),
+            Layout::Slices => slices_transposed(data),
             Layout::Reshaped(here) => with_shape(data, here),
             Layout::Zeros => {
                 let values: Vec<f64> = data
@@ -197,11 +200,45 @@ impl Pair {
         })
     }
 
-    /// The tensor as PEFT stores it.
+    /// A parameter of an adapter on a layer.
+    pub(crate) fn on_layer(
+        layer: &LayerShape,
+        name: &str,
+        [peft, own]: [&str; 2],
+        shape: &[usize],
+        layout: Layout,
+    ) -> Self {
+        Self {
+            peft: format!("{MODEL}{}.{peft}", layer.path),
+            own: format!("model.{}.adapters.{name}.{own}", layer.path),
+            shape: shape.to_vec(),
+            layout,
+        }
+    }
+
+    /// A trained entry of the bank under PEFT's whole key.
+    pub(crate) fn trained(
+        peft: String,
+        name: &str,
+        own: &str,
+        shape: &[usize],
+        layout: Layout,
+    ) -> Self {
+        Self {
+            peft,
+            own: format!("bank.trained.{name}/{own}"),
+            shape: shape.to_vec(),
+            layout,
+        }
+    }
+
+    /// The tensor as PEFT stores it; indices are `int64` there.
     pub(crate) fn to_peft(&self, data: &TensorData) -> TensorData {
         match &self.layout {
+            Layout::Same if data.dtype().is_int() => data.clone().convert_dtype(DType::I64),
             Layout::Same | Layout::Zeros => data.clone(),
             Layout::Transposed => with_shape(&transposed(data), &self.shape),
+            Layout::Slices => slices_transposed(data),
             Layout::Reshaped(_) => with_shape(data, &self.shape),
             Layout::Coordinates { d_out, .. } => {
                 let places: Vec<i64> = data
@@ -228,16 +265,31 @@ fn with_shape(data: &TensorData, shape: &[usize]) -> TensorData {
 fn transposed(data: &TensorData) -> TensorData {
     let shape = data.shape().to_vec();
     let (rows, cols) = (shape[0], shape[1..].iter().product());
-    let bytes = data.as_bytes();
+    TensorData::from_bytes_vec(turned(data, rows, cols), vec![cols, rows], data.dtype())
+}
+
+/// A stack of matrices, each with its rows as columns.
+fn slices_transposed(data: &TensorData) -> TensorData {
+    let mut shape = data.shape().to_vec();
+    let last = shape.len() - 1;
+    let (rows, cols) = (shape[last - 1], shape[last]);
+    shape.swap(last - 1, last);
+    TensorData::from_bytes_vec(turned(data, rows, cols), shape, data.dtype())
+}
+
+/// The bytes of a stack of matrices, column by column.
+fn turned(data: &TensorData, rows: usize, cols: usize) -> Vec<u8> {
     let size = data.dtype().size();
-    let mut turned = Vec::with_capacity(bytes.len());
-    for col in 0..cols {
-        for row in 0..rows {
-            let at = (row * cols + col) * size;
-            turned.extend_from_slice(&bytes[at..at + size]);
+    let mut turned = Vec::with_capacity(data.as_bytes().len());
+    for matrix in data.as_bytes().chunks_exact((rows * cols * size).max(1)) {
+        for col in 0..cols {
+            for row in 0..rows {
+                let at = (row * cols + col) * size;
+                turned.extend_from_slice(&matrix[at..at + size]);
+            }
         }
     }
-    TensorData::from_bytes_vec(turned, vec![cols, rows], data.dtype())
+    turned
 }
 
 /// Whether a type of numbers can stand for `pair`'s.

@@ -16,8 +16,10 @@ mod export;
 mod extras;
 mod field;
 mod import;
+mod numpy;
 mod targets;
 mod torch;
+mod torch_draws;
 mod types;
 pub mod vectors;
 

@@ -165,6 +165,14 @@ fn a_saved_adapter_loads_again_with_the_same_output() {
         "lokr__r2_24x16",
         "shira__r2_24x16",
         "ia3__out_24x16",
+        "vblora__topk2_24x16",
+        "vblora__only_topk_saved",
+        "randlora__r4_24x16",
+        "pvera__r8_24x16",
+        "unilora__24x16",
+        "tinylora__r2_u8_24x16",
+        "lily__r4_b3_24x16",
+        "frod__24x16",
     ] {
         let from = peft_directory(case, |_, _| {});
         let (mut first, mut second, mut third) = (model(), model(), model());

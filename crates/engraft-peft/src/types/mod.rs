@@ -1,16 +1,19 @@
 //! The PEFT types that Engraft reads and writes: one file each, one line of [`TYPES`].
 
+mod adamss;
 mod beft;
 mod boft;
 mod c3a;
 mod deft;
 mod delora;
 mod fourierft;
+mod frod;
 mod glora;
 mod gralora;
 mod hira;
 mod hra;
 mod ia3;
+mod lily;
 mod loha;
 mod lokr;
 mod lora;
@@ -19,8 +22,13 @@ mod oft;
 mod osf;
 mod peanut;
 mod psoft;
+mod pvera;
+mod randlora;
 mod road;
 mod shira;
+mod tinylora;
+mod unilora;
+mod vblora;
 mod vera;
 mod waveft;
 
@@ -33,25 +41,31 @@ use serde_json::{Map, Value};
 
 use crate::config::{Patterns, Reader};
 use crate::error::{Error, Result};
-use crate::field::Field;
+use crate::field::{Field, Pair};
 use crate::targets;
+
+/// Tensors by key.
+pub(crate) type Tensors = BTreeMap<String, TensorData>;
 
 /// A table of configuration keys.
 pub(crate) type Table = Map<String, Value>;
 
 /// All types, alphabetical.
 pub(crate) static TYPES: &[&dyn PeftType] = &[
+    &adamss::Adamss,
     &beft::Beft,
     &boft::Boft,
+    &c3a::C3a,
     &deft::Deft,
     &delora::Delora,
+    &fourierft::FourierFt,
+    &frod::Frod,
     &glora::Glora,
     &gralora::Gralora,
     &hira::Hira,
-    &c3a::C3a,
-    &fourierft::FourierFt,
     &hra::Hra,
     &ia3::Ia3,
+    &lily::Lily,
     &loha::Loha,
     &lokr::Lokr,
     &lora::Lora,
@@ -60,8 +74,13 @@ pub(crate) static TYPES: &[&dyn PeftType] = &[
     &osf::Osf,
     &psoft::Psoft,
     &peanut::Peanut,
+    &pvera::Pvera,
+    &randlora::RandLora,
     &road::Road,
     &shira::Shira,
+    &tinylora::TinyLora,
+    &unilora::UniLora,
+    &vblora::VbLora,
     &vera::Vera,
     &waveft::WaveFt,
 ];
@@ -94,24 +113,60 @@ pub(crate) trait PeftType: Sync {
     fn write(&self, layers: &[Configured]) -> Result<Written, String>;
 
     /// The parameters on a layer.
-    fn fields(&self, layer: &Configured) -> Result<Vec<Field>>;
-
-    /// Frozen parameters on a layer that PEFT keeps in memory but does not save, and that its file
-    /// does not determine.
-    fn unsaved(&self, layer: &Configured) -> Result<Vec<Field>> {
+    fn fields(&self, layer: &Configured) -> Result<Vec<Field>> {
         let _ = layer;
         Ok(Vec::new())
     }
 
-    /// Why the file does not determine them, where there are any.
-    fn why_unsaved(&self) -> &'static str {
-        ""
+    /// Why PEFT's files of this type do not determine the adapter, where they do not: they are read
+    /// with what they lack given beside them, and not written.
+    fn undetermined(&self) -> Option<&'static str> {
+        None
     }
 
     /// Frozen state shared by all layers.
     fn shared(&self, layers: &[Configured]) -> Vec<Field> {
         let _ = layers;
         Vec::new()
+    }
+
+    /// All tensors of an adapter: of [`shared`](Self::shared) and [`fields`](Self::fields), unless
+    /// layers are coupled in another way.
+    fn pairs(&self, layers: &[Configured], name: &str) -> Result<Vec<Pair>> {
+        let mut pairs: Vec<Pair> = self
+            .shared(layers)
+            .into_iter()
+            .map(|field| field.in_bank(name))
+            .collect();
+        for layer in layers {
+            let fields = self.fields(layer)?;
+            pairs.extend(
+                fields
+                    .into_iter()
+                    .map(|field| field.on_layer(&layer.layer, name)),
+            );
+        }
+        Ok(pairs)
+    }
+
+    /// Brings a file's tensors into the form of one tensor for each of [`pairs`](Self::pairs), and
+    /// completes `settings` by what only they say. `frozen` is what the caller knows of state that
+    /// PEFT does not save.
+    fn unpack(
+        &self,
+        layers: &[LayerShape],
+        settings: &mut Settings,
+        tensors: &mut Tensors,
+        frozen: &Tensors,
+    ) -> Result<()> {
+        let _ = (layers, settings, tensors, frozen);
+        Ok(())
+    }
+
+    /// The inverse of [`unpack`](Self::unpack), for all or some of the tensors.
+    fn pack(&self, layers: &[Configured], tensors: &mut Tensors) -> Result<(), String> {
+        let _ = (layers, tensors);
+        Ok(())
     }
 }
 

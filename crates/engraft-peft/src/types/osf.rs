@@ -39,7 +39,7 @@ impl PeftType for Osf {
             None => json!({ "share": 0.5 }),
             Some(value) => preserved("effective_rank", &value)?,
         };
-        let (patterns, _) = config.patterns();
+        let patterns = config.rank_pattern();
         config.skip(&["init_weights", "target_svd_config"]);
         let mut overrides = BTreeMap::new();
         for layer in layers {

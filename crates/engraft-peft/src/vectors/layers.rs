@@ -62,7 +62,22 @@ pub(super) fn run(
     } else {
         mixed(case, &adapted, device, &mut checks)?;
     }
-    for (import, (_, adapter)) in imports.iter().zip(&case.adapters) {
+    let adapters = if case.saved.is_empty() {
+        &case.adapters
+    } else {
+        adapted = fresh()?;
+        imports.clear();
+        for (name, adapter) in &case.saved {
+            let import = adapter.import(&shapes, name)?;
+            import.attach(&mut adapted, registry)?;
+            imports.push(import);
+        }
+        let x = flat(case, "in.x", device)?;
+        let y = output(case, &adapted.model, &x, &adapted.ctx(Mode::Eval))?;
+        checks.close("out.y", &y.to_data());
+        &case.saved
+    };
+    for (import, (_, adapter)) in imports.iter().zip(adapters) {
         round_trip(
             &adapted,
             &mut fresh()?,
@@ -117,7 +132,7 @@ fn active(
         let found = gradients(adapted, &grads);
         for import in imports {
             let prefix = case.gradient_prefix(&import.name);
-            let by_peft = import.to_peft(&found);
+            let by_peft = import.to_peft(&found)?;
             for key in within(&case.tensors, &prefix)
                 .keys()
                 .filter(|key| key.as_str() != "in.x")
@@ -277,7 +292,7 @@ fn round_trip(
         let config = serde_json::from_str(&first.config().to_json().to_string())
             .map_err(|error| Error::config("", error))?;
         let read = PeftAdapter::from_parts(config, first.tensors().clone())
-            .with_unsaved(first.unsaved().clone())
+            .with_frozen(adapter.frozen.clone())
             .import(&fresh.model.shapes(), &import.name)?;
         read.attach(fresh, registry)?;
         export(fresh, &import.name, in_out)
