@@ -17,6 +17,6 @@ use engraft_tensor::cayley;
 pub use blocks::{BlockLayout, Blocks};
 pub use boft::{Boft, BoftConfig};
 pub use cayley::{Cayley, skew_from_upper, skew_part};
-pub use oft::{Oft, OftConfig};
+pub use oft::{Convolution, Oft, OftConfig};
 pub use outputs::{Outputs, Retuned};
 pub use skew::Parametrisation;

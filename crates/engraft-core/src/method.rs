@@ -22,6 +22,16 @@ use crate::site::{AnySite, SiteGraft};
 use crate::statistics::{Calibration, Needs};
 use crate::targets::Overrides;
 
+/// A learning rate that a method asks for: the trained parameters called `field` (a field of the
+/// adapter, or an entry of its bank) take `factor` times the run's learning rate.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rate {
+    /// Name of the field or entry; the last part of the parameter's path.
+    pub field: &'static str,
+    /// Multiplies the learning rate.
+    pub factor: f64,
+}
+
 /// The configuration of a method. One file per method implements this and the trait of its kind.
 pub trait Method:
     Serialize + DeserializeOwned + Default + Clone + fmt::Debug + Send + Sync + 'static
@@ -35,6 +45,11 @@ pub trait Method:
     /// Whether the values make sense whatever the shape: the reason if not.
     fn validate(&self) -> Result<(), String> {
         Ok(())
+    }
+
+    /// Learning rates of its own; parameters that are not named take the run's.
+    fn rates(&self) -> Vec<Rate> {
+        Vec::new()
     }
 
     /// What the model computes before training under this configuration, where an option makes it
@@ -209,6 +224,7 @@ pub struct AnyMethod {
     meta: &'static MethodMeta,
     config: Value,
     parts: Parts,
+    rates: Vec<Rate>,
     at_init: AtInit,
     entry: MethodEntry,
 }
@@ -228,6 +244,7 @@ impl AnyMethod {
             meta: entry.meta,
             config: serde_json::to_value(config).expect("plain data"),
             parts: config.parts(),
+            rates: config.rates(),
             at_init: config.at_init(),
             entry,
         })
@@ -246,6 +263,11 @@ impl AnyMethod {
     /// The kinds it consists of.
     pub fn parts(&self) -> &Parts {
         &self.parts
+    }
+
+    /// The learning rates it asks for; see [`Method::rates`].
+    pub fn rates(&self) -> &[Rate] {
+        &self.rates
     }
 
     /// What the model computes before training; see [`Method::at_init`].

@@ -31,6 +31,13 @@ pub(crate) enum Layout {
         /// Outputs of the layer.
         d_out: usize,
     },
+    /// `[n]` places of entries: out * `d_in` + in there, in * `d_out` + out here.
+    Flat {
+        /// Inputs of the layer.
+        d_in: usize,
+        /// Outputs of the layer.
+        d_out: usize,
+    },
     /// Zeros there, stored for parts that an option switches off; nothing here.
     Zeros,
 }
@@ -197,6 +204,25 @@ impl Pair {
                 let count = places.len();
                 TensorData::new(places, [count])
             }
+            Layout::Flat { d_in, d_out } => {
+                let places: Vec<i64> = data
+                    .clone()
+                    .convert::<i64>()
+                    .try_to_vec()
+                    .expect("converted to i64");
+                let count = places.len();
+                let own = |place: i64| match usize::try_from(place) {
+                    Ok(place) if place < d_in * d_out => {
+                        Ok((place % d_in * d_out + place / d_in) as i64)
+                    }
+                    _ => Err(Error::Tensors(format!(
+                        "{}: place {place} lies outside the ({d_out}, {d_in}) weight",
+                        self.peft
+                    ))),
+                };
+                let places = places.into_iter().map(own).collect::<Result<Vec<_>>>()?;
+                TensorData::new(places, [count])
+            }
         })
     }
 
@@ -252,6 +278,20 @@ impl Pair {
                     outputs.chain(inputs).collect::<Vec<i32>>(),
                     [2, places.len()],
                 )
+            }
+            Layout::Flat { d_in, d_out } => {
+                let places: Vec<i64> = data
+                    .clone()
+                    .convert::<i64>()
+                    .try_to_vec()
+                    .expect("converted to i64");
+                let count = places.len();
+                let there = |place: i64| {
+                    let place = place as usize;
+                    (place % d_out * d_in + place / d_out) as i32
+                };
+                let places: Vec<i32> = places.into_iter().map(there).collect();
+                TensorData::new(places, [count])
             }
         }
     }
@@ -366,6 +406,16 @@ mod tests {
         assert_eq!(
             transposed(&matrix),
             TensorData::new(vec![1.0f32, 4.0, 2.0, 5.0, 3.0, 6.0], [3, 2])
+        );
+        let places = TensorData::new(vec![5i32, 0, 1], [3]);
+        let flat = pair(Layout::Flat { d_in: 3, d_out: 2 }, &[3]);
+        let own = flat.to_own(&places).unwrap();
+        // (out, in) = (1, 2), (0, 0), (0, 1).
+        assert_eq!(own, TensorData::new(vec![5i64, 0, 2], [3]));
+        assert_eq!(flat.to_peft(&own), places);
+        assert!(
+            flat.to_own(&TensorData::new(vec![0i32, 6, 1], [3]))
+                .is_err()
         );
         let places = TensorData::new(vec![0i32, 1, 2, 0], [2, 2]);
         let pair = pair(Layout::Coordinates { d_in: 3, d_out: 2 }, &[2, 2]);

@@ -29,6 +29,7 @@ mod shira;
 mod tinylora;
 mod unilora;
 mod vblora;
+mod supertuning;
 mod vera;
 mod waveft;
 
@@ -39,7 +40,7 @@ use engraft_core::{LayerKind, LayerShape};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::config::{Patterns, Reader};
+use crate::config::{Patterns, Reader, number};
 use crate::error::{Error, Result};
 use crate::field::{Field, Pair};
 use crate::targets;
@@ -81,6 +82,7 @@ pub(crate) static TYPES: &[&dyn PeftType] = &[
     &tinylora::TinyLora,
     &unilora::UniLora,
     &vblora::VbLora,
+    &supertuning::Supertuning,
     &vera::Vera,
     &waveft::WaveFt,
 ];
@@ -118,10 +120,22 @@ pub(crate) trait PeftType: Sync {
         Ok(Vec::new())
     }
 
-    /// Why PEFT's files of this type do not determine the adapter, where they do not: they are read
-    /// with what they lack given beside them, and not written.
-    fn undetermined(&self) -> Option<&'static str> {
-        None
+    /// Parameters of a method that are in no file of PEFT: its init computes them from the base.
+    fn derived(&self, method: &str) -> &'static [&'static str] {
+        let _ = method;
+        &[]
+    }
+
+    /// Frozen parameters on a layer that PEFT keeps in memory but does not save, and that its file
+    /// does not determine.
+    fn unsaved(&self, layer: &Configured) -> Result<Vec<Field>> {
+        let _ = layer;
+        Ok(Vec::new())
+    }
+
+    /// Why the file does not determine them, where there are any.
+    fn why_unsaved(&self) -> &'static str {
+        ""
     }
 
     /// Frozen state shared by all layers.
@@ -191,8 +205,6 @@ pub(crate) struct Written {
     pub(crate) keys: Table,
     pub(crate) rank_pattern: Patterns,
     pub(crate) alpha_pattern: Patterns,
-    pub(crate) block_size_pattern: Patterns,
-    pub(crate) n_frequency_pattern: Patterns,
 }
 
 /// A layer with the method as configured for it.
@@ -388,14 +400,14 @@ pub(crate) fn sizes(
     Ok(overrides)
 }
 
-/// The inverse of [`sizes`]: the value of the first layer, and patterns for the layers with
-/// others. `name` makes the pattern of a path, and `find` looks a path up as PEFT will.
+/// The inverse of [`sizes`]: the value of the first layer, and a table of patterns for the layers
+/// with others. `name` makes the pattern of a path, and `find` looks a path up as PEFT will.
 pub(crate) fn size_patterns(
     layers: &[Configured],
     key: &str,
     name: impl Fn(&str) -> String,
     find: impl Fn(&str, &Patterns, &str) -> Result<Option<f64>>,
-) -> Result<(usize, Patterns), String> {
+) -> Result<(usize, Value), String> {
     let first: usize = layers[0].value(key)?;
     let mut patterns = Patterns::default();
     for layer in layers {
@@ -404,6 +416,8 @@ pub(crate) fn size_patterns(
             patterns.0.push((name(&layer.layer.path), own as f64));
         }
     }
+    // As a table is written.
+    patterns.0.sort_by(|a, b| a.0.cmp(&b.0));
     for layer in layers {
         let own: usize = layer.value(key)?;
         let found = find(key, &patterns, &layer.layer.path).map_err(|error| error.to_string())?;
@@ -414,7 +428,9 @@ pub(crate) fn size_patterns(
             ));
         }
     }
-    Ok((first, patterns))
+    let entries = patterns.0.into_iter();
+    let table: Table = entries.map(|(key, value)| (key, number(value))).collect();
+    Ok((first, table.into()))
 }
 
 /// The value that all layers share.

@@ -3,10 +3,10 @@
 use engraft_core::LayerShape;
 use serde_json::{Value, json};
 
-use super::{Configured, PeftType, Settings, Table, Tensors, Written, common, table};
+use super::{Configured, PeftType, Settings, Table, Written, common, table};
 use crate::config::{Reader, number};
 use crate::error::{Error, Result};
-use crate::field::{Field, MODEL};
+use crate::field::Field;
 
 /// y = x W + b + s x A (diag(m_in) R diag(m_out) - I) B.
 pub(super) struct Psoft;
@@ -125,15 +125,12 @@ impl PeftType for Psoft {
     }
 
     fn fields(&self, layer: &Configured) -> Result<Vec<Field>> {
-        let (d_in, d_out) = (layer.layer.d_in, layer.layer.d_out);
         let rank: usize = layer.get("rank")?;
         let triangle = rank * rank.saturating_sub(1) / 2;
         let mut fields = vec![match layer.get::<Value>("rotation")? == "free" {
             true => Field::transposed("psoft_R.weight", "r", [rank, rank]),
             false => Field::reshaped("psoft_R.weight", "q", &[triangle], &[1, triangle]),
         }];
-        fields.push(Field::transposed("_psoft_A_cache", "a", [rank, d_in]));
-        fields.push(Field::transposed("_psoft_B_cache", "b", [d_out, rank]));
         for (key, peft, own) in [
             ("magnitude-in", "psoft_R.vector_a", "magnitude_in"),
             ("magnitude-out", "psoft_R.vector_b", "magnitude_out"),
@@ -145,41 +142,17 @@ impl PeftType for Psoft {
         Ok(fields)
     }
 
-    fn undetermined(&self) -> Option<&'static str> {
-        Some(UNDETERMINED)
+    fn unsaved(&self, layer: &Configured) -> Result<Vec<Field>> {
+        let (d_in, d_out, rank) = (layer.layer.d_in, layer.layer.d_out, layer.get("rank")?);
+        Ok(vec![
+            Field::transposed("_psoft_A_cache", "a", [rank, d_in]),
+            Field::transposed("_psoft_B_cache", "b", [d_out, rank]),
+        ])
     }
 
-    fn unpack(
-        &self,
-        layers: &[LayerShape],
-        _: &mut Settings,
-        tensors: &mut Tensors,
-        frozen: &Tensors,
-    ) -> Result<()> {
-        for key in caches(layers) {
-            let cache = frozen.get(&key).cloned().ok_or_else(|| {
-                Error::Unsupported(format!("{UNDETERMINED}; give them, such as `{key}`"))
-            })?;
-            tensors.insert(key, cache);
-        }
-        Ok(())
+    fn why_unsaved(&self) -> &'static str {
+        "PSOFT's frozen factors A and B are not in PEFT's file: they are computed again from the \
+         weight, and what the rotation means depends on the signs that this decomposition happens \
+         to give the singular vectors"
     }
-
-    fn pack(&self, layers: &[Configured], tensors: &mut Tensors) -> Result<(), String> {
-        let layers: Vec<LayerShape> = layers.iter().map(|own| own.layer.clone()).collect();
-        for key in caches(&layers) {
-            tensors.remove(&key);
-        }
-        Ok(())
-    }
-}
-
-/// Why A and B have to be given.
-const UNDETERMINED: &str = "PSOFT's frozen factors A and B are not in PEFT's file: they are computed again from the weight, and what the rotation means depends on the signs that this decomposition happens to give the singular vectors";
-
-/// PEFT's keys of A and B in memory.
-fn caches(layers: &[LayerShape]) -> impl Iterator<Item = String> {
-    layers.iter().flat_map(|layer| {
-        ["_psoft_A_cache", "_psoft_B_cache"].map(|cache| format!("{MODEL}{}.{cache}", layer.path))
-    })
 }
