@@ -26,10 +26,10 @@ mod pvera;
 mod randlora;
 mod road;
 mod shira;
+mod supertuning;
 mod tinylora;
 mod unilora;
 mod vblora;
-mod supertuning;
 mod vera;
 mod waveft;
 

@@ -1,6 +1,6 @@
 //! Cases on linear layers: one adapter, several at once, or one for each batch row.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
@@ -305,6 +305,21 @@ fn round_trip(
     match again() {
         Err(error) => checks.fail(format!("written and read again: {error}")),
         Ok(written) => {
+            let keys = |adapter: &PeftAdapter| -> BTreeSet<String> {
+                let config = adapter.config().to_json();
+                config
+                    .as_object()
+                    .into_iter()
+                    .flatten()
+                    .map(|(key, _)| key.clone())
+                    .collect()
+            };
+            let (found, expected) = (keys(&written), keys(adapter));
+            for key in found.symmetric_difference(&expected) {
+                checks.fail(format!(
+                    "`{key}` is in one of the written configuration and PEFT's"
+                ));
+            }
             for (key, data) in adapter.tensors() {
                 checks.equal(
                     &format!("adapter.{key} written and read again"),
