@@ -85,16 +85,10 @@ impl PeftConfig {
         for (key, patterns) in [
             ("rank_pattern", &self.rank_pattern),
             ("alpha_pattern", &self.alpha_pattern),
-        ] {
-            if !patterns.0.is_empty() || crate::types::has_pattern(self.peft_type(), key) {
-                keys.insert(key.to_owned(), table(patterns).into());
-            }
-        }
-        for (key, patterns) in [
             ("block_size_pattern", &self.block_size_pattern),
             ("n_frequency_pattern", &self.n_frequency_pattern),
         ] {
-            if !patterns.0.is_empty() {
+            if !patterns.0.is_empty() || crate::types::has_pattern(self.peft_type(), key) {
                 keys.insert(key.to_owned(), table(patterns).into());
             }
         }

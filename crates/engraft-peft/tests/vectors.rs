@@ -204,7 +204,7 @@ fn what_cannot_be_read_is_named_and_leaves_the_model_alone() {
     let changes: [(Change, &str); 7] = [
         (
             |config, _| config["peft_type"] = "LORAX".into(),
-            "`LORAX` is not supported yet; supported: BEFT, ",
+            "`LORAX` is not supported yet; supported: ",
         ),
         (
             |config, _| config["r"] = 3.into(),

@@ -71,7 +71,6 @@ impl PeftType for C3a {
             .map_or(Value::Bool(true), |(peft, _)| peft.into());
         let keys = table([
             ("block_size", size.into()),
-            ("block_size_pattern", json!({})),
             ("init_weights", init),
         ]);
         Ok(Written {

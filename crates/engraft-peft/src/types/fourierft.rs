@@ -52,7 +52,6 @@ impl PeftType for FourierFt {
         let (n, patterns) = size_patterns(layers, "n-frequency", str::to_owned, first_below)?;
         let keys = table([
             ("n_frequency", n.into()),
-            ("n_frequency_pattern", json!({})),
             ("scaling", number(common(layers, "scaling")?)),
             (
                 "random_loc_seed",

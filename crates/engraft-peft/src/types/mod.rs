@@ -249,11 +249,13 @@ pub(crate) fn of_method(id: &str) -> Result<&'static dyn PeftType> {
         })
 }
 
-/// Whether configurations of this type have a rank or alpha pattern.
+/// Whether configurations of this type have this pattern, be it empty.
 pub(crate) fn has_pattern(name: &str, key: &str) -> bool {
     match name {
-        "LORA" | "LOKR" | "LOHA" => true,
+        "LORA" | "LOKR" | "LOHA" => matches!(key, "rank_pattern" | "alpha_pattern"),
         "DELORA" | "HIRA" => key == "rank_pattern",
+        "C3A" => key == "block_size_pattern",
+        "FOURIERFT" | "WAVEFT" => key == "n_frequency_pattern",
         _ => false,
     }
 }

@@ -68,7 +68,6 @@ impl PeftType for WaveFt {
         let (n, patterns) = size_patterns(layers, "n-frequency", only, first_match)?;
         let keys = table([
             ("n_frequency", n.into()),
-            ("n_frequency_pattern", json!({})),
             ("proportional_parameters", false.into()),
             ("scaling", number(common(layers, "scaling")?)),
             (
