@@ -210,7 +210,7 @@ impl<M: Adaptable> Adapted<M> {
     ) -> Result<()> {
         let before = self.clone();
         let calibration = self.placeholder(method, injection)?;
-        self.attach_calibrated(name, method, injection, &calibration)?;
+        self.attach_as_told(name, method, injection, &calibration)?;
         let mut expected = self.adapter_tensors(name)?;
         let given = strip(GIVEN, tensors);
         for entry in given.keys() {

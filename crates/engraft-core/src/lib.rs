@@ -74,7 +74,7 @@ pub use gradients::Gradients;
 pub use grouping::Grouping;
 pub use linear::Linear;
 pub use meta::{AtInit, BaseWeights, Family, Gradient, Kind, MethodMeta};
-pub use method::{AnyMethod, DynGraft, DynSiteGraft, Method, MethodEntry, Parts};
+pub use method::{AnyMethod, DynGraft, DynSiteGraft, Method, MethodEntry, Parts, Rate};
 pub use model_graft::ModelGraft;
 pub use named::Named;
 pub use plan::Plan;

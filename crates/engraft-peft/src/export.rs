@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::experts;
 use crate::extras::{Biases, Extras};
 use crate::field::{Layout, Pair};
-use crate::import::at_paths;
+use crate::import::{at_paths, unsaved_pairs};
 use crate::targets;
 use crate::types::{self, Configured, PeftType, Written};
 
@@ -71,10 +71,17 @@ pub(crate) fn export<M: Adaptable>(
             .ok_or_else(|| refuse(format!("it has no tensor {}", pair.own)))
     };
     let mut exported: BTreeMap<_, _> = pairs.iter().map(value).collect::<Result<_>>()?;
-    if let Some(key) = tensors
-        .keys()
-        .find(|key| !pairs.iter().any(|pair| pair.own == **key))
-    {
+    let hidden = unsaved_pairs(kind, &configured, name)?;
+    let unsaved: BTreeMap<_, _> = hidden.iter().map(value).collect::<Result<_>>()?;
+    pairs.extend(hidden);
+    let derived = kind.derived(&attachment.method);
+    let has_place = |key: &str| {
+        pairs.iter().any(|pair| pair.own == key)
+            || derived
+                .iter()
+                .any(|field| key.ends_with(&format!(".adapters.{name}.{field}")))
+    };
+    if let Some(key) = tensors.keys().find(|key| !has_place(key)) {
         return Err(refuse(format!("PEFT has no place for its tensor {key}")));
     }
     experts::join(&mut exported, &layers);
@@ -108,7 +115,7 @@ pub(crate) fn export<M: Adaptable>(
             )));
         }
     }
-    Ok(PeftAdapter::from_parts(config, exported))
+    Ok(PeftAdapter::from_parts(config, exported).with_frozen(unsaved))
 }
 
 /// A layer with the attachment's configuration for it.
@@ -171,8 +178,7 @@ fn config(
     PeftConfig {
         rank_pattern: written.rank_pattern,
         alpha_pattern: written.alpha_pattern,
-        block_size_pattern: written.block_size_pattern,
-        n_frequency_pattern: written.n_frequency_pattern,
         keys,
+        ..PeftConfig::default()
     }
 }

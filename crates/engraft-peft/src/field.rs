@@ -7,6 +7,7 @@ use burn::tensor::{DType, TensorData};
 use engraft_core::LayerShape;
 
 use crate::error::{Error, Result};
+use crate::turning::{slices_transposed, transposed, with_shape};
 
 /// Prefix of everything inside the adapted model.
 pub(crate) const MODEL: &str = "base_model.model.";
@@ -26,6 +27,13 @@ pub(crate) enum Layout {
     Reshaped(Vec<usize>),
     /// (2, n) there: output and input index of each entry; [n] here: in * `d_out` + out.
     Coordinates {
+        /// Inputs of the layer.
+        d_in: usize,
+        /// Outputs of the layer.
+        d_out: usize,
+    },
+    /// `[n]` places of entries: out * `d_in` + in there, in * `d_out` + out here.
+    Flat {
         /// Inputs of the layer.
         d_in: usize,
         /// Outputs of the layer.
@@ -197,6 +205,25 @@ impl Pair {
                 let count = places.len();
                 TensorData::new(places, [count])
             }
+            Layout::Flat { d_in, d_out } => {
+                let places: Vec<i64> = data
+                    .clone()
+                    .convert::<i64>()
+                    .try_to_vec()
+                    .expect("converted to i64");
+                let count = places.len();
+                let own = |place: i64| match usize::try_from(place) {
+                    Ok(place) if place < d_in * d_out => {
+                        Ok((place % d_in * d_out + place / d_in) as i64)
+                    }
+                    _ => Err(Error::Tensors(format!(
+                        "{}: place {place} lies outside the ({d_out}, {d_in}) weight",
+                        self.peft
+                    ))),
+                };
+                let places = places.into_iter().map(own).collect::<Result<Vec<_>>>()?;
+                TensorData::new(places, [count])
+            }
         })
     }
 
@@ -253,43 +280,22 @@ impl Pair {
                     [2, places.len()],
                 )
             }
-        }
-    }
-}
-
-fn with_shape(data: &TensorData, shape: &[usize]) -> TensorData {
-    TensorData::from_bytes_vec(data.as_bytes().to_vec(), shape.to_vec(), data.dtype())
-}
-
-/// A matrix with its rows as columns, whatever its type; axes after the second count as columns.
-fn transposed(data: &TensorData) -> TensorData {
-    let shape = data.shape().to_vec();
-    let (rows, cols) = (shape[0], shape[1..].iter().product());
-    TensorData::from_bytes_vec(turned(data, rows, cols), vec![cols, rows], data.dtype())
-}
-
-/// A stack of matrices, each with its rows as columns.
-fn slices_transposed(data: &TensorData) -> TensorData {
-    let mut shape = data.shape().to_vec();
-    let last = shape.len() - 1;
-    let (rows, cols) = (shape[last - 1], shape[last]);
-    shape.swap(last - 1, last);
-    TensorData::from_bytes_vec(turned(data, rows, cols), shape, data.dtype())
-}
-
-/// The bytes of a stack of matrices, column by column.
-fn turned(data: &TensorData, rows: usize, cols: usize) -> Vec<u8> {
-    let size = data.dtype().size();
-    let mut turned = Vec::with_capacity(data.as_bytes().len());
-    for matrix in data.as_bytes().chunks_exact((rows * cols * size).max(1)) {
-        for col in 0..cols {
-            for row in 0..rows {
-                let at = (row * cols + col) * size;
-                turned.extend_from_slice(&matrix[at..at + size]);
+            Layout::Flat { d_in, d_out } => {
+                let places: Vec<i64> = data
+                    .clone()
+                    .convert::<i64>()
+                    .try_to_vec()
+                    .expect("converted to i64");
+                let count = places.len();
+                let there = |place: i64| {
+                    let place = place as usize;
+                    (place % d_out * d_in + place / d_out) as i32
+                };
+                let places: Vec<i32> = places.into_iter().map(there).collect();
+                TensorData::new(places, [count])
             }
         }
     }
-    turned
 }
 
 /// Whether a type of numbers can stand for `pair`'s.
@@ -366,6 +372,16 @@ mod tests {
         assert_eq!(
             transposed(&matrix),
             TensorData::new(vec![1.0f32, 4.0, 2.0, 5.0, 3.0, 6.0], [3, 2])
+        );
+        let places = TensorData::new(vec![5i32, 0, 1], [3]);
+        let flat = pair(Layout::Flat { d_in: 3, d_out: 2 }, &[3]);
+        let own = flat.to_own(&places).unwrap();
+        // (out, in) = (1, 2), (0, 0), (0, 1).
+        assert_eq!(own, TensorData::new(vec![5i64, 0, 2], [3]));
+        assert_eq!(flat.to_peft(&own), places);
+        assert!(
+            flat.to_own(&TensorData::new(vec![0i32, 6, 1], [3]))
+                .is_err()
         );
         let places = TensorData::new(vec![0i32, 1, 2, 0], [2, 2]);
         let pair = pair(Layout::Coordinates { d_in: 3, d_out: 2 }, &[2, 2]);

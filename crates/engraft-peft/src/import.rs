@@ -13,6 +13,7 @@ use crate::experts;
 use crate::extras::Extras;
 use crate::field::{self, Pair};
 use crate::targets;
+use crate::types::PeftType;
 use crate::types::{self, Configured};
 
 /// Keys of every configuration that say nothing about what an adapter computes.
@@ -46,6 +47,8 @@ pub struct Import {
     pub(crate) layers: Vec<Configured>,
     /// PEFT's keys of tensors that were grown from a seed.
     pub(crate) grown: Vec<String>,
+    /// Parameters that the method computes from the base.
+    derived: &'static [&'static str],
 }
 
 impl Import {
@@ -61,7 +64,19 @@ impl Import {
         method: impl Fn(&str, &Value) -> engraft_core::Result<AnyMethod>,
     ) -> Result<()> {
         let method = method(&self.method, &self.config)?;
-        Ok(adapted.restore(&self.name, &method, &self.injection, &self.tensors)?)
+        let mut tensors = self.tensors.clone();
+        if !self.derived.is_empty() {
+            let mut fresh = adapted.clone();
+            fresh.attach(&self.name, &method, &self.injection)?;
+            let inside = format!(".adapters.{}.", self.name);
+            let derived = |key: &str| {
+                let field = key.split_once(&inside).map(|(_, field)| field);
+                field.is_some_and(|field| self.derived.contains(&field))
+            };
+            let computed = fresh.adapter_tensors(&self.name)?.into_iter();
+            tensors.extend(computed.filter(|(key, _)| derived(key)));
+        }
+        Ok(adapted.restore(&self.name, &method, &self.injection, &tensors)?)
     }
 
     /// Tensors of the adapter (its gradients, for example), keyed as Engraft does, under all of
@@ -92,7 +107,7 @@ impl Import {
 }
 
 pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) -> Result<Import> {
-    let mut config = Reader::new(&adapter.config);
+    let mut config = Reader::new(&adapter.config).on_residual(adapter.residual);
     let kind = types::find(&config.get("peft_type", String::new())?)?;
     config.skip(&NEUTRAL);
     let extras = Extras::read(&mut config)?;
@@ -134,6 +149,14 @@ pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) ->
         })
         .collect();
     let mut pairs = kind.pairs(&configured, name)?;
+    let unsaved = unsaved_pairs(kind, &configured, name)?;
+    for pair in &unsaved {
+        let Some(data) = adapter.frozen.get(&pair.peft) else {
+            return Err(Error::Unsupported(kind.why_unsaved().to_owned()));
+        };
+        found.insert(pair.peft.clone(), data.clone());
+    }
+    pairs.extend(unsaved);
     pairs.extend(extras.pairs(&params, shapes, &layers, &found));
     let tensors = field::to_own(&pairs, &found)?;
 
@@ -169,7 +192,26 @@ pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) ->
         kind: kind.name(),
         layers: configured,
         grown,
+        derived: kind.derived(settings.method),
     })
+}
+
+/// Frozen parameters of the layers that PEFT does not save.
+pub(crate) fn unsaved_pairs(
+    kind: &dyn PeftType,
+    layers: &[Configured],
+    name: &str,
+) -> Result<Vec<Pair>> {
+    let mut pairs = Vec::new();
+    for layer in layers {
+        let fields = kind.unsaved(layer)?;
+        pairs.extend(
+            fields
+                .into_iter()
+                .map(|field| field.on_layer(&layer.layer, name)),
+        );
+    }
+    Ok(pairs)
 }
 
 /// The layers of `shapes` at these paths.

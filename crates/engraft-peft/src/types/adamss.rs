@@ -116,6 +116,11 @@ impl PeftType for Adamss {
         Ok(pairs)
     }
 
+    fn why_unsaved(&self) -> &'static str {
+        "AdaMSS' clusters of outputs are not in PEFT's file: it finds them again by scikit-learn's \
+         k-means on a randomised SVD of the base"
+    }
+
     fn unpack(
         &self,
         layers: &[LayerShape],

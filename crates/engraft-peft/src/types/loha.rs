@@ -71,7 +71,6 @@ impl PeftType for Loha {
             keys,
             rank_pattern,
             alpha_pattern,
-            ..Written::default()
         })
     }
 

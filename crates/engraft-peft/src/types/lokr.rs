@@ -95,7 +95,6 @@ impl PeftType for Lokr {
             keys,
             rank_pattern,
             alpha_pattern,
-            ..Written::default()
         })
     }
 

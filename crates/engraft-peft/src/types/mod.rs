@@ -19,11 +19,14 @@ mod lokr;
 mod lora;
 mod miss;
 mod oft;
+mod osf;
 mod peanut;
+mod psoft;
 mod pvera;
 mod randlora;
 mod road;
 mod shira;
+mod supertuning;
 mod tinylora;
 mod unilora;
 mod vblora;
@@ -37,7 +40,7 @@ use engraft_core::{LayerKind, LayerShape};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::config::{Patterns, Reader};
+use crate::config::{Patterns, Reader, number};
 use crate::error::{Error, Result};
 use crate::field::{Field, Pair};
 use crate::targets;
@@ -69,6 +72,8 @@ pub(crate) static TYPES: &[&dyn PeftType] = &[
     &lora::Lora,
     &miss::Miss,
     &oft::Oft,
+    &osf::Osf,
+    &psoft::Psoft,
     &peanut::Peanut,
     &pvera::Pvera,
     &randlora::RandLora,
@@ -77,6 +82,7 @@ pub(crate) static TYPES: &[&dyn PeftType] = &[
     &tinylora::TinyLora,
     &unilora::UniLora,
     &vblora::VbLora,
+    &supertuning::Supertuning,
     &vera::Vera,
     &waveft::WaveFt,
 ];
@@ -112,6 +118,24 @@ pub(crate) trait PeftType: Sync {
     fn fields(&self, layer: &Configured) -> Result<Vec<Field>> {
         let _ = layer;
         Ok(Vec::new())
+    }
+
+    /// Parameters of a method that are in no file of PEFT: its init computes them from the base.
+    fn derived(&self, method: &str) -> &'static [&'static str] {
+        let _ = method;
+        &[]
+    }
+
+    /// Frozen parameters on a layer that PEFT keeps in memory but does not save, and that its file
+    /// does not determine.
+    fn unsaved(&self, layer: &Configured) -> Result<Vec<Field>> {
+        let _ = layer;
+        Ok(Vec::new())
+    }
+
+    /// Why the file does not determine them, where there are any.
+    fn why_unsaved(&self) -> &'static str {
+        ""
     }
 
     /// Frozen state shared by all layers.
@@ -181,8 +205,6 @@ pub(crate) struct Written {
     pub(crate) keys: Table,
     pub(crate) rank_pattern: Patterns,
     pub(crate) alpha_pattern: Patterns,
-    pub(crate) block_size_pattern: Patterns,
-    pub(crate) n_frequency_pattern: Patterns,
 }
 
 /// A layer with the method as configured for it.
@@ -249,13 +271,11 @@ pub(crate) fn of_method(id: &str) -> Result<&'static dyn PeftType> {
         })
 }
 
-/// Whether configurations of this type have this pattern, be it empty.
+/// Whether configurations of this type have a rank or alpha pattern.
 pub(crate) fn has_pattern(name: &str, key: &str) -> bool {
     match name {
-        "LORA" | "LOKR" | "LOHA" => matches!(key, "rank_pattern" | "alpha_pattern"),
+        "LORA" | "LOKR" | "LOHA" => true,
         "DELORA" | "HIRA" => key == "rank_pattern",
-        "C3A" => key == "block_size_pattern",
-        "FOURIERFT" | "WAVEFT" => key == "n_frequency_pattern",
         _ => false,
     }
 }
@@ -380,14 +400,14 @@ pub(crate) fn sizes(
     Ok(overrides)
 }
 
-/// The inverse of [`sizes`]: the value of the first layer, and patterns for the layers with
-/// others. `name` makes the pattern of a path, and `find` looks a path up as PEFT will.
+/// The inverse of [`sizes`]: the value of the first layer, and a table of patterns for the layers
+/// with others. `name` makes the pattern of a path, and `find` looks a path up as PEFT will.
 pub(crate) fn size_patterns(
     layers: &[Configured],
     key: &str,
     name: impl Fn(&str) -> String,
     find: impl Fn(&str, &Patterns, &str) -> Result<Option<f64>>,
-) -> Result<(usize, Patterns), String> {
+) -> Result<(usize, Value), String> {
     let first: usize = layers[0].value(key)?;
     let mut patterns = Patterns::default();
     for layer in layers {
@@ -396,6 +416,8 @@ pub(crate) fn size_patterns(
             patterns.0.push((name(&layer.layer.path), own as f64));
         }
     }
+    // As a table is written.
+    patterns.0.sort_by(|a, b| a.0.cmp(&b.0));
     for layer in layers {
         let own: usize = layer.value(key)?;
         let found = find(key, &patterns, &layer.layer.path).map_err(|error| error.to_string())?;
@@ -406,7 +428,9 @@ pub(crate) fn size_patterns(
             ));
         }
     }
-    Ok((first, patterns))
+    let entries = patterns.0.into_iter();
+    let table: Table = entries.map(|(key, value)| (key, number(value))).collect();
+    Ok((first, table.into()))
 }
 
 /// The value that all layers share.

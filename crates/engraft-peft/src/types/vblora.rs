@@ -128,9 +128,9 @@ impl PeftType for VbLora {
         for layer in layers {
             // The smallest integers that PEFT trusts with the number of vectors.
             let dtype = match layer.value::<usize>("vectors")? {
-                ..0x100 => DType::U8,
-                ..0x8000 => DType::I16,
-                ..0x8000_0000 => DType::I32,
+                0..0x100 => DType::U8,
+                0x100..0x8000 => DType::I16,
+                0x8000..0x8000_0000 => DType::I32,
                 _ => DType::I64,
             };
             let shapes = shapes(layer).map_err(|error| error.to_string())?;

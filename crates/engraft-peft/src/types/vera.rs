@@ -83,8 +83,8 @@ impl PeftType for Vera {
             .and_then(|layer| layer.get("rank").ok())
             .unwrap_or(0);
         vec![
-            Field::transposed("vera_A", "a", &[rank, d_in]),
-            Field::transposed("vera_B", "b", &[d_out, rank]),
+            Field::transposed("vera_A", "a", [rank, d_in]),
+            Field::transposed("vera_B", "b", [d_out, rank]),
         ]
     }
 }

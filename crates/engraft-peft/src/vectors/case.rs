@@ -139,14 +139,22 @@ impl Case {
             }
         };
         let adapters = configs.into_iter().map(|(name, config)| {
-            let prefix = if is_named {
-                format!("adapter.{name}.")
-            } else {
-                "adapter.".to_owned()
+            let part = |what: &str| {
+                let prefix = if is_named {
+                    format!("{what}.{name}.")
+                } else {
+                    format!("{what}.")
+                };
+                within(&tensors, &prefix)
             };
-            let own = within(&tensors, &prefix);
-            let adapter = PeftAdapter::from_parts(config, own);
-            (name, adapter.with_frozen(within(&tensors, "aux.")))
+            let adapter = PeftAdapter::from_parts(config, part("adapter")).with_frozen(part("aux"));
+            let residual = tensors.keys().any(|key| key.starts_with("residual."));
+            let adapter = if residual {
+                adapter.on_residual()
+            } else {
+                adapter
+            };
+            (name.clone(), adapter)
         });
         let mut adapters: Vec<(String, PeftAdapter)> = adapters.collect();
         let trained = within(&tensors, "param.");

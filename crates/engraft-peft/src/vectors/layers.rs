@@ -141,6 +141,11 @@ fn active(
             }
         }
     }
+    if case.tensors.contains_key("out.y_train") {
+        let mode = Mode::Train { seed: 0, step: 0 };
+        let y = output(case, &adapted.model, &x, &adapted.ctx(mode))?;
+        checks.close("out.y_train", &y.to_data());
+    }
     if case.tensors.contains_key("out.y_base") {
         adapted.disable(true);
         let y = output(case, &adapted.model, &x, &adapted.ctx(Mode::Eval))?;
