@@ -1,5 +1,6 @@
 //! The PEFT types that Engraft reads and writes: one file each, one line of [`TYPES`].
 
+mod adalora;
 mod beft;
 mod boft;
 mod c3a;
@@ -39,6 +40,7 @@ pub(crate) type Table = Map<String, Value>;
 
 /// All types, alphabetical.
 pub(crate) static TYPES: &[&dyn PeftType] = &[
+    &adalora::Adalora,
     &beft::Beft,
     &boft::Boft,
     &deft::Deft,
