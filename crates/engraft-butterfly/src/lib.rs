@@ -3,7 +3,6 @@
 
 mod blocks;
 mod boft;
-mod cayley;
 mod dropout;
 mod oft;
 mod outputs;
@@ -13,9 +12,11 @@ mod skew;
 #[cfg(test)]
 mod testing;
 
+use engraft_tensor::cayley;
+
 pub use blocks::{BlockLayout, Blocks};
 pub use boft::{Boft, BoftConfig};
-pub use cayley::Cayley;
-pub use oft::{Oft, OftConfig};
+pub use cayley::{Cayley, skew_from_upper, skew_part};
+pub use oft::{Convolution, Oft, OftConfig};
 pub use outputs::{Outputs, Retuned};
-pub use skew::{Parametrisation, skew_from_upper, skew_part};
+pub use skew::Parametrisation;

@@ -1,10 +1,10 @@
 //! OFT and COFT: orthogonal fine-tuning with a block-diagonal rotation.
 
 use burn::module::{Module, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor};
 use engraft_core::{
-    Adapter, Counts, Ctx, Family, FrozenBase, Gradient, Graft, InitContext, LayerKind, LayerShape,
-    Method, MethodMeta, Parts, Result, check_dropout,
+    Adapter, Counts, Ctx, Family, FrozenBase, Gradient, Graft, Image, InitContext, LayerKind,
+    LayerShape, Method, MethodMeta, Parts, Patches, Result, check_dropout,
 };
 use engraft_tensor::Init;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,21 @@ use crate::dropout::drop_blocks;
 use crate::outputs::{Outputs, Retuned};
 use crate::rotation::{rotate, rotate_rows};
 use crate::skew::Parametrisation;
+
+/// What is rotated of a convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Convolution {
+    /// Its kernel, and so each patch that it sees: W' = R W, as the paper has it.
+    #[default]
+    Kernel,
+    /// The image, as in PEFT 0.21.2's active adapter: its patches at every pixel, without padding, are
+    /// rotated and added up in a new image, which the convolution then sees. PEFT does so with the
+    /// values of a channel in the order (patch, pixel) where (pixel, patch) is meant, so that they end
+    /// up elsewhere. No kernel does the same, not even with R = I; merging makes W' = R W
+    /// nevertheless, which is what PEFT does. For adapters trained in PEFT only.
+    Image,
+}
 
 /// Configuration of [`Oft`]. Defaults: blocks of 32, the exact transform, unconstrained, nothing but
 /// the rotation trained. OFT in the tables of the BOFT paper is `outputs = "scale-and-bias"`, in
@@ -38,6 +53,8 @@ pub struct OftConfig {
     /// Multiplicative dropout: the share of the blocks, drawn at each step, that is replaced by the
     /// identity in training.
     pub dropout: f64,
+    /// `kernel`, or `image` for convolutions of adapters trained in PEFT.
+    pub convolution: Convolution,
 }
 
 impl Default for OftConfig {
@@ -50,6 +67,7 @@ impl Default for OftConfig {
             block_share: false,
             outputs: Outputs::Fixed,
             dropout: 0.0,
+            convolution: Convolution::Kernel,
         }
     }
 }
@@ -85,6 +103,8 @@ pub struct Oft {
     pub dropout: f64,
     /// Whether the outputs are rotated, and not the inputs.
     pub rotates_outputs: bool,
+    #[module(skip)]
+    convolution: Convolution,
     #[module(skip)]
     parametrisation: Parametrisation,
     #[module(skip)]
@@ -135,12 +155,18 @@ impl Adapter for Oft {
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
         let (weight, blocks) = (base.weight.clone(), self.blocks(ctx));
-        let y = if self.rotates_outputs {
-            rotate(x.matmul(weight), blocks)
-        } else {
-            rotate(x, blocks).matmul(weight)
+        let y = match (ctx.image(), self.convolution) {
+            _ if self.rotates_outputs => rotate(x.matmul(weight), blocks),
+            (Some(image), Convolution::Image) => rotate_image(image, blocks).matmul(weight),
+            _ => rotate(x, blocks).matmul(weight),
         };
         self.outputs.apply(base, y)
+    }
+
+    fn lookup(&self, indices: Tensor<1, Int>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
+        // An embedding has no bias, and only the vectors that occur are rotated.
+        let vectors = base.weight.clone().select(0, indices);
+        self.outputs.apply(base, rotate(vectors, self.blocks(ctx)))
     }
 
     fn surrogate(&self, _: &FrozenBase) -> Self {
@@ -149,6 +175,21 @@ impl Adapter for Oft {
             ..self.clone()
         }
     }
+}
+
+/// The tokens of a convolution whose image was rotated; see [`Convolution::Image`].
+fn rotate_image(image: &Image, blocks: Tensor<3>) -> Tensor<2> {
+    let every = Patches::of(image.patches.kernel);
+    let dims @ [batch, channels, height, width] = image.pixels.dims();
+    let [rows, columns] = every.grid([height, width]);
+    let (count, pixels) = (rows * columns, every.kernel[0] * every.kernel[1]);
+    let misplaced = rotate(every.unfold(image.pixels.clone()), blocks)
+        .reshape([batch, count, channels, pixels])
+        .swap_dims(1, 2)
+        .reshape([batch, channels * pixels, count])
+        .swap_dims(1, 2)
+        .reshape([batch * count, channels * pixels]);
+    image.patches.unfold(every.fold(misplaced, dims))
 }
 
 impl OftConfig {
@@ -201,6 +242,7 @@ impl Graft for OftConfig {
             block_size: size,
             dropout: self.dropout,
             rotates_outputs: ctx.kind == LayerKind::Embedding,
+            convolution: self.convolution,
             parametrisation: self.parametrisation,
             cayley: self.cayley,
             coft_eps: self.coft_eps,

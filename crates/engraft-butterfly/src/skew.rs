@@ -1,6 +1,7 @@
 //! Skew-symmetric blocks from trained values.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
+use engraft_tensor::cayley::{skew_from_upper, skew_part};
 use serde::{Deserialize, Serialize};
 
 /// What is trained of a skew-symmetric b x b block Q.
@@ -32,35 +33,6 @@ impl Parametrisation {
             }
         }
     }
-}
-
-/// Skew-symmetric matrices U - U^T, [n, b, b], from the strictly upper triangles U, packed row by
-/// row: [n, b (b - 1) / 2].
-pub fn skew_from_upper(packed: Tensor<2>, size: usize) -> Tensor<3> {
-    let [n, packed_len] = packed.dims();
-    let place = |row: usize, col: usize| row * (2 * size - row - 1) / 2 + col - row - 1;
-    // Each entry's place in a row of [U, -U, 0].
-    let index = (0..size * size).map(|entry| match (entry / size, entry % size) {
-        (row, col) if row < col => place(row, col),
-        (row, col) if row > col => packed_len + place(col, row),
-        _ => 2 * packed_len,
-    });
-    let index = Tensor::from_data(
-        TensorData::new(
-            index.map(|place| place as i64).collect::<Vec<_>>(),
-            [size * size],
-        ),
-        &packed.device(),
-    );
-    let zero = packed.clone().narrow(1, 0, 1).zeros_like();
-    Tensor::cat(vec![packed.clone(), packed.neg(), zero], 1)
-        .select(1, index)
-        .reshape([n, size, size])
-}
-
-/// The skew-symmetric parts (A - A^T) / 2 of matrices [n, b, b].
-pub fn skew_part(a: Tensor<3>) -> Tensor<3> {
-    (a.clone() - a.swap_dims(1, 2)) * 0.5
 }
 
 #[cfg(test)]

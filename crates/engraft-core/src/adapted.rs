@@ -166,6 +166,18 @@ impl<M: Adaptable> Adapted<M> {
         injection: &Injection,
         calibration: &Calibration,
     ) -> Result<()> {
+        let injection = self.allocated(method, injection, calibration)?;
+        self.attach_as_told(name, method, &injection, calibration)
+    }
+
+    /// [`attach_calibrated`](Self::attach_calibrated) without asking data about the configuration.
+    pub(crate) fn attach_as_told(
+        &mut self,
+        name: &str,
+        method: &AnyMethod,
+        injection: &Injection,
+        calibration: &Calibration,
+    ) -> Result<()> {
         if let Some(attachment) = self
             .attachments()
             .find(|attachment| attachment.name == name)

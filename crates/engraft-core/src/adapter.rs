@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use burn::module::{Module, ModuleDisplay};
 use burn::tensor::{DType, Device, Int, Tensor};
 use engraft_tensor::Key;
+use serde_json::Value;
 
 use crate::bank::{Bank, BankSpec};
 use crate::base::FrozenBase;
@@ -16,6 +17,7 @@ use crate::erased::Erased;
 use crate::error::{Error, Result};
 use crate::shape::{LayerKind, LayerShape};
 use crate::statistics::{Calibration, Needs, Statistics};
+use crate::targets::Overrides;
 
 /// An adapter on a frozen layer y = x W + b, in two forms that a property test holds equal.
 pub trait Adapter: Module + ModuleDisplay + Sync + 'static {
@@ -190,6 +192,23 @@ pub trait Graft: Clone + fmt::Debug + Send + Sync + 'static {
     /// What the initialiser wants to know from data; see [`InitContext::statistics`].
     fn needs(&self) -> Needs {
         Needs::default()
+    }
+
+    /// Configuration keys that data decides for each layer out of what all of them have together (a
+    /// rank out of a common budget), in the order of `layers`, each with its own configuration; a
+    /// layer without keys is left out. No answer at all leaves everything as configured. Asked
+    /// before the adapters are made; the answer is part of the attachment, so that an adapter's
+    /// file needs no data.
+    ///
+    /// # Errors
+    /// A model that was not calibrated, and failures of linear algebra.
+    fn allocate(
+        &self,
+        layers: &[(LayerShape, Value)],
+        calibration: &Calibration,
+    ) -> Result<Vec<Option<Overrides>>> {
+        let _ = (layers, calibration);
+        Ok(Vec::new())
     }
 
     /// The adapter for `base`; `admits` holds.

@@ -14,7 +14,7 @@ use crate::plan::Plan;
 use crate::statistics::{Calibration, Needs, Observer};
 
 impl<M: Adaptable> Adapted<M> {
-    /// Runs the model as it is over calibration batches and returns what `method` needs to know
+    /// Runs the model over calibration batches, all adapters off, and returns what `method` needs to know
     /// of the layers that `injection` targets, for [`attach_calibrated`](Self::attach_calibrated).
     /// `loss` is the scalar loss of a batch, through the model's own [`ctx`](Self::ctx); it is
     /// differentiated only if the method needs gradients. A method that needs nothing costs
@@ -50,6 +50,10 @@ impl<M: Adaptable> Adapted<M> {
                 linear.locate(path);
             }
         });
+        // An attached adapter is the only active one: it starts from the base model, also where
+        // another adapter computes with a base of its own now.
+        let was_disabled = self.disabled;
+        self.disable(true);
         let observer = Arc::new(Observer::new(needs, layers.clone()));
         if needs.inputs() {
             self.observer = Some(observer.clone());
@@ -77,6 +81,7 @@ impl<M: Adaptable> Adapted<M> {
             self.train_weights(&frozen, false);
         }
         self.observer = None;
+        self.disable(was_disabled);
         let mut calibration = observer.take();
         for layer in &layers {
             let statistics = calibration.entry(layer);

@@ -129,6 +129,7 @@ fn to_safetensors(dtype: DType) -> Option<Dtype> {
         DType::BF16 => Dtype::BF16,
         DType::I64 => Dtype::I64,
         DType::I32 => Dtype::I32,
+        DType::I16 => Dtype::I16,
         DType::U8 => Dtype::U8,
         _ => return None,
     })
@@ -142,6 +143,7 @@ fn from_safetensors(dtype: Dtype) -> Option<DType> {
         Dtype::BF16 => DType::BF16,
         Dtype::I64 => DType::I64,
         Dtype::I32 => DType::I32,
+        Dtype::I16 => DType::I16,
         Dtype::U8 => DType::U8,
         _ => return None,
     })
@@ -208,7 +210,7 @@ impl<M: Adaptable> Adapted<M> {
     ) -> Result<()> {
         let before = self.clone();
         let calibration = self.placeholder(method, injection)?;
-        self.attach_calibrated(name, method, injection, &calibration)?;
+        self.attach_as_told(name, method, injection, &calibration)?;
         let mut expected = self.adapter_tensors(name)?;
         let given = strip(GIVEN, tensors);
         for entry in given.keys() {

@@ -1,5 +1,7 @@
 //! Making the adapters of a plan and putting them into their slots.
 
+use std::collections::BTreeMap;
+
 use crate::adaptable::{Adaptable, Slot};
 use crate::adapted::{Adapted, Injection};
 use crate::adapter::{AnyAdapter, InitContext};
@@ -12,6 +14,7 @@ use crate::plan::Plan;
 use crate::shape::LayerShape;
 use crate::site::Site;
 use crate::statistics::{Calibration, Statistics};
+use crate::targets::{Include, Targets};
 
 /// What the slots of one attachment are filled from.
 struct Graftage<'a> {
@@ -120,6 +123,47 @@ impl<M: Adaptable> Adapted<M> {
             }
         });
         outcome
+    }
+
+    /// The injection with what data decides about the layers written into it; see
+    /// [`Graft::allocate`](crate::Graft::allocate).
+    pub(crate) fn allocated(
+        &self,
+        method: &AnyMethod,
+        injection: &Injection,
+        calibration: &Calibration,
+    ) -> Result<Injection> {
+        let mut injection = injection.clone();
+        let Some(graft) = &method.parts().graft else {
+            return Ok(injection);
+        };
+        let plan = Plan::new(method, &self.model.shapes(), &injection)?;
+        let layers: Vec<_> = plan
+            .layers
+            .iter()
+            .map(|(layer, method)| (layer.clone(), method.config().clone()))
+            .collect();
+        let decided = graft.allocate(&layers, calibration)?;
+        if decided.is_empty() {
+            return Ok(injection);
+        }
+        let (mut kept, mut patterns) = (Vec::new(), BTreeMap::new());
+        for ((layer, _), keys) in layers.iter().zip(decided) {
+            if let Some(keys) = keys {
+                let path = regex::escape(&layer.path);
+                let mut own = injection.targets.overrides(&layer.path)?;
+                own.extend(keys);
+                patterns.insert(format!("^{path}$"), own);
+                kept.push(path);
+            }
+        }
+        // Every layer has its own line now, the user's patterns included.
+        injection.targets = Targets {
+            include: Include::Regex(kept.join("|")),
+            config_pattern: patterns,
+            ..Targets::default()
+        };
+        Ok(injection)
     }
 
     /// What stands in for a calibration where a file's values replace those that a method starts

@@ -178,6 +178,15 @@ impl Linear {
         }
     }
 
+    /// The weight form of the adapter called `name`, active or not.
+    ///
+    /// # Errors
+    /// If there is none of that name, or it has no weight form.
+    pub fn effective_of(&self, name: &str, ctx: &Ctx) -> Result<FrozenBase> {
+        let adapter = self.adapters.get(name)?;
+        adapter.effective(self.base_of(name, &self.base()), &ctx.at(&self.path))
+    }
+
     /// Grafts an adapter made for this layer at `path` and makes it active.
     ///
     /// # Errors

@@ -97,6 +97,9 @@ pub struct MethodMeta {
     pub peft: Option<&'static str>,
     /// Whether it folds into the base weights.
     pub mergeable: bool,
+    /// Whether an output depends on the other tokens of its batch. In a mixed batch the adapter then
+    /// sees its own rows alone.
+    pub whole_batch: bool,
     /// Whether it changes the layer's bias too (then it needs a slot, not only a weight). An offset
     /// that is an option of the method is not declared: it shows in the weight form.
     pub changes_bias: bool,
@@ -131,6 +134,7 @@ impl MethodMeta {
             equation,
             peft: None,
             mergeable: true,
+            whole_batch: false,
             changes_bias: false,
             regularised: false,
             at_init: AtInit::Identity,

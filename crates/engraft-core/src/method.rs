@@ -19,8 +19,18 @@ use crate::model_graft::ModelGraft;
 use crate::selection::Selection;
 use crate::shape::{LayerShape, SiteShape};
 use crate::site::{AnySite, SiteGraft};
-use crate::statistics::Needs;
+use crate::statistics::{Calibration, Needs};
 use crate::targets::Overrides;
+
+/// A learning rate that a method asks for: the trained parameters called `field` (a field of the
+/// adapter, or an entry of its bank) take `factor` times the run's learning rate.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rate {
+    /// Name of the field or entry; the last part of the parameter's path.
+    pub field: &'static str,
+    /// Multiplies the learning rate.
+    pub factor: f64,
+}
 
 /// The configuration of a method. One file per method implements this and the trait of its kind.
 pub trait Method:
@@ -35,6 +45,11 @@ pub trait Method:
     /// Whether the values make sense whatever the shape: the reason if not.
     fn validate(&self) -> Result<(), String> {
         Ok(())
+    }
+
+    /// Learning rates of its own; parameters that are not named take the run's.
+    fn rates(&self) -> Vec<Rate> {
+        Vec::new()
     }
 
     /// What the model computes before training under this configuration, where an option makes it
@@ -61,6 +76,12 @@ pub trait DynGraft: fmt::Debug + Send + Sync {
     fn banks(&self, layers: &[LayerShape]) -> Vec<BankSpec>;
     /// See [`Graft::needs`].
     fn needs(&self) -> Needs;
+    /// See [`Graft::allocate`].
+    fn allocate(
+        &self,
+        layers: &[(LayerShape, Value)],
+        calibration: &Calibration,
+    ) -> Result<Vec<Option<Overrides>>>;
     /// See [`Graft::init`].
     fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<AnyAdapter>;
 }
@@ -77,6 +98,13 @@ impl<G: Graft> DynGraft for G {
     }
     fn needs(&self) -> Needs {
         Graft::needs(self)
+    }
+    fn allocate(
+        &self,
+        layers: &[(LayerShape, Value)],
+        calibration: &Calibration,
+    ) -> Result<Vec<Option<Overrides>>> {
+        Graft::allocate(self, layers, calibration)
     }
     fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<AnyAdapter> {
         Graft::init(self, base, ctx).map(AnyAdapter::new)
@@ -196,6 +224,7 @@ pub struct AnyMethod {
     meta: &'static MethodMeta,
     config: Value,
     parts: Parts,
+    rates: Vec<Rate>,
     at_init: AtInit,
     entry: MethodEntry,
 }
@@ -215,6 +244,7 @@ impl AnyMethod {
             meta: entry.meta,
             config: serde_json::to_value(config).expect("plain data"),
             parts: config.parts(),
+            rates: config.rates(),
             at_init: config.at_init(),
             entry,
         })
@@ -233,6 +263,11 @@ impl AnyMethod {
     /// The kinds it consists of.
     pub fn parts(&self) -> &Parts {
         &self.parts
+    }
+
+    /// The learning rates it asks for; see [`Method::rates`].
+    pub fn rates(&self) -> &[Rate] {
+        &self.rates
     }
 
     /// What the model computes before training; see [`Method::at_init`].

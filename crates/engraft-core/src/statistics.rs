@@ -57,7 +57,8 @@ pub struct Statistics {
     pub sum: Option<Tensor<1>>,
     /// The sum of x^T x, `[d_in, d_in]`.
     pub moment: Option<Tensor<2>>,
-    /// The sum of x^T x / max|x|^2, the maximum being that of the batch, `[d_in, d_in]`.
+    /// The sum of x^T x / max(x)^2, the maximum (not of absolute values) being that of the batch,
+    /// `[d_in, d_in]`: CorDA's, as its authors' code has it.
     pub scaled_moment: Option<Tensor<2>>,
     /// The sum of dL/dW over batches, `[d_in, d_out]`.
     pub gradient: Option<Tensor<2>>,
@@ -73,7 +74,7 @@ impl Statistics {
             add(&mut self.moment, x.clone().transpose().matmul(x.clone()));
         }
         if needs.scaled_moment {
-            let scaled = x.clone() / x.clone().abs().max().unsqueeze();
+            let scaled = x.clone() / x.clone().max().abs().unsqueeze();
             add(
                 &mut self.scaled_moment,
                 scaled.clone().transpose().matmul(scaled),
@@ -128,6 +129,11 @@ impl Calibration {
     /// The statistics of the layer at `path`.
     pub fn get(&self, path: &str) -> Option<&Statistics> {
         self.0.get(path)
+    }
+
+    /// Layers with their statistics, by path.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Statistics)> {
+        self.0.iter().map(|(path, found)| (path.as_str(), found))
     }
 
     /// Sets the statistics of a layer.

@@ -8,7 +8,8 @@ use engraft_core::{Adapted, Injection, Mode, ModelShapes, Plan, Targets};
 use engraft_data::{Digits, Domain};
 use engraft_models::{DIGITS_VIT, Vit, digits_vit, digits_vit_config};
 use engraft_train::{
-    AdamW, Decay, Labelled, OptimizerConfig, Sgd, TrainConfig, Trainer, accuracy, cross_entropy,
+    AdamW, Decay, Labelled, OptimizerConfig, RatePattern, Sgd, TrainConfig, Trainer, accuracy,
+    cross_entropy,
 };
 use sha2::{Digest, Sha256};
 
@@ -137,7 +138,7 @@ impl Executor for BurnExecutor {
                 steps: (WARM_UP + STEPS) as u64,
                 evaluate_every: 0,
                 loss_every: 1,
-                ..config(spec)
+                ..config(spec)?
             };
             let mut trainer = Trainer::new(config, adapted).map_err(failed)?;
             let mut batcher = data.batcher(spec)?;
@@ -231,9 +232,10 @@ fn model(spec: &RunSpec, device: &Device, data: &Data) -> Result<(Adapted<Vit>, 
     ))
 }
 
-fn config(spec: &RunSpec) -> TrainConfig {
+fn config(spec: &RunSpec) -> Result<TrainConfig> {
     let rule = &spec.optimizer;
-    TrainConfig {
+    let method = engraft::method(&spec.method.id, &spec.method.config).map_err(input)?;
+    Ok(TrainConfig {
         steps: rule.steps as u64,
         seed: spec.seed,
         learning_rate: rule.learning_rate,
@@ -254,10 +256,11 @@ fn config(spec: &RunSpec) -> TrainConfig {
         },
         warmup: rule.warmup as u64,
         clip: rule.clip_norm,
+        rates: RatePattern::declared(&method, ADAPTER),
         loss_every: 5,
         evaluate_every: (rule.steps as u64 / 4).max(1),
         ..TrainConfig::default()
-    }
+    })
 }
 
 fn train(
@@ -266,7 +269,7 @@ fn train(
     data: &Data,
     observe: &mut dyn FnMut(Progress),
 ) -> Result<(Adapted<Vit>, engraft_train::Curves)> {
-    let mut trainer = Trainer::new(config(spec), adapted).map_err(failed)?;
+    let mut trainer = Trainer::new(config(spec)?, adapted).map_err(failed)?;
     let mut batcher = data.batcher(spec)?;
     let ran = trainer.run(
         &mut batcher,

@@ -1,8 +1,8 @@
 //! Every kernel gives the same numbers, up to rounding, on every instruction set of the machine.
 
 use engraft_kernels::{
-    AdamW, BlockDiagonal, Isa, Kron, Parameter, gelu, gelu_backward, givens_stage,
-    givens_stage_backward, isa, layer_norm, layer_norm_backward, limit_isa, rms_norm,
+    AdamW, BlockDiagonal, CirculantBlocks, Isa, Kron, Parameter, cosine_sums, gelu, gelu_backward,
+    givens_stage, givens_stage_backward, isa, layer_norm, layer_norm_backward, limit_isa, rms_norm,
     rms_norm_backward, silu, silu_backward, softmax, softmax_backward,
 };
 
@@ -55,6 +55,22 @@ fn results() -> Vec<(&'static str, usize, Vec<f32>)> {
         rows,
         [y.clone(), gx.clone(), shape.backward_blocks(&x, &gy)].concat(),
     ));
+
+    let shape = CirculantBlocks {
+        inputs: 7,
+        outputs: 7,
+        size: 12,
+    };
+    let w = &gy[..7 * width];
+    shape.apply(&x, w, &mut y);
+    shape.backward_input(&gy, w, &mut gx);
+    all.push((
+        "circular",
+        rows.max(width),
+        [y.clone(), gx.clone(), shape.backward_kernel(&x, &gy)].concat(),
+    ));
+    cosine_sums(&x, [rows, width], &mut y);
+    all.push(("cosine_sums", len, y.clone()));
 
     let pairs: Vec<[usize; 2]> = (0..width / 2).map(|i| [i, i + width / 2]).collect();
     let matrices = r[..2 * width].as_chunks().0;

@@ -97,8 +97,10 @@ impl Adapter for Lokr {
 
 /// kh and kw of a convolution; [1, 1] for any other layer.
 fn kernel(kind: LayerKind) -> [usize; 2] {
-    let _ = kind;
-    [1, 1]
+    match kind {
+        LayerKind::Conv2d { kernel } => kernel,
+        _ => [1, 1],
+    }
 }
 
 impl LokrConfig {
@@ -147,7 +149,7 @@ impl Graft for LokrConfig {
     }
 
     fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<Lokr> {
-        let [w1, w2] = self.shapes(kernel(LayerKind::Linear), base.d_in(), base.d_out());
+        let [w1, w2] = self.shapes(kernel(ctx.kind), base.d_in(), base.d_out());
         // Of a product, PEFT zeroes the output side of w1, LyCORIS the input side of w2.
         let zero_w1 = self.init == LokrInit::ZeroW1;
         Ok(Lokr {
@@ -328,6 +330,38 @@ mod tests {
                     .sum();
                 assert!((found.get(row, o) - expected).abs() < 1e-13);
             }
+        }
+    }
+
+    #[test]
+    fn on_a_convolution_every_form_is_counted_and_applied_as_its_matrix() {
+        // 12 channels, kernel 2 x 3, 20 outputs: w2 has 4 channels and 5 outputs.
+        let kind = LayerKind::Conv2d { kernel: [2, 3] };
+        let base = FrozenBase::new(draw([72, 20], 1, "w"), None);
+        let (bank, x) = (Bank::default(), draw([3, 72], 1, "x"));
+        for (rank, effective_conv2d, values) in [
+            (1, true, 12 + 4 + 5 + 6),
+            (2, false, 12 + 2 * (24 + 5)),
+            (8, true, 12 + 24 * 5),
+        ] {
+            let config = LokrConfig {
+                rank,
+                effective_conv2d,
+                init: LokrInit::ZeroW2,
+                ..LokrConfig::default()
+            };
+            let layer = LayerShape {
+                kind,
+                ..LayerShape::linear("conv", 72, 20, false)
+            };
+            assert_eq!(config.count(&layer).trainable, values);
+            let ctx = InitContext::new(1, "conv", "default", &base, &bank).of_kind(kind);
+            let mut lokr = config.init(&base, &ctx).unwrap();
+            lokr.w2.a = Param::from_tensor(draw(lokr.w2.a.dims(), 2, "a"));
+            let effective = lokr.effective(&base, &Ctx::default()).unwrap();
+            let found = lokr.forward(x.clone(), &base, &Ctx::default());
+            let distance = bridge::to_matrix(&(found - effective.forward(x.clone())));
+            assert!(distance.max_abs() < 1e-12);
         }
     }
 }

@@ -5,6 +5,12 @@ use burn::tensor::activation;
 use engraft_tensor::ops;
 use serde::{Deserialize, Serialize};
 
+/// Mean and standard deviation of Laplace's normal distribution, to transformers' digits.
+#[expect(
+    clippy::approx_constant,
+    reason = "the functions that models were trained with have these six digits"
+)]
+const LAPLACE: [f64; 2] = [0.707_107, 0.282_095];
 /// xIELU's alpha (of both signs), 0.8 as the bfloat16 arithmetic of transformers gives it.
 const XIELU_ALPHA: f64 = 0.800_781_25;
 /// xIELU's beta.
@@ -82,8 +88,9 @@ impl Activation {
             Self::Tanh => x.tanh(),
             Self::Sigmoid => activation::sigmoid(x),
             Self::Laplace => {
-                let scale = 0.282_095 * std::f64::consts::SQRT_2;
-                (((x - 0.707_107) / scale).erf() + 1.0) * 0.5
+                let [mean, deviation] = LAPLACE;
+                let scaled = (x - mean) / (deviation * std::f64::consts::SQRT_2);
+                (scaled.erf() + 1.0) * 0.5
             }
             Self::Sqrtsoftplus => softplus(x).sqrt(),
             Self::Xielu => {

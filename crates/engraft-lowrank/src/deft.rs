@@ -160,6 +160,7 @@ mod tests {
     use engraft_tensor::bridge;
 
     use super::*;
+    use crate::testing::{counts, llama_3b_qv};
     use crate::trial;
 
     fn config(projection: Projection) -> DeftConfig {
@@ -204,6 +205,6 @@ mod tests {
             rank: 32,
             ..DeftConfig::default()
         };
-        assert_eq!(trial::llama_3b_q_v(&config).all_trained(), 9_175_040);
+        assert_eq!(counts(&config, &llama_3b_qv()).all_trained(), 9_175_040);
     }
 }

@@ -236,6 +236,7 @@ impl Method for DyloraConfig {
         vec![
             small.clone(),
             Self {
+                rank: 8,
                 min_rank: 2,
                 update: DyloraUpdate::Frozen,
                 ..small.clone()

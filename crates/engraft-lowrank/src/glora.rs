@@ -1,13 +1,14 @@
 //! GLoRA: generalised low-rank adaptation.
 
-use burn::module::{Module, Param};
+use burn::module::Module;
 use burn::tensor::Tensor;
 use engraft_core::{
     Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method, MethodMeta,
     Parts, Result, positive_rank,
 };
-use engraft_tensor::Init;
 use serde::{Deserialize, Serialize};
+
+use crate::glora_path::{GloraPath, Sizes};
 
 /// What A or B is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,38 +77,6 @@ impl Default for GloraConfig {
             d: GloraOffset::Constant,
             e: GloraOffset::Constant,
         }
-    }
-}
-
-/// One of A to E: a product of `xd` and `xu`, or `x`, or nothing.
-///
-/// A and B are xu xd with xu [d_in, r] and xd [r, d_out]; C is xd xu with xd [d_in, r] and xu
-/// [r, 1]. `xu` is random at first, the others zero.
-#[derive(Module, Debug)]
-pub struct GloraPath {
-    /// A vector, or a constant as a vector of one.
-    pub x: Option<Param<Tensor<1>>>,
-    /// The factor on the side of the outputs (of C: of the inputs).
-    pub xd: Option<Param<Tensor<2>>>,
-    /// The other factor.
-    pub xu: Option<Param<Tensor<2>>>,
-}
-
-impl GloraPath {
-    /// xu and xd, if it is a product.
-    fn factors(&self) -> Option<(Tensor<2>, Tensor<2>)> {
-        Some((self.xu.as_ref()?.val(), self.xd.as_ref()?.val()))
-    }
-
-    /// x, if it is a vector or a constant.
-    fn vector(&self) -> Option<Tensor<1>> {
-        self.x.as_ref().map(|x| x.val())
-    }
-
-    /// A or B, to be broadcast to [d_in, d_out].
-    fn matrix(&self) -> Option<Tensor<2>> {
-        let product = self.factors().map(|(xu, xd)| xu.matmul(xd));
-        product.or_else(|| self.vector().map(Tensor::unsqueeze))
     }
 }
 
@@ -191,56 +160,6 @@ impl Adapter for Glora {
             Some(bias) => y + bias.unsqueeze(),
             None => y,
         }
-    }
-}
-
-/// The sizes of a path on a layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sizes {
-    Product {
-        xd: [usize; 2],
-        xu: [usize; 2],
-        /// Inputs of xu as PyTorch sees it.
-        fan_in: usize,
-    },
-    Vector(usize),
-    None,
-}
-
-impl Sizes {
-    fn numel(self) -> usize {
-        match self {
-            Self::Product { xd, xu, .. } => xd[0] * xd[1] + xu[0] * xu[1],
-            Self::Vector(len) => len,
-            Self::None => 0,
-        }
-    }
-
-    fn init(self, name: &str, ctx: &InitContext) -> GloraPath {
-        let mut path = GloraPath {
-            x: None,
-            xd: None,
-            xu: None,
-        };
-        match self {
-            Self::Product { xd, xu, fan_in } => {
-                let random = Init::KaimingUniform { fan_in };
-                let draw = |init: Init, shape, role: &str| {
-                    Some(Param::from_tensor(ctx.tensor(
-                        init,
-                        shape,
-                        &format!("{name}.{role}"),
-                    )))
-                };
-                path.xd = draw(Init::ZEROS, xd, "xd");
-                path.xu = draw(random, xu, "xu");
-            }
-            Self::Vector(len) => {
-                path.x = Some(Param::from_tensor(ctx.tensor(Init::ZEROS, [len], name)));
-            }
-            Self::None => {}
-        }
-        path
     }
 }
 
@@ -360,6 +279,7 @@ impl Method for GloraConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{counts, llama_3b_qv};
     use crate::trial;
 
     /// Every combination of the paper.
@@ -413,8 +333,8 @@ mod tests {
             b: GloraMatrix::Vector,
             ..GloraConfig::default()
         };
-        assert_eq!(trial::llama_3b_q_v(&vectors).all_trained(), 229_376);
+        assert_eq!(counts(&vectors, &llama_3b_qv()).all_trained(), 229_376);
         let products = GloraConfig::default();
-        assert_eq!(trial::llama_3b_q_v(&products).all_trained(), 4_587_520);
+        assert_eq!(counts(&products, &llama_3b_qv()).all_trained(), 4_587_520);
     }
 }

@@ -1,7 +1,7 @@
 //! HiRA: Hadamard high-rank adaptation.
 
 use burn::module::{Module, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor};
 use engraft_core::{
     Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method, MethodMeta,
     Parts, Result, check_dropout, dropout, positive_rank, refuse_dropout,
@@ -72,6 +72,12 @@ impl Adapter for Hira {
         }
         base.add_bias(x.matmul(base.weight.clone() * (product + 1.0)))
     }
+
+    /// Only the rows that occur are formed. There is no dropout on indices.
+    fn lookup(&self, indices: Tensor<1, Int>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
+        let gain = self.a.val().select(0, indices.clone()).matmul(self.b.val()) + 1.0;
+        base.add_bias(base.weight.clone().select(0, indices) * gain)
+    }
 }
 
 impl Graft for HiraConfig {
@@ -140,7 +146,9 @@ impl Method for HiraConfig {
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::TensorData;
     use engraft_linalg::svd;
+    use engraft_testkit::compare;
 
     use super::*;
     use crate::trial;
@@ -165,5 +173,15 @@ mod tests {
                 assert!((update.get(i, j) - expected).abs() < 1e-14);
             }
         }
+    }
+
+    #[test]
+    fn an_embedding_looks_up_rows_of_the_weight_form() {
+        let base = trial::base(7, 4, false);
+        let hira = trial::moved(&HiraConfig::default(), &base);
+        let indices = Tensor::from_data(TensorData::new(vec![6i64, 0, 6], [3]), &base.device());
+        let effective = hira.effective(&base, &Ctx::default()).unwrap();
+        let found = hira.lookup(indices.clone(), &base, &Ctx::default());
+        compare::close("rows", &found, &effective.lookup(indices), 32).unwrap();
     }
 }

@@ -243,6 +243,7 @@ mod tests {
     use engraft_testkit::compare;
 
     use super::*;
+    use crate::testing::{counts, llama_3b_qv};
     use crate::trial;
 
     fn config(rank: usize, kernel: usize) -> LohaConfig {
@@ -300,7 +301,7 @@ mod tests {
     fn counts_are_the_published_ones() {
         // PEFT's MetaMathQA benchmark: rank 32 on q and v of Llama-3.2-3B.
         assert_eq!(
-            trial::llama_3b_q_v(&config(32, 1)).all_trained(),
+            counts(&config(32, 1), &llama_3b_qv()).all_trained(),
             18_350_080
         );
     }

@@ -77,10 +77,10 @@ pub struct Lora {
     pub dropout: f64,
 }
 
-impl Adapter for Lora {
-    fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
-        refuse_dropout("lora", self.dropout, ctx)?;
-        let weight = base.weight.clone() + self.a.val().matmul(self.b.val()) * self.scaling;
+impl Lora {
+    /// The layer W + s A B, b + s c with this A.
+    pub(crate) fn layer(&self, a: Tensor<2>, base: &FrozenBase) -> FrozenBase {
+        let weight = base.weight.clone() + a.matmul(self.b.val()) * self.scaling;
         let bias = match &self.c {
             Some(c) => {
                 let c = c.val() * self.scaling;
@@ -88,16 +88,28 @@ impl Adapter for Lora {
             }
             None => base.bias.clone(),
         };
-        Ok(FrozenBase::new(weight, bias))
+        FrozenBase::new(weight, bias)
     }
 
-    fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
-        let narrow = dropout(x.clone(), self.dropout, ctx).matmul(self.a.val()) * self.scaling;
-        let y = base.forward(x) + narrow.matmul(self.b.val());
+    /// y for tokens x and x A, [tokens, r].
+    pub(crate) fn widen(&self, x: Tensor<2>, narrow: Tensor<2>, base: &FrozenBase) -> Tensor<2> {
+        let y = base.forward(x) + (narrow * self.scaling).matmul(self.b.val());
         match &self.c {
             Some(c) => y + (c.val() * self.scaling).unsqueeze(),
             None => y,
         }
+    }
+}
+
+impl Adapter for Lora {
+    fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
+        refuse_dropout("lora", self.dropout, ctx)?;
+        Ok(self.layer(self.a.val(), base))
+    }
+
+    fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
+        let narrow = dropout(x.clone(), self.dropout, ctx).matmul(self.a.val());
+        self.widen(x, narrow, base)
     }
 
     /// Gathers rows of A: nothing of the vocabulary's size is formed. There is no dropout on

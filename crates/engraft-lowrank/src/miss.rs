@@ -245,6 +245,7 @@ impl Method for MissConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{counts, llama_3b_qv};
     use crate::trial;
 
     fn config(rank: usize, variant: MissVariant) -> MissConfig {
@@ -292,7 +293,7 @@ mod tests {
     #[test]
     fn counts_are_the_published_ones() {
         // PEFT's MetaMathQA benchmark on q and v of Llama-3.2-3B, rank 64.
-        let count = |variant| trial::llama_3b_q_v(&config(64, variant)).all_trained();
+        let count = |variant| counts(&config(64, variant), &llama_3b_qv()).all_trained();
         assert_eq!(count(MissVariant::Bat), 7_340_032);
         assert_eq!(count(MissVariant::Balance), 7_340_032);
         assert_eq!(count(MissVariant::Mini { width: 64 }), 229_376);

@@ -127,6 +127,7 @@ mod tests {
     use engraft_tensor::bridge;
 
     use super::*;
+    use crate::testing::{counts, llama_3b_qv};
     use crate::trial;
 
     #[test]
@@ -150,6 +151,6 @@ mod tests {
             rank: 32,
             ..ParaConfig::default()
         };
-        assert_eq!(trial::llama_3b_q_v(&config).all_trained(), 3_670_016);
+        assert_eq!(counts(&config, &llama_3b_qv()).all_trained(), 3_670_016);
     }
 }

@@ -173,6 +173,7 @@ mod tests {
     use engraft_testkit::compare;
 
     use super::*;
+    use crate::testing::{counts, llama_3b_qv};
     use crate::trial;
 
     fn config(depth: usize, activation: Activation) -> PeanutConfig {
@@ -215,6 +216,6 @@ mod tests {
             rank: 1,
             ..PeanutConfig::default()
         };
-        assert_eq!(trial::llama_3b_q_v(&config).all_trained(), 229_376);
+        assert_eq!(counts(&config, &llama_3b_qv()).all_trained(), 229_376);
     }
 }

@@ -1,8 +1,8 @@
-//! What the unit tests of the methods share: an adapter in a state that training could reach.
+//! What tests of adapters without shared state have in common.
 
 use burn::module::Param;
 use burn::tensor::{DType, Device, Tensor};
-use engraft_core::{Adapter, Bank, Counts, Ctx, FrozenBase, Graft, InitContext, LayerShape};
+use engraft_core::{Adapter, Bank, Ctx, FrozenBase, Graft, InitContext};
 use engraft_linalg::Matrix;
 use engraft_tensor::bridge;
 use engraft_testkit::{compare, random};
@@ -48,14 +48,4 @@ pub(crate) fn update<A: Adapter>(adapter: &A, base: &FrozenBase) -> Matrix {
 /// A trained parameter's values.
 pub(crate) fn matrix(param: &Param<Tensor<2>>) -> Matrix {
     bridge::to_matrix(&param.val())
-}
-
-/// The counts on the q and v layers of Llama-3.2-3B (28 blocks, width 3072, 8 of 24 heads for v),
-/// on which PEFT's MetaMathQA benchmark publishes its counts.
-pub(crate) fn llama_3b_q_v<G: Graft>(config: &G) -> Counts {
-    let layers = [3072, 1024].map(|d_out| LayerShape::linear("", 3072, d_out, false));
-    (0..28)
-        .flat_map(|_| &layers)
-        .map(|layer| config.count(layer))
-        .sum()
 }

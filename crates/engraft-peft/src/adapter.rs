@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::config::PeftConfig;
 use crate::error::{Error, Result};
 use crate::import::{self, Import};
+use crate::types;
 
 /// Name of the configuration's file.
 pub const CONFIG_FILE: &str = "adapter_config.json";
@@ -21,6 +22,9 @@ pub const TENSOR_FILE: &str = "adapter_model.safetensors";
 pub struct PeftAdapter {
     pub(crate) config: PeftConfig,
     pub(crate) tensors: BTreeMap<String, TensorData>,
+    /// State that PEFT rebuilds instead of saving it.
+    pub(crate) frozen: BTreeMap<String, TensorData>,
+    pub(crate) residual: bool,
 }
 
 impl PeftAdapter {
@@ -50,7 +54,29 @@ impl PeftAdapter {
 
     /// An adapter from its configuration and tensors.
     pub fn from_parts(config: PeftConfig, tensors: BTreeMap<String, TensorData>) -> Self {
-        Self { config, tensors }
+        Self {
+            config,
+            tensors,
+            frozen: BTreeMap::new(),
+            residual: false,
+        }
+    }
+
+    /// The same with frozen state that PEFT does not save, under the names its modules have for
+    /// it: needed where only PEFT can rebuild it (AdaMSS' clusters of rows,
+    /// `base_model.model.<layer>.scatter_index`). What the type has no use for is ignored.
+    pub fn with_frozen(self, frozen: BTreeMap<String, TensorData>) -> Self {
+        Self { frozen, ..self }
+    }
+
+    /// The same adapter for a model whose weights are what the adapter's init left of the original
+    /// ones: the residual of PiSSA, OLoRA, CorDA, LoRA-GA, LoftQ or KaSA. Without this the model is
+    /// taken to have the original weights, and what the file and they do not determine is refused.
+    pub fn on_residual(self) -> Self {
+        Self {
+            residual: true,
+            ..self
+        }
     }
 
     /// The configuration.
@@ -76,8 +102,16 @@ impl PeftAdapter {
     /// last, so that an interrupted write leaves no adapter rather than half of one.
     ///
     /// # Errors
-    /// When they cannot be written.
+    /// When they cannot be written, or would not determine the adapter.
     pub fn write(&self, directory: &Path) -> Result<()> {
+        let kind = types::find(self.config.peft_type())?;
+        if !kind.why_unsaved().is_empty() {
+            return Err(Error::Unsupported(format!(
+                "not written as {}: {}",
+                kind.name(),
+                kind.why_unsaved()
+            )));
+        }
         let failed = |error: std::io::Error| engraft_core::Error::File {
             path: directory.to_owned(),
             reason: format!("cannot be made: {error}"),

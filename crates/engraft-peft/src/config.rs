@@ -58,9 +58,9 @@ struct File {
     #[serde(default)]
     alpha_pattern: Patterns,
     #[serde(default)]
-    block_size_pattern: Patterns,
+    block_size_pattern: Option<Patterns>,
     #[serde(default)]
-    n_frequency_pattern: Patterns,
+    n_frequency_pattern: Option<Patterns>,
     #[serde(flatten)]
     keys: Map<String, Value>,
 }
@@ -73,9 +73,9 @@ pub struct PeftConfig {
     pub(crate) rank_pattern: Patterns,
     pub(crate) alpha_pattern: Patterns,
     /// C3A's block sizes.
-    pub(crate) block_size_pattern: Patterns,
+    pub(crate) block_size_pattern: Option<Patterns>,
     /// Numbers of coefficients of FourierFT and WaveFT.
-    pub(crate) n_frequency_pattern: Patterns,
+    pub(crate) n_frequency_pattern: Option<Patterns>,
     pub(crate) keys: Map<String, Value>,
 }
 
@@ -140,7 +140,7 @@ impl PeftConfig {
             ("block_size_pattern", &self.block_size_pattern),
             ("n_frequency_pattern", &self.n_frequency_pattern),
         ] {
-            if !patterns.0.is_empty() {
+            if let Some(patterns) = patterns {
                 keys.insert(key.to_owned(), table(patterns).into());
             }
         }
@@ -162,17 +162,35 @@ pub(crate) fn number(value: f64) -> Value {
 #[derive(Debug)]
 pub(crate) struct Reader {
     left: PeftConfig,
+    targets: Value,
     known: Vec<&'static str>,
     warnings: Vec<String>,
+    residual: bool,
 }
 
 impl Reader {
     pub(crate) fn new(config: &PeftConfig) -> Self {
         Self {
             left: config.clone(),
+            targets: config
+                .keys
+                .get("target_modules")
+                .cloned()
+                .unwrap_or_default(),
             known: Vec::new(),
             warnings: Vec::new(),
+            residual: false,
         }
+    }
+
+    /// The same for a model whose weights are the residual that the adapter's init left.
+    pub(crate) fn on_residual(self, residual: bool) -> Self {
+        Self { residual, ..self }
+    }
+
+    /// Whether the model's weights are the residual that the adapter's init left.
+    pub(crate) fn is_on_residual(&self) -> bool {
+        self.residual
     }
 
     /// The value of a key, if it is there and not null.
@@ -184,6 +202,11 @@ impl Reader {
                 .map(Some)
                 .map_err(|error| Error::config(key, format!("found {value}: {error}"))),
         }
+    }
+
+    /// `target_modules` as written.
+    pub(crate) fn targets(&self) -> &Value {
+        &self.targets
     }
 
     /// The value of a key, or PEFT's default.
@@ -234,16 +257,16 @@ impl Reader {
         std::mem::take(&mut self.left.alpha_pattern)
     }
 
-    /// C3A's block sizes.
-    pub(crate) fn block_sizes(&mut self) -> Patterns {
-        self.skip(&["block_size_pattern"]);
-        std::mem::take(&mut self.left.block_size_pattern)
+    /// C3A's block sizes, in a file's order, or of a configuration that was just written.
+    pub(crate) fn block_sizes(&mut self) -> Result<Patterns> {
+        let written = self.get("block_size_pattern", Patterns::default())?;
+        Ok(self.left.block_size_pattern.take().unwrap_or(written))
     }
 
-    /// The numbers of coefficients of FourierFT and WaveFT.
-    pub(crate) fn frequencies(&mut self) -> Patterns {
-        self.skip(&["n_frequency_pattern"]);
-        std::mem::take(&mut self.left.n_frequency_pattern)
+    /// The numbers of coefficients of FourierFT and WaveFT, as [`block_sizes`](Self::block_sizes).
+    pub(crate) fn frequencies(&mut self) -> Result<Patterns> {
+        let written = self.get("n_frequency_pattern", Patterns::default())?;
+        Ok(self.left.n_frequency_pattern.take().unwrap_or(written))
     }
 
     pub(crate) fn warn(&mut self, warning: String) {
@@ -252,11 +275,18 @@ impl Reader {
 
     /// The warnings, when nothing is left that means something.
     pub(crate) fn finish(mut self) -> Result<Vec<String>> {
+        let none = Patterns::default();
         for (key, patterns) in [
             ("rank_pattern", &self.left.rank_pattern),
             ("alpha_pattern", &self.left.alpha_pattern),
-            ("block_size_pattern", &self.left.block_size_pattern),
-            ("n_frequency_pattern", &self.left.n_frequency_pattern),
+            (
+                "block_size_pattern",
+                self.left.block_size_pattern.as_ref().unwrap_or(&none),
+            ),
+            (
+                "n_frequency_pattern",
+                self.left.n_frequency_pattern.as_ref().unwrap_or(&none),
+            ),
         ] {
             if !patterns.0.is_empty() {
                 return Err(self.unknown(key, &format!("{:?}", patterns.0)));

@@ -7,12 +7,12 @@ use engraft_core::{Adaptable, Adapted, Attachment, Include, LayerKind};
 use serde_json::{Map, Value};
 
 use crate::adapter::PeftAdapter;
-use crate::config::PeftConfig;
+use crate::config::{PeftConfig, Reader};
 use crate::error::{Error, Result};
 use crate::experts;
 use crate::extras::{Biases, Extras};
 use crate::field::{Layout, Pair};
-use crate::import::{adapter_pairs, at_paths};
+use crate::import::{at_paths, unsaved_pairs};
 use crate::targets;
 use crate::types::{self, Configured, PeftType, Written};
 
@@ -52,7 +52,7 @@ pub(crate) fn export<M: Adaptable>(
     let extras =
         Extras::of(&attachment.params, &shapes, &layers, fan_in_fan_out).map_err(refuse)?;
 
-    let mut pairs = adapter_pairs(kind, &configured, name)?;
+    let mut pairs = kind.pairs(&configured, name)?;
     pairs.extend(extras.pairs(&attachment.params, &shapes, &layers, &BTreeMap::new()));
     let value = |pair: &Pair| {
         if pair.layout == Layout::Zeros {
@@ -71,13 +71,21 @@ pub(crate) fn export<M: Adaptable>(
             .ok_or_else(|| refuse(format!("it has no tensor {}", pair.own)))
     };
     let mut exported: BTreeMap<_, _> = pairs.iter().map(value).collect::<Result<_>>()?;
-    if let Some(key) = tensors
-        .keys()
-        .find(|key| !pairs.iter().any(|pair| pair.own == **key))
-    {
+    let hidden = unsaved_pairs(kind, &configured, name)?;
+    let unsaved: BTreeMap<_, _> = hidden.iter().map(value).collect::<Result<_>>()?;
+    pairs.extend(hidden);
+    let derived = kind.derived(&attachment.method);
+    let has_place = |key: &str| {
+        pairs.iter().any(|pair| pair.own == key)
+            || derived
+                .iter()
+                .any(|field| key.ends_with(&format!(".adapters.{name}.{field}")))
+    };
+    if let Some(key) = tensors.keys().find(|key| !has_place(key)) {
         return Err(refuse(format!("PEFT has no place for its tensor {key}")));
     }
     experts::join(&mut exported, &layers);
+    kind.pack(&configured, &mut exported).map_err(refuse)?;
     let all: Vec<&str> = shapes
         .layers
         .iter()
@@ -92,14 +100,22 @@ pub(crate) fn export<M: Adaptable>(
         .into_keys()
         .map(|stack| format!("{stack}.weight"))
         .collect();
-    let target_modules = match targets::exactly(&chosen, &all) {
+    let own_targets = match targets::exactly(&chosen, &all) {
         Include::Regex(regex) => Value::from(regex),
         _ => chosen.into(),
     };
-    Ok(PeftAdapter::from_parts(
-        config(kind, written, &extras, target_modules, parameters),
-        exported,
-    ))
+    let config = config(kind, written, &extras, own_targets.clone(), parameters);
+    if config.keys["target_modules"] != own_targets {
+        // A type that shares by names writes those; they must take the same layers.
+        let taken = targets::read(&mut Reader::new(&config), &shapes, &extras.modules)?;
+        if taken != layers {
+            return Err(refuse(format!(
+                "its layers are shared by the names {}, which take other layers too",
+                config.keys["target_modules"]
+            )));
+        }
+    }
+    Ok(PeftAdapter::from_parts(config, exported).with_frozen(unsaved))
 }
 
 /// A layer with the attachment's configuration for it.
@@ -147,12 +163,11 @@ fn config(
         ("layers_to_transform", Value::Null),
         ("layers_pattern", Value::Null),
     ];
-    keys.extend(
-        common
-            .into_iter()
-            .filter(|(key, _)| !kind.lacks().contains(key))
-            .map(|(key, value)| (key.to_owned(), value)),
-    );
+    for (key, value) in common {
+        if !kind.lacks().contains(&key) {
+            keys.entry(key).or_insert(value);
+        }
+    }
     if kind.takes(LayerKind::Experts) {
         let parameters = match parameters.is_empty() {
             true => Value::Null,
@@ -163,8 +178,7 @@ fn config(
     PeftConfig {
         rank_pattern: written.rank_pattern,
         alpha_pattern: written.alpha_pattern,
-        block_size_pattern: written.block_size_pattern,
-        n_frequency_pattern: written.n_frequency_pattern,
         keys,
+        ..PeftConfig::default()
     }
 }

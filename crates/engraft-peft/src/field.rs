@@ -7,6 +7,7 @@ use burn::tensor::{DType, TensorData};
 use engraft_core::LayerShape;
 
 use crate::error::{Error, Result};
+use crate::turning::{slices_transposed, transposed, with_shape};
 
 /// Prefix of everything inside the adapted model.
 pub(crate) const MODEL: &str = "base_model.model.";
@@ -20,10 +21,19 @@ pub(crate) enum Layout {
     Same,
     /// (out, in) there, [in, out] here; (out, in, kh, kw) there, [in * kh * kw, out] here.
     Transposed,
+    /// The same of each of a stack of matrices.
+    Slices,
     /// In the same order, but of this shape here.
     Reshaped(Vec<usize>),
     /// (2, n) there: output and input index of each entry; [n] here: in * `d_out` + out.
     Coordinates {
+        /// Inputs of the layer.
+        d_in: usize,
+        /// Outputs of the layer.
+        d_out: usize,
+    },
+    /// `[n]` places of entries: out * `d_in` + in there, in * `d_out` + out here.
+    Flat {
         /// Inputs of the layer.
         d_in: usize,
         /// Outputs of the layer.
@@ -153,6 +163,7 @@ impl Pair {
         Ok(match &self.layout {
             Layout::Same => data.clone(),
             Layout::Transposed => transposed(data),
+            Layout::Slices => slices_transposed(data),
             Layout::Reshaped(here) => with_shape(data, here),
             Layout::Zeros => {
                 let values: Vec<f64> = data
@@ -194,14 +205,67 @@ impl Pair {
                 let count = places.len();
                 TensorData::new(places, [count])
             }
+            Layout::Flat { d_in, d_out } => {
+                let places: Vec<i64> = data
+                    .clone()
+                    .convert::<i64>()
+                    .try_to_vec()
+                    .expect("converted to i64");
+                let count = places.len();
+                let own = |place: i64| match usize::try_from(place) {
+                    Ok(place) if place < d_in * d_out => {
+                        Ok((place % d_in * d_out + place / d_in) as i64)
+                    }
+                    _ => Err(Error::Tensors(format!(
+                        "{}: place {place} lies outside the ({d_out}, {d_in}) weight",
+                        self.peft
+                    ))),
+                };
+                let places = places.into_iter().map(own).collect::<Result<Vec<_>>>()?;
+                TensorData::new(places, [count])
+            }
         })
     }
 
-    /// The tensor as PEFT stores it.
+    /// A parameter of an adapter on a layer.
+    pub(crate) fn on_layer(
+        layer: &LayerShape,
+        name: &str,
+        [peft, own]: [&str; 2],
+        shape: &[usize],
+        layout: Layout,
+    ) -> Self {
+        Self {
+            peft: format!("{MODEL}{}.{peft}", layer.path),
+            own: format!("model.{}.adapters.{name}.{own}", layer.path),
+            shape: shape.to_vec(),
+            layout,
+        }
+    }
+
+    /// A trained entry of the bank under PEFT's whole key.
+    pub(crate) fn trained(
+        peft: String,
+        name: &str,
+        own: &str,
+        shape: &[usize],
+        layout: Layout,
+    ) -> Self {
+        Self {
+            peft,
+            own: format!("bank.trained.{name}/{own}"),
+            shape: shape.to_vec(),
+            layout,
+        }
+    }
+
+    /// The tensor as PEFT stores it; indices are `int64` there.
     pub(crate) fn to_peft(&self, data: &TensorData) -> TensorData {
         match &self.layout {
+            Layout::Same if data.dtype().is_int() => data.clone().convert_dtype(DType::I64),
             Layout::Same | Layout::Zeros => data.clone(),
             Layout::Transposed => with_shape(&transposed(data), &self.shape),
+            Layout::Slices => slices_transposed(data),
             Layout::Reshaped(_) => with_shape(data, &self.shape),
             Layout::Coordinates { d_out, .. } => {
                 let places: Vec<i64> = data
@@ -216,28 +280,22 @@ impl Pair {
                     [2, places.len()],
                 )
             }
+            Layout::Flat { d_in, d_out } => {
+                let places: Vec<i64> = data
+                    .clone()
+                    .convert::<i64>()
+                    .try_to_vec()
+                    .expect("converted to i64");
+                let count = places.len();
+                let there = |place: i64| {
+                    let place = place as usize;
+                    (place % d_out * d_in + place / d_out) as i32
+                };
+                let places: Vec<i32> = places.into_iter().map(there).collect();
+                TensorData::new(places, [count])
+            }
         }
     }
-}
-
-fn with_shape(data: &TensorData, shape: &[usize]) -> TensorData {
-    TensorData::from_bytes_vec(data.as_bytes().to_vec(), shape.to_vec(), data.dtype())
-}
-
-/// A matrix with its rows as columns, whatever its type; axes after the second count as columns.
-fn transposed(data: &TensorData) -> TensorData {
-    let shape = data.shape().to_vec();
-    let (rows, cols) = (shape[0], shape[1..].iter().product());
-    let bytes = data.as_bytes();
-    let size = data.dtype().size();
-    let mut turned = Vec::with_capacity(bytes.len());
-    for col in 0..cols {
-        for row in 0..rows {
-            let at = (row * cols + col) * size;
-            turned.extend_from_slice(&bytes[at..at + size]);
-        }
-    }
-    TensorData::from_bytes_vec(turned, vec![cols, rows], data.dtype())
 }
 
 /// Whether a type of numbers can stand for `pair`'s.
@@ -314,6 +372,16 @@ mod tests {
         assert_eq!(
             transposed(&matrix),
             TensorData::new(vec![1.0f32, 4.0, 2.0, 5.0, 3.0, 6.0], [3, 2])
+        );
+        let places = TensorData::new(vec![5i32, 0, 1], [3]);
+        let flat = pair(Layout::Flat { d_in: 3, d_out: 2 }, &[3]);
+        let own = flat.to_own(&places).unwrap();
+        // (out, in) = (1, 2), (0, 0), (0, 1).
+        assert_eq!(own, TensorData::new(vec![5i64, 0, 2], [3]));
+        assert_eq!(flat.to_peft(&own), places);
+        assert!(
+            flat.to_own(&TensorData::new(vec![0i32, 6, 1], [3]))
+                .is_err()
         );
         let places = TensorData::new(vec![0i32, 1, 2, 0], [2, 2]);
         let pair = pair(Layout::Coordinates { d_in: 3, d_out: 2 }, &[2, 2]);

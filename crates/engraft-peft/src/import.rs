@@ -11,9 +11,10 @@ use crate::config::Reader;
 use crate::error::{Error, Result};
 use crate::experts;
 use crate::extras::Extras;
-use crate::field::{self, Field, Pair};
+use crate::field::{self, Pair};
 use crate::targets;
-use crate::types::{self, Configured, PeftType};
+use crate::types::PeftType;
+use crate::types::{self, Configured};
 
 /// Keys of every configuration that say nothing about what an adapter computes.
 const NEUTRAL: [&str; 6] = [
@@ -41,9 +42,13 @@ pub struct Import {
     /// What was read in a way the user should know of.
     pub warnings: Vec<String>,
     pub(crate) pairs: Vec<Pair>,
-    pub(crate) layers: Vec<LayerShape>,
+    /// `peft_type`.
+    pub(crate) kind: &'static str,
+    pub(crate) layers: Vec<Configured>,
     /// PEFT's keys of tensors that were grown from a seed.
     pub(crate) grown: Vec<String>,
+    /// Parameters that the method computes from the base.
+    derived: &'static [&'static str],
 }
 
 impl Import {
@@ -59,11 +64,31 @@ impl Import {
         method: impl Fn(&str, &Value) -> engraft_core::Result<AnyMethod>,
     ) -> Result<()> {
         let method = method(&self.method, &self.config)?;
-        Ok(adapted.restore(&self.name, &method, &self.injection, &self.tensors)?)
+        let mut tensors = self.tensors.clone();
+        if !self.derived.is_empty() {
+            let mut fresh = adapted.clone();
+            fresh.attach(&self.name, &method, &self.injection)?;
+            let inside = format!(".adapters.{}.", self.name);
+            let derived = |key: &str| {
+                let field = key.split_once(&inside).map(|(_, field)| field);
+                field.is_some_and(|field| self.derived.contains(&field))
+            };
+            let computed = fresh.adapter_tensors(&self.name)?.into_iter();
+            tensors.extend(computed.filter(|(key, _)| derived(key)));
+        }
+        Ok(adapted.restore(&self.name, &method, &self.injection, &tensors)?)
     }
 
-    /// Tensors of the adapter, keyed as Engraft does, under PEFT's keys and in PEFT's layout.
-    pub fn to_peft(&self, tensors: &BTreeMap<String, TensorData>) -> BTreeMap<String, TensorData> {
+    /// Tensors of the adapter (its gradients, for example), keyed as Engraft does, under all of
+    /// PEFT's keys and in PEFT's layout: a parameter that layers share has a key for each of them
+    /// where PEFT repeats it.
+    ///
+    /// # Errors
+    /// Values that PEFT's files cannot express.
+    pub fn to_peft(
+        &self,
+        tensors: &BTreeMap<String, TensorData>,
+    ) -> Result<BTreeMap<String, TensorData>> {
         let mut found = self
             .pairs
             .iter()
@@ -72,13 +97,17 @@ impl Import {
                 Some((pair.peft.clone(), pair.to_peft(data)))
             })
             .collect();
-        experts::join(&mut found, &self.layers);
-        found
+        let layers: Vec<LayerShape> = self.layers.iter().map(|own| own.layer.clone()).collect();
+        experts::join(&mut found, &layers);
+        types::find(self.kind)?
+            .pack(&self.layers, &mut found)
+            .map_err(Error::Unsupported)?;
+        Ok(found)
     }
 }
 
 pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) -> Result<Import> {
-    let mut config = Reader::new(&adapter.config);
+    let mut config = Reader::new(&adapter.config).on_residual(adapter.residual);
     let kind = types::find(&config.get("peft_type", String::new())?)?;
     config.skip(&NEUTRAL);
     let extras = Extras::read(&mut config)?;
@@ -91,8 +120,14 @@ pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) ->
             layer.kind
         )));
     }
-    let settings = kind.read(&mut config, &layers)?;
+    let mut settings = kind.read(&mut config, &layers)?;
     let warnings = config.finish()?;
+    let mut grown: Vec<String> = settings.grown.keys().cloned().collect();
+    let mut found = std::mem::take(&mut settings.grown);
+    found.extend(adapter.tensors.clone());
+    experts::split(&mut found, &layers);
+    kind.unpack(&layers, &mut settings, &mut found, &adapter.frozen)?;
+    grown.extend(std::mem::take(&mut settings.grown).into_keys());
 
     let params = extras.params(shapes, &layers)?;
     let configured: Vec<Configured> = layers
@@ -113,11 +148,15 @@ pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) ->
             }
         })
         .collect();
-    let grown = settings.grown.keys().cloned().collect();
-    let mut found = settings.grown;
-    found.extend(adapter.tensors.clone());
-    experts::split(&mut found, &layers);
-    let mut pairs = adapter_pairs(kind, &configured, name)?;
+    let mut pairs = kind.pairs(&configured, name)?;
+    let unsaved = unsaved_pairs(kind, &configured, name)?;
+    for pair in &unsaved {
+        let Some(data) = adapter.frozen.get(&pair.peft) else {
+            return Err(Error::Unsupported(kind.why_unsaved().to_owned()));
+        };
+        found.insert(pair.peft.clone(), data.clone());
+    }
+    pairs.extend(unsaved);
     pairs.extend(extras.pairs(&params, shapes, &layers, &found));
     let tensors = field::to_own(&pairs, &found)?;
 
@@ -150,25 +189,24 @@ pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) ->
         tensors,
         warnings,
         pairs,
-        layers,
+        kind: kind.name(),
+        layers: configured,
         grown,
+        derived: kind.derived(settings.method),
     })
 }
 
-/// All tensors of an adapter itself.
-pub(crate) fn adapter_pairs(
+/// Frozen parameters of the layers that PEFT does not save.
+pub(crate) fn unsaved_pairs(
     kind: &dyn PeftType,
     layers: &[Configured],
     name: &str,
 ) -> Result<Vec<Pair>> {
-    let mut pairs: Vec<Pair> = kind
-        .shared(layers)
-        .into_iter()
-        .map(|field: Field| field.in_bank(name))
-        .collect();
+    let mut pairs = Vec::new();
     for layer in layers {
+        let fields = kind.unsaved(layer)?;
         pairs.extend(
-            kind.fields(layer)?
+            fields
                 .into_iter()
                 .map(|field| field.on_layer(&layer.layer, name)),
         );

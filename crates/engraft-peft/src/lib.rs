@@ -10,19 +10,24 @@
 
 mod adapter;
 mod config;
+mod convert;
 mod error;
 mod experts;
 mod export;
 mod extras;
 mod field;
 mod import;
+mod numpy;
 mod targets;
 mod torch;
+mod torch_draws;
+mod turning;
 mod types;
 pub mod vectors;
 
 pub use adapter::{CONFIG_FILE, PeftAdapter, TENSOR_FILE, export, load, save};
 pub use config::PeftConfig;
+pub use convert::{Budget, Converted, to_lora};
 pub use error::{Error, Result};
 pub use import::Import;
 

@@ -11,7 +11,7 @@ impl Generator {
         Self(MersenneTwister::new(seed))
     }
 
-    fn word(&mut self) -> u32 {
+    pub(crate) fn word(&mut self) -> u32 {
         self.0.word()
     }
 

@@ -1,14 +1,15 @@
 //! SHiRA: sparse high-rank adapters.
 
-use burn::module::{Module, Param, ParamId};
-use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
+use burn::module::{Module, Param};
+use burn::tensor::{Int, Tensor};
 use engraft_core::{
     Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method, MethodMeta,
-    Parts, Result, positive_rank,
+    Needs, Parts, Result, positive_rank,
 };
-use engraft_tensor::{Init, bridge};
+use engraft_tensor::Init;
 use serde::{Deserialize, Serialize};
 
+use crate::entries::{add_at, stored};
 use crate::mask::Mask;
 
 /// Configuration of [`Shira`]. Defaults: a random mask with as many entries as a LoRA of rank 32
@@ -20,7 +21,7 @@ pub struct ShiraConfig {
     pub rank: usize,
     /// The budget as a share of the weight's entries, in (0, 1]; takes the place of `rank`.
     pub density: Option<f64>,
-    /// `random`, `weight-magnitude` or `structured`.
+    /// `random`, `weight-magnitude`, `structured`, `gradient` or `snip`.
     pub mask: Mask,
     /// s.
     pub scale: f64,
@@ -54,8 +55,8 @@ impl ShiraConfig {
 /// | `values` | `[n]` | trained entries of S, zero at first |
 /// | `positions` | `[n]` | place i d_out + j of each, frozen, in the adapter file |
 ///
-/// Bhardwaj et al., Sparse High Rank Adapters, arXiv 2406.13175, section 3. The masks that need
-/// gradients of a calibration set (SHiRA-Grad, SHiRA-SNIP) are not made here.
+/// Bhardwaj et al., Sparse High Rank Adapters, arXiv 2406.13175, section 3. The masks
+/// `gradient` and `snip` need a calibration pass.
 ///
 /// The activation form is the weight form: n values are added into a copy of W and one product
 /// follows. Gathering the n inputs of every token and scattering them to the outputs would cost
@@ -75,34 +76,18 @@ pub struct Shira {
 impl Shira {
     /// An adapter from its values and the positions i d_out + j they belong to.
     pub fn new(values: Tensor<1>, positions: &[usize], scale: f64) -> Self {
-        let indices = positions.iter().map(|&position| position as i64).collect();
         Self {
-            positions: frozen_indices(indices, &values.device()),
+            positions: stored(positions, &values.device()),
             values: Param::from_tensor(values),
             scale,
         }
     }
 }
 
-fn frozen_indices(indices: Vec<i64>, device: &Device) -> Param<Tensor<1, Int>> {
-    let shape = [indices.len()];
-    Param::initialized(
-        ParamId::new(),
-        Tensor::from_data(TensorData::new(indices, shape), device),
-    )
-}
-
 impl Adapter for Shira {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
-        let (d_in, d_out) = (base.d_in(), base.d_out());
-        let flat: Tensor<1> = base.weight.clone().reshape([d_in * d_out]);
-        let changed = flat.select_assign(
-            0,
-            self.positions.val(),
-            self.values.val() * self.scale,
-            IndexingUpdateOp::Add,
-        );
-        Ok(base.with_weight(changed.reshape([d_in, d_out])))
+        let values = self.values.val() * self.scale;
+        Ok(base.with_weight(add_at(base.weight.clone(), self.positions.val(), values)))
     }
 }
 
@@ -129,12 +114,13 @@ impl Graft for ShiraConfig {
         Counts::with_frozen(entries, entries)
     }
 
+    fn needs(&self) -> Needs {
+        self.mask.needs()
+    }
+
     fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<Shira> {
         let entries = self.entries(base.d_in(), base.d_out());
-        let weight = bridge::values(&base.weight);
-        let positions = self
-            .mask
-            .positions(&weight, base.d_out(), entries, &ctx.key.child("mask"));
+        let positions = self.mask.positions(base, entries, ctx)?;
         Ok(Shira::new(
             ctx.tensor(Init::ZEROS, [entries], "values"),
             &positions,
@@ -183,6 +169,8 @@ impl Method for ShiraConfig {
             dense(0.1, Mask::Random),
             dense(0.3, Mask::WeightMagnitude),
             dense(0.4, Mask::Structured),
+            dense(0.2, Mask::Gradient),
+            dense(0.2, Mask::Snip),
         ];
         if ranked.admits(layer).is_ok() {
             all.push(ranked);
@@ -193,46 +181,24 @@ impl Method for ShiraConfig {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::DType;
-    use engraft_core::Bank;
-    use engraft_tensor::Key;
-
     use super::*;
+    use crate::entries::places;
+    use crate::entries::testing::{attached, change, layer};
 
     #[test]
     fn exactly_the_chosen_entries_change() {
-        let weight =
-            Init::Normal { std: 1.0 }.tensor([5, 7], &Key::new(4), &Device::default(), DType::F64);
-        let base = FrozenBase::new(weight, None);
+        let base = layer(5, 7);
         let config = ShiraConfig {
             density: Some(0.3),
             scale: 0.5,
             ..ShiraConfig::default()
         };
-        let mut adapter = config
-            .init(
-                &base,
-                &InitContext::new(0, "fc", "default", &base, &Bank::default()),
-            )
-            .unwrap();
+        let mut adapter = attached(&config, &base);
         adapter.values = adapter.values.map(|values| values + 2.0);
-        let change = bridge::values(
-            &(adapter.effective(&base, &Ctx::default()).unwrap().weight - base.weight),
-        );
-        let positions: Vec<i64> = adapter
-            .positions
-            .val()
-            .into_data()
-            .convert::<i64>()
-            .try_to_vec()
-            .unwrap();
+        let positions = places(&adapter.positions.val());
         assert_eq!(positions.len(), 11);
-        for (place, change) in change.iter().enumerate() {
-            let expected = if positions.contains(&(place as i64)) {
-                1.0
-            } else {
-                0.0
-            };
+        for (place, change) in change(&adapter, &base).iter().enumerate() {
+            let expected = f64::from(positions.contains(&place));
             assert!((change - expected).abs() < 1e-14, "{place}: {change}");
         }
     }

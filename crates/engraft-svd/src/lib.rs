@@ -1,9 +1,42 @@
 //! Adapters made from the singular vectors of the weight: where LoRA starts from noise, these start
 //! from what the pretrained weight already does most.
 
+mod corda;
+mod eva;
+mod eva_ranks;
+mod kasa;
+mod loku;
+mod lora_ga;
+mod lora_sb;
 mod lora_xs;
+mod milora;
+mod olora;
+mod osf;
+#[cfg(test)]
+mod peft_inits;
 mod pissa;
+mod psoft;
+mod residual_lora;
+mod soda;
 mod spectrum;
+mod svft;
+mod svft_pattern;
+#[cfg(test)]
+mod testing;
 
+pub use corda::{CordaConfig, CordaMode};
+pub use eva::EvaConfig;
+pub use kasa::{Kasa, KasaConfig};
+pub use loku::{LokuConfig, relative_fisher};
+pub use lora_ga::{LoraGaConfig, LoraGaDirection, LoraGaScale};
+pub use lora_sb::LoraSbConfig;
 pub use lora_xs::{LoraXs, LoraXsConfig};
-pub use pissa::{Pissa, PissaConfig};
+pub use milora::MiloraConfig;
+pub use olora::OloraConfig;
+pub use osf::{Osf, OsfConfig, Preserved};
+pub use pissa::PissaConfig;
+pub use psoft::{Psoft, PsoftConfig, PsoftRotation, PsoftSplit};
+pub use residual_lora::ResidualLora;
+pub use soda::{Soda, SodaBasis, SodaConfig, SodaFactors};
+pub use svft::{Svft, SvftConfig, SvftStart};
+pub use svft_pattern::SvftPattern;

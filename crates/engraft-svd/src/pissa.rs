@@ -1,16 +1,21 @@
 //! PiSSA: principal singular values and vectors adaptation.
 
-use burn::module::{Module, Param};
-use burn::tensor::Tensor;
 use engraft_core::{
-    Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method, MethodMeta,
-    Parts, Result, Scaling, admit_rank, check_dropout, dropout, positive_rank, refuse_dropout,
+    Counts, Family, FrozenBase, Graft, InitContext, LayerShape, Method, MethodMeta, Parts, Result,
+    Scaling, admit_rank,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::spectrum::{frozen, leading, tensor};
+use crate::residual_lora::{self, ResidualLora};
+use crate::spectrum::leading;
 
-/// Configuration of [`Pissa`]. Paper defaults: rank 128, alpha = rank, no dropout.
+/// PiSSA: the r largest singular triples are trained and the residual is frozen,
+/// y = x (W - s A0 B0) + b + s x A B with W ~ U S V^T, A0 = U_r (S_r / s)^1/2 and
+/// B0 = (S_r / s)^1/2 V_r^T.
+///
+/// Meng et al., PiSSA: Principal Singular Values and Singular Vectors Adaptation of Large Language
+/// Models, arXiv 2404.02948, section 3. Its adapter is a [`ResidualLora`]. Paper defaults: rank
+/// 128, alpha = rank, no dropout.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct PissaConfig {
@@ -39,112 +44,22 @@ impl Default for PissaConfig {
     }
 }
 
-/// y = x (W - s A0 B0) + b + s x A B, with W ~ U S V^T and A0 = U_r (S_r / s)^1/2,
-/// B0 = (S_r / s)^1/2 V_r^T.
-///
-/// | symbol | shape | |
-/// |---|---|---|
-/// | A, B | [d_in, r], [r, d_out] | trained, A0 and B0 at first |
-/// | A0, B0 | [d_in, r], [r, d_out] | frozen, in the adapter file |
-/// | s | | alpha / r, or alpha / sqrt(r) |
-///
-/// Meng et al., PiSSA: Principal Singular Values and Singular Vectors Adaptation of Large Language
-/// Models, arXiv 2404.02948, section 3. The residual W - s A0 B0 is this adapter's own base (see
-/// [`Adapter::rebase`]); A0 and B0 are stored so that it does not hang on reproducing an SVD.
-/// The activation form costs O(tokens (d_in d_out + r (d_in + d_out))), as LoRA's.
-#[derive(Module, Debug)]
-pub struct Pissa {
-    /// A, [d_in, r].
-    pub a: Param<Tensor<2>>,
-    /// B, [r, d_out].
-    pub b: Param<Tensor<2>>,
-    /// A0, [d_in, r].
-    pub a0: Param<Tensor<2>>,
-    /// B0, [r, d_out].
-    pub b0: Param<Tensor<2>>,
-    /// s.
-    pub scaling: f64,
-    /// Dropout probability on the inputs of A.
-    pub dropout: f64,
-}
-
-impl Pissa {
-    /// The same adapter as a LoRA on the original weight: A' = [A, A0], [d_in, 2r], and
-    /// B' = [B; -B0], [2r, d_out], with W + s A' B' = (W - s A0 B0) + s A B. The scaling stays s: a
-    /// file that states rank 2r has alpha 2 alpha (sqrt(2) alpha when rank-stabilised).
-    pub fn to_lora(&self) -> (Tensor<2>, Tensor<2>) {
-        (
-            Tensor::cat(vec![self.a.val(), self.a0.val()], 1),
-            Tensor::cat(vec![self.b.val(), -self.b0.val()], 0),
-        )
-    }
-}
-
-impl Adapter for Pissa {
-    fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
-        refuse_dropout("pissa", self.dropout, ctx)?;
-        Ok(
-            base.with_weight(
-                base.weight.clone() + self.a.val().matmul(self.b.val()) * self.scaling,
-            ),
-        )
-    }
-
-    fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
-        let narrow = dropout(x.clone(), self.dropout, ctx).matmul(self.a.val()) * self.scaling;
-        base.forward(x) + narrow.matmul(self.b.val())
-    }
-
-    fn rebase(&self, base: &FrozenBase) -> Option<FrozenBase> {
-        let principal = self.a0.val().matmul(self.b0.val()) * self.scaling;
-        Some(base.with_weight((base.weight.clone() - principal).detach()))
-    }
-}
-
 impl Graft for PissaConfig {
-    type Adapter = Pissa;
+    type Adapter = ResidualLora;
 
     fn admits(&self, layer: &LayerShape) -> Result<(), String> {
         admit_rank(self.rank, layer.max_rank())
     }
 
     fn count(&self, layer: &LayerShape) -> Counts {
-        let factors = self.rank * (layer.d_in + layer.d_out);
-        Counts::with_frozen(factors, factors)
+        residual_lora::count(self.rank, layer)
     }
 
-    fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<Pissa> {
-        let scaling = self
-            .scaling
-            .factor(self.alpha.unwrap_or(self.rank as f64), self.rank);
+    fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<ResidualLora> {
         let principal = leading(base, self.rank, self.niter, ctx)?;
-        let roots: Vec<f64> = principal
-            .s
-            .iter()
-            .map(|value| (value / scaling).sqrt())
-            .collect();
-        let a0 = tensor(
-            &principal
-                .u
-                .scale_columns(&roots)
-                .map_err(|error| ctx.numeric(error))?,
-            ctx,
-        );
-        let b0 = tensor(
-            &principal
-                .vt
-                .scale_rows(&roots)
-                .map_err(|error| ctx.numeric(error))?,
-            ctx,
-        );
-        Ok(Pissa {
-            a: Param::from_tensor(a0.clone()),
-            b: Param::from_tensor(b0.clone()),
-            a0: frozen(a0),
-            b0: frozen(b0),
-            scaling,
-            dropout: self.dropout,
-        })
+        let alpha = self.alpha.unwrap_or(self.rank as f64);
+        let scaling = self.scaling.factor(alpha, self.rank);
+        ResidualLora::from_triples(Self::META.id, &principal, scaling, self.dropout, ctx)
     }
 }
 
@@ -166,14 +81,7 @@ impl Method for PissaConfig {
     }
 
     fn validate(&self) -> Result<(), String> {
-        positive_rank(self.rank)?;
-        check_dropout(self.dropout)?;
-        match self.alpha {
-            Some(alpha) if !(alpha.is_finite() && alpha > 0.0) => Err(format!(
-                "alpha {alpha}: expected a positive number, because the singular values are divided by it"
-            )),
-            _ => Ok(()),
-        }
+        residual_lora::validate(self.rank, self.alpha, self.dropout)
     }
 
     fn examples(layer: &LayerShape) -> Vec<Self> {
@@ -202,42 +110,15 @@ impl Method for PissaConfig {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{DType, Device};
-    use engraft_core::Bank;
-    use engraft_tensor::{Init, Key, bridge};
+    use engraft_core::Adapter;
+    use engraft_tensor::bridge;
 
     use super::*;
-
-    fn base() -> FrozenBase {
-        let draw = |shape, role: &str| {
-            Init::Normal { std: 1.0 }.tensor(
-                shape,
-                &Key::new(1).child(role),
-                &Device::default(),
-                DType::F64,
-            )
-        };
-        FrozenBase::new(draw([12, 7], "w"), None)
-    }
-
-    fn attach(config: &PissaConfig, base: &FrozenBase) -> Pissa {
-        config
-            .init(
-                base,
-                &InitContext::new(3, "fc", "default", base, &Bank::default()),
-            )
-            .unwrap()
-    }
-
-    fn largest(tensor: Tensor<2>) -> f64 {
-        bridge::values(&tensor)
-            .into_iter()
-            .fold(0.0, |most, value| most.max(value.abs()))
-    }
+    use crate::testing::{attach, base};
 
     #[test]
     fn the_residual_has_the_remaining_singular_values() {
-        let base = base();
+        let base = base([12, 7]);
         let adapter = attach(
             &PissaConfig {
                 rank: 3,
@@ -259,29 +140,6 @@ mod tests {
                 "{expected} {found}"
             );
         }
-    }
-
-    #[test]
-    fn as_a_lora_on_the_original_weight_it_is_the_same_map() {
-        let base = base();
-        let mut adapter = attach(
-            &PissaConfig {
-                rank: 2,
-                alpha: Some(4.0),
-                niter: 3,
-                ..PissaConfig::default()
-            },
-            &base,
-        );
-        adapter.a = adapter.a.map(|a| a * 1.5 + 0.1);
-        let own = adapter
-            .effective(&adapter.rebase(&base).unwrap(), &Ctx::default())
-            .unwrap()
-            .weight;
-        let (a, b) = adapter.to_lora();
-        assert_eq!((a.dims(), b.dims()), ([12, 4], [4, 7]));
-        let lora = base.weight + a.matmul(b) * adapter.scaling;
-        assert!(largest(own - lora) < 1e-12);
     }
 
     #[test]

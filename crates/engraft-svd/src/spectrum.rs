@@ -1,10 +1,10 @@
-//! The leading singular triples of a weight.
+//! Singular triples of a weight.
 
 use burn::module::Param;
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Device, Tensor};
 use engraft_core::{FrozenBase, InitContext, Result};
 use engraft_linalg::{Matrix, Svd, randomized_svd, svd};
-use engraft_tensor::bridge;
+use engraft_tensor::{bridge, cayley};
 
 /// Extra columns of the random test matrix beyond the rank (Halko et al. 2011, section 4.2).
 const OVERSAMPLE: usize = 10;
@@ -20,11 +20,23 @@ pub(crate) fn leading(
     niter: usize,
     ctx: &InitContext,
 ) -> Result<Svd> {
-    let weight = bridge::to_matrix(&base.weight);
+    leading_of(&bridge::to_matrix(&base.weight), rank, niter, ctx)
+}
+
+/// [`leading`] of any matrix.
+///
+/// # Errors
+/// NaN or infinite entries, no convergence.
+pub(crate) fn leading_of(
+    matrix: &Matrix,
+    rank: usize,
+    niter: usize,
+    ctx: &InitContext,
+) -> Result<Svd> {
     let found = match niter {
-        0 => svd(&weight).and_then(|full| full.truncated(rank)),
+        0 => svd(matrix).and_then(|full| full.truncated(rank)),
         _ => randomized_svd(
-            &weight,
+            matrix,
             rank,
             OVERSAMPLE,
             niter,
@@ -32,6 +44,34 @@ pub(crate) fn leading(
         ),
     };
     found.map_err(|error| ctx.numeric(error))
+}
+
+/// The `rank` smallest singular triples of W, in f64.
+///
+/// # Errors
+/// NaN or infinite weights, no convergence.
+pub(crate) fn trailing(base: &FrozenBase, rank: usize, ctx: &InitContext) -> Result<Svd> {
+    let all = svd(&bridge::to_matrix(&base.weight)).map_err(|error| ctx.numeric(error))?;
+    last(&all, rank, ctx)
+}
+
+/// The last `rank` of singular triples.
+///
+/// # Errors
+/// More than there are.
+pub(crate) fn last(all: &Svd, rank: usize, ctx: &InitContext) -> Result<Svd> {
+    let numeric = |error| ctx.numeric(error);
+    let range = all.s.len().saturating_sub(rank)..all.s.len();
+    Ok(Svd {
+        u: all.u.columns(range.clone()).map_err(numeric)?,
+        s: all.s[range.clone()].to_vec(),
+        vt: all
+            .vt
+            .transpose()
+            .columns(range)
+            .map_err(numeric)?
+            .transpose(),
+    })
 }
 
 /// A host matrix as a tensor where the layer's parameters go.
@@ -42,4 +82,9 @@ pub(crate) fn tensor(matrix: &Matrix, ctx: &InitContext) -> Tensor<2> {
 /// A parameter that is stored in the adapter file but not trained.
 pub(crate) fn frozen(value: Tensor<2>) -> Param<Tensor<2>> {
     Param::from_tensor(value).set_require_grad(false)
+}
+
+/// I, [n, n].
+pub(crate) fn identity(n: usize, device: &Device, dtype: DType) -> Tensor<2> {
+    cayley::eye(n, device, dtype).squeeze_dim::<2>(0)
 }

@@ -28,6 +28,12 @@ pub enum Init {
         /// Number of inputs of one output.
         fan_in: usize,
     },
+    /// Sparse signs of unit variance (Li, Hastie and Church 2006): -sqrt(s) and sqrt(s) with
+    /// probability 1 / (2 s) each, zero otherwise.
+    SparseSign {
+        /// s, at least 1.
+        sparsity: f64,
+    },
 }
 
 impl Init {
@@ -54,6 +60,13 @@ impl Init {
                 bound: (fan_in.max(1) as f64).sqrt().recip(),
             }
             .values(count, key),
+            Self::SparseSign { sparsity } => (0..count)
+                .map(|_| match rng.random::<f64>() * 2.0 * sparsity {
+                    draw if draw < 1.0 => -sparsity.sqrt(),
+                    draw if draw < 2.0 => sparsity.sqrt(),
+                    _ => 0.0,
+                })
+                .collect(),
         }
     }
 
@@ -90,5 +103,9 @@ mod tests {
         let kaiming = Init::KaimingUniform { fan_in: 16 }.values(n, &Key::new(1));
         let largest = kaiming.iter().fold(0.0f64, |m, x| m.max(x.abs()));
         assert!(largest <= 0.25 && largest > 0.249);
+        let signs = Init::SparseSign { sparsity: 4.0 }.values(n, &Key::new(2));
+        assert!(signs.iter().all(|x| *x == 0.0 || x.abs() == 2.0));
+        let filled = signs.iter().filter(|x| **x != 0.0).count() as f64 / n as f64;
+        assert!((filled - 0.25).abs() < 5.0 * (0.25 * 0.75 / n as f64).sqrt());
     }
 }

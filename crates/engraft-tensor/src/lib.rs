@@ -9,10 +9,12 @@
 //! - [`Init`]: host-side initialisers over those streams;
 //! - [`MersenneTwister`]: PyTorch's generator, where a method's frozen state is defined by it;
 //! - [`ops`]: operations with kernels and backward passes of their own;
+//! - [`cayley`]: batches of rotations from skew-symmetric matrices;
 //! - [`inverse()`]: inverses of small matrices on the device;
 //! - [`bridge`]: tensors to host matrices and back, in the tensor's own precision.
 
 pub mod bridge;
+pub mod cayley;
 mod device;
 mod init;
 mod inverse;

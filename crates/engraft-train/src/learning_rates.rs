@@ -1,6 +1,6 @@
 //! Learning rates by parameter.
 
-use engraft_core::Error as CoreError;
+use engraft_core::{AnyMethod, Error as CoreError};
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
@@ -16,8 +16,29 @@ pub struct RatePattern {
     pub factor: f64,
 }
 
-/// Factors by pattern; where several match, the last one counts, and 1 where none does. LoRA+
-/// (Hayou et al., arXiv 2402.12354) is `.*\.b` with factor 16.
+impl RatePattern {
+    /// The learning rates that `method` asks for when it is attached as `adapter`: for fields of
+    /// its adapters and entries of its bank.
+    pub fn declared(method: &AnyMethod, adapter: &str) -> Vec<Self> {
+        let adapter = regex::escape(adapter);
+        let pattern = |field: &str| {
+            let field = regex::escape(field);
+            format!(
+                r".*\.adapters\.{adapter}\.(?:.*\.)?{field}|bank\.trained\.{adapter}/(?:.*/)?{field}"
+            )
+        };
+        method
+            .rates()
+            .iter()
+            .map(|rate| Self {
+                pattern: pattern(rate.field),
+                factor: rate.factor,
+            })
+            .collect()
+    }
+}
+
+/// Factors by pattern; where several match, the last one counts, and 1 where none does.
 #[derive(Debug, Clone, Default)]
 pub struct LearningRates(Vec<(Regex, f64)>);
 

@@ -1,7 +1,7 @@
 //! C3A.
 
 use engraft_core::LayerShape;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Configured, PeftType, Settings, Written, common, size_patterns, sizes, table};
 use crate::config::Reader;
@@ -34,7 +34,7 @@ impl PeftType for C3a {
 
     fn read(&self, config: &mut Reader, layers: &[LayerShape]) -> Result<Settings> {
         let size: usize = config.get("block_size", 256)?;
-        let patterns = config.block_sizes();
+        let patterns = config.block_sizes()?;
         let init = match config.get("init_weights", Value::from("xavier_uniform"))? {
             Value::Bool(true) => "zeros",
             Value::Bool(false) => "xavier-uniform",
@@ -71,12 +71,11 @@ impl PeftType for C3a {
             .map_or(Value::Bool(true), |(peft, _)| peft.into());
         let keys = table([
             ("block_size", size.into()),
-            ("block_size_pattern", json!({})),
+            ("block_size_pattern", patterns),
             ("init_weights", init),
         ]);
         Ok(Written {
             keys,
-            block_size_pattern: patterns,
             ..Written::default()
         })
     }

@@ -1,7 +1,6 @@
 //! FOURIERFT: FourierFT. Which entries are trained follows from the seed.
 
 use engraft_core::LayerShape;
-use serde_json::json;
 
 use super::{Configured, PeftType, Settings, Written, common, size_patterns, sizes, table};
 use crate::config::{Reader, number};
@@ -23,7 +22,7 @@ impl PeftType for FourierFt {
 
     fn read(&self, config: &mut Reader, layers: &[LayerShape]) -> Result<Settings> {
         let n: usize = config.get("n_frequency", 1000)?;
-        let patterns = config.frequencies();
+        let patterns = config.frequencies()?;
         let names = ("n_frequency_pattern", "n-frequency");
         let overrides = sizes(layers, names, n, |path| {
             first_below("n_frequency_pattern", &patterns, path)
@@ -52,7 +51,7 @@ impl PeftType for FourierFt {
         let (n, patterns) = size_patterns(layers, "n-frequency", str::to_owned, first_below)?;
         let keys = table([
             ("n_frequency", n.into()),
-            ("n_frequency_pattern", json!({})),
+            ("n_frequency_pattern", patterns),
             ("scaling", number(common(layers, "scaling")?)),
             (
                 "random_loc_seed",
@@ -62,7 +61,6 @@ impl PeftType for FourierFt {
         ]);
         Ok(Written {
             keys,
-            n_frequency_pattern: patterns,
             ..Written::default()
         })
     }

@@ -24,6 +24,10 @@ impl PeftType for Hira {
         &["bias"]
     }
 
+    fn takes(&self, kind: LayerKind) -> bool {
+        kind != LayerKind::Experts
+    }
+
     fn read(&self, config: &mut Reader, _: &[LayerShape]) -> Result<Settings> {
         let rank: usize = config.get("r", 32)?;
         let dropout: f64 = config.get("hira_dropout", 0.0)?;
@@ -73,13 +77,23 @@ impl PeftType for Hira {
 
     fn fields(&self, layer: &Configured) -> Result<Vec<Field>> {
         let (d_in, d_out, rank) = (layer.layer.d_in, layer.layer.d_out, layer.get("rank")?);
-        let [a, b] = match layer.layer.kind {
+        let kind = layer.layer.kind;
+        let [a, b] = match kind {
             LayerKind::Embedding => ["hira_embedding_A", "hira_embedding_B"],
             _ => ["hira_A", "hira_B"],
         };
+        let (a_shape, b_shape) = match kind {
+            LayerKind::Conv2d {
+                kernel: [rows, columns],
+            } => (
+                vec![rank, d_in / kind.pixels(), rows, columns],
+                vec![d_out, rank, 1, 1],
+            ),
+            _ => (vec![rank, d_in], vec![d_out, rank]),
+        };
         Ok(vec![
-            Field::transposed(a, "a", [rank, d_in]),
-            Field::transposed(b, "b", [d_out, rank]),
+            Field::transposed(a, "a", &a_shape),
+            Field::transposed(b, "b", &b_shape),
         ])
     }
 }

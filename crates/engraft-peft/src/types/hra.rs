@@ -1,6 +1,6 @@
 //! HRA.
 
-use engraft_core::LayerShape;
+use engraft_core::{LayerKind, LayerShape};
 use serde_json::{Value, json};
 
 use super::{Configured, PeftType, Settings, Written, common, table};
@@ -18,6 +18,10 @@ impl PeftType for Hra {
 
     fn methods(&self) -> &'static [&'static str] {
         &["hra"]
+    }
+
+    fn takes(&self, kind: LayerKind) -> bool {
+        matches!(kind, LayerKind::Linear | LayerKind::Conv2d { .. })
     }
 
     fn lacks(&self) -> &'static [&'static str] {

@@ -47,14 +47,14 @@ impl PeftType for Lokr {
                 ));
             }
         };
-        // Linear layers have no kernel to decompose.
-        config.skip(&["use_effective_conv2d"]);
+        let effective: bool = config.get("use_effective_conv2d", false)?;
         let own = table([
             ("rank", rank.into()),
             ("alpha", alpha.into()),
             ("factor", factor.into()),
             ("decompose-both", both.into()),
             ("init", init.into()),
+            ("effective-conv2d", effective.into()),
         ]);
         Ok(Settings {
             method: "lokr",
@@ -86,38 +86,56 @@ impl PeftType for Lokr {
             ("rank_dropout", 0.0.into()),
             ("module_dropout", 0.0.into()),
             ("rank_dropout_scale", false.into()),
-            ("use_effective_conv2d", false.into()),
+            (
+                "use_effective_conv2d",
+                common::<bool>(layers, "effective-conv2d")?.into(),
+            ),
         ]);
         Ok(Written {
             keys,
             rank_pattern,
             alpha_pattern,
-            ..Written::default()
         })
     }
 
     fn fields(&self, layer: &Configured) -> Result<Vec<Field>> {
         let (rank, factor): (usize, i64) = (layer.get("rank")?, layer.get("factor")?);
-        let (in1, in2) = factorisation(layer.layer.d_in, factor);
+        // The pixels of a kernel all go to w2.
+        let (kernel, pixels) = match layer.layer.kind {
+            LayerKind::Conv2d { kernel } => (kernel.to_vec(), kernel[0] * kernel[1]),
+            _ => (Vec::new(), 1),
+        };
+        let (in1, in2) = factorisation(layer.layer.d_in / pixels, factor);
         let (out1, out2) = factorisation(layer.layer.d_out, factor);
         let product = |out: usize, input: usize| 2 * rank < out.max(input);
         let mut fields = Vec::new();
         // A product w_a w_b (out, r) (r, in) there is its transpose a b here.
         if layer.get("decompose-both")? && product(out1, in1) {
             fields.extend([
-                Field::transposed("lokr_w1_b", "w1.a", &[rank, in1]),
-                Field::transposed("lokr_w1_a", "w1.b", &[out1, rank]),
+                Field::transposed("lokr_w1_b", "w1.a", [rank, in1]),
+                Field::transposed("lokr_w1_a", "w1.b", [out1, rank]),
             ]);
         } else {
-            fields.push(Field::transposed("lokr_w1", "w1.a", &[out1, in1]));
+            fields.push(Field::transposed("lokr_w1", "w1.a", [out1, in1]));
         }
-        if product(out2, in2) {
+        let with_kernel = |sides: [usize; 2]| [&sides[..], &kernel].concat();
+        if !product(out2, in2) {
+            fields.push(Field::transposed(
+                "lokr_w2",
+                "w2.a",
+                with_kernel([out2, in2]),
+            ));
+        } else if layer.get("effective-conv2d")? && pixels > 1 {
             fields.extend([
-                Field::transposed("lokr_w2_b", "w2.a", &[rank, in2]),
-                Field::transposed("lokr_w2_a", "w2.b", &[out2, rank]),
+                Field::transposed("lokr_w2_b", "w2.a", [rank, in2]),
+                Field::same("lokr_w2_a", "w2.b", &[rank, out2]),
+                Field::same("lokr_t2", "w2.t", &with_kernel([rank, rank])),
             ]);
         } else {
-            fields.push(Field::transposed("lokr_w2", "w2.a", &[out2, in2]));
+            fields.extend([
+                Field::transposed("lokr_w2_b", "w2.a", [rank, in2 * pixels]),
+                Field::transposed("lokr_w2_a", "w2.b", [out2, rank]),
+            ]);
         }
         Ok(fields)
     }

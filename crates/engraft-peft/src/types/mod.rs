@@ -1,25 +1,36 @@
 //! The PEFT types that Engraft reads and writes: one file each, one line of [`TYPES`].
 
 mod adalora;
+mod adamss;
 mod beft;
 mod boft;
 mod c3a;
 mod deft;
 mod delora;
 mod fourierft;
+mod frod;
 mod glora;
 mod gralora;
 mod hira;
 mod hra;
 mod ia3;
+mod lily;
 mod loha;
 mod lokr;
 mod lora;
 mod miss;
 mod oft;
+mod osf;
 mod peanut;
+mod psoft;
+mod pvera;
+mod randlora;
 mod road;
 mod shira;
+mod supertuning;
+mod tinylora;
+mod unilora;
+mod vblora;
 mod vera;
 mod waveft;
 
@@ -30,10 +41,13 @@ use engraft_core::{LayerKind, LayerShape};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::config::{Patterns, Reader};
+use crate::config::{Patterns, Reader, number};
 use crate::error::{Error, Result};
-use crate::field::Field;
+use crate::field::{Field, Pair};
 use crate::targets;
+
+/// Tensors by key.
+pub(crate) type Tensors = BTreeMap<String, TensorData>;
 
 /// A table of configuration keys.
 pub(crate) type Table = Map<String, Value>;
@@ -41,25 +55,36 @@ pub(crate) type Table = Map<String, Value>;
 /// All types, alphabetical.
 pub(crate) static TYPES: &[&dyn PeftType] = &[
     &adalora::Adalora,
+    &adamss::Adamss,
     &beft::Beft,
     &boft::Boft,
+    &c3a::C3a,
     &deft::Deft,
     &delora::Delora,
+    &fourierft::FourierFt,
+    &frod::Frod,
     &glora::Glora,
     &gralora::Gralora,
     &hira::Hira,
-    &c3a::C3a,
-    &fourierft::FourierFt,
     &hra::Hra,
     &ia3::Ia3,
+    &lily::Lily,
     &loha::Loha,
     &lokr::Lokr,
     &lora::Lora,
     &miss::Miss,
     &oft::Oft,
+    &osf::Osf,
+    &psoft::Psoft,
     &peanut::Peanut,
+    &pvera::Pvera,
+    &randlora::RandLora,
     &road::Road,
     &shira::Shira,
+    &tinylora::TinyLora,
+    &unilora::UniLora,
+    &vblora::VbLora,
+    &supertuning::Supertuning,
     &vera::Vera,
     &waveft::WaveFt,
 ];
@@ -92,12 +117,72 @@ pub(crate) trait PeftType: Sync {
     fn write(&self, layers: &[Configured]) -> Result<Written, String>;
 
     /// The parameters on a layer.
-    fn fields(&self, layer: &Configured) -> Result<Vec<Field>>;
+    fn fields(&self, layer: &Configured) -> Result<Vec<Field>> {
+        let _ = layer;
+        Ok(Vec::new())
+    }
+
+    /// Parameters of a method that are in no file of PEFT: its init computes them from the base.
+    fn derived(&self, method: &str) -> &'static [&'static str] {
+        let _ = method;
+        &[]
+    }
+
+    /// Frozen parameters on a layer that PEFT keeps in memory but does not save, and that its file
+    /// does not determine.
+    fn unsaved(&self, layer: &Configured) -> Result<Vec<Field>> {
+        let _ = layer;
+        Ok(Vec::new())
+    }
+
+    /// Why the file does not determine them, where there are any.
+    fn why_unsaved(&self) -> &'static str {
+        ""
+    }
 
     /// Frozen state shared by all layers.
     fn shared(&self, layers: &[Configured]) -> Vec<Field> {
         let _ = layers;
         Vec::new()
+    }
+
+    /// All tensors of an adapter: of [`shared`](Self::shared) and [`fields`](Self::fields), unless
+    /// layers are coupled in another way.
+    fn pairs(&self, layers: &[Configured], name: &str) -> Result<Vec<Pair>> {
+        let mut pairs: Vec<Pair> = self
+            .shared(layers)
+            .into_iter()
+            .map(|field| field.in_bank(name))
+            .collect();
+        for layer in layers {
+            let fields = self.fields(layer)?;
+            pairs.extend(
+                fields
+                    .into_iter()
+                    .map(|field| field.on_layer(&layer.layer, name)),
+            );
+        }
+        Ok(pairs)
+    }
+
+    /// Brings a file's tensors into the form of one tensor for each of [`pairs`](Self::pairs), and
+    /// completes `settings` by what only they say. `frozen` is what the caller knows of state that
+    /// PEFT does not save.
+    fn unpack(
+        &self,
+        layers: &[LayerShape],
+        settings: &mut Settings,
+        tensors: &mut Tensors,
+        frozen: &Tensors,
+    ) -> Result<()> {
+        let _ = (layers, settings, tensors, frozen);
+        Ok(())
+    }
+
+    /// The inverse of [`unpack`](Self::unpack), for all or some of the tensors.
+    fn pack(&self, layers: &[Configured], tensors: &mut Tensors) -> Result<(), String> {
+        let _ = (layers, tensors);
+        Ok(())
     }
 }
 
@@ -122,8 +207,6 @@ pub(crate) struct Written {
     pub(crate) keys: Table,
     pub(crate) rank_pattern: Patterns,
     pub(crate) alpha_pattern: Patterns,
-    pub(crate) block_size_pattern: Patterns,
-    pub(crate) n_frequency_pattern: Patterns,
 }
 
 /// A layer with the method as configured for it.
@@ -319,14 +402,14 @@ pub(crate) fn sizes(
     Ok(overrides)
 }
 
-/// The inverse of [`sizes`]: the value of the first layer, and patterns for the layers with
-/// others. `name` makes the pattern of a path, and `find` looks a path up as PEFT will.
+/// The inverse of [`sizes`]: the value of the first layer, and a table of patterns for the layers
+/// with others. `name` makes the pattern of a path, and `find` looks a path up as PEFT will.
 pub(crate) fn size_patterns(
     layers: &[Configured],
     key: &str,
     name: impl Fn(&str) -> String,
     find: impl Fn(&str, &Patterns, &str) -> Result<Option<f64>>,
-) -> Result<(usize, Patterns), String> {
+) -> Result<(usize, Value), String> {
     let first: usize = layers[0].value(key)?;
     let mut patterns = Patterns::default();
     for layer in layers {
@@ -335,6 +418,8 @@ pub(crate) fn size_patterns(
             patterns.0.push((name(&layer.layer.path), own as f64));
         }
     }
+    // As a table is written.
+    patterns.0.sort_by(|a, b| a.0.cmp(&b.0));
     for layer in layers {
         let own: usize = layer.value(key)?;
         let found = find(key, &patterns, &layer.layer.path).map_err(|error| error.to_string())?;
@@ -345,7 +430,9 @@ pub(crate) fn size_patterns(
             ));
         }
     }
-    Ok((first, patterns))
+    let entries = patterns.0.into_iter();
+    let table: Table = entries.map(|(key, value)| (key, number(value))).collect();
+    Ok((first, table.into()))
 }
 
 /// The value that all layers share.

@@ -23,7 +23,7 @@ impl PeftType for Oft {
     }
 
     fn takes(&self, kind: LayerKind) -> bool {
-        matches!(kind, LayerKind::Linear | LayerKind::Conv2d { .. })
+        kind != LayerKind::Experts
     }
 
     fn read(&self, config: &mut Reader, layers: &[LayerShape]) -> Result<Settings> {
@@ -92,6 +92,15 @@ impl PeftType for Oft {
             ("parametrisation", "skew".into()),
             ("outputs", "fixed".into()),
             ("dropout", dropout.into()),
+            // What PEFT's active adapter computes; merged, it computes something else.
+            (
+                "convolution",
+                if layers.iter().any(is_convolution) {
+                    "image".into()
+                } else {
+                    "kernel".into()
+                },
+            ),
         ]);
         Ok(Settings {
             method: "oft",
@@ -109,6 +118,14 @@ impl PeftType for Oft {
         if (parametrisation.as_str(), outputs.as_str()) != ("skew", "fixed") {
             return Err(format!(
                 "PEFT trains the triangle of each block and nothing of the outputs; found parametrisation = \"{parametrisation}\" and outputs = \"{outputs}\""
+            ));
+        }
+        if let Some(layer) = layers.iter().find(|layer| is_convolution(&layer.layer))
+            && layer.value::<String>("convolution")? != "image"
+        {
+            return Err(format!(
+                "{}: PEFT rotates the image of a convolution and not its kernel; found convolution = \"kernel\"",
+                layer.layer.path
             ));
         }
         let sizes = layers
@@ -165,6 +182,10 @@ impl PeftType for Oft {
             &[number, size * size.saturating_sub(1) / 2],
         )])
     }
+}
+
+fn is_convolution(layer: &LayerShape) -> bool {
+    matches!(layer.kind, LayerKind::Conv2d { .. })
 }
 
 /// The width that OFT rotates: of the inputs, or of the vectors of an embedding.

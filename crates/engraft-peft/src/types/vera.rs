@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use burn::tensor::TensorData;
 use engraft_core::LayerShape;
 
-use super::{Configured, PeftType, Settings, Written, common, table};
+use super::{Configured, PeftType, Settings, Tensors, Written, common, table};
 use crate::config::Reader;
 use crate::error::Result;
 use crate::field::{Field, SHARED};
@@ -34,18 +34,10 @@ impl PeftType for Vera {
         let seed: u64 = config.get("projection_prng_key", 0)?;
         let saved: bool = config.get("save_projection", true)?;
         config.skip(&["init_weights"]);
-        let mut grown = BTreeMap::new();
-        if !saved {
-            config.warn(format!("the projections are not in the file: drawn again from PyTorch's generator with seed {seed}"));
-            let (d_in, d_out) = largest(layers);
-            let mut generator = Generator::new(seed);
-            for (key, rows, cols) in [("vera_A", rank, d_in), ("vera_B", d_out, rank)] {
-                grown.insert(
-                    format!("{SHARED}{key}"),
-                    TensorData::new(generator.kaiming_uniform(rows, cols), [rows, cols]),
-                );
-            }
-        }
+        let grown = match saved {
+            true => BTreeMap::new(),
+            false => projections(config, seed, "vera", [rank, rank], layers),
+        };
         let own = table([
             ("rank", rank.into()),
             ("d-initial", d_initial.into()),
@@ -91,14 +83,37 @@ impl PeftType for Vera {
             .and_then(|layer| layer.get("rank").ok())
             .unwrap_or(0);
         vec![
-            Field::transposed("vera_A", "a", &[rank, d_in]),
-            Field::transposed("vera_B", "b", &[d_out, rank]),
+            Field::transposed("vera_A", "a", [rank, d_in]),
+            Field::transposed("vera_B", "b", [d_out, rank]),
         ]
     }
 }
 
+/// The projections A, (rows, d_in), and B, (d_out, rank), that a file leaves to a seed.
+pub(super) fn projections(
+    config: &mut Reader,
+    seed: u64,
+    prefix: &str,
+    [rows, rank]: [usize; 2],
+    layers: &[LayerShape],
+) -> Tensors {
+    config.warn(format!(
+        "the projections are not in the file: drawn again from PyTorch's generator with seed {seed}"
+    ));
+    let (d_in, d_out) = largest(layers);
+    let mut generator = Generator::new(seed);
+    [("A", rows, d_in), ("B", d_out, rank)]
+        .into_iter()
+        .map(|(key, rows, cols)| {
+            let values = generator.kaiming_uniform(rows, cols);
+            let key = format!("{SHARED}{prefix}_{key}");
+            (key, TensorData::new(values, [rows, cols]))
+        })
+        .collect()
+}
+
 /// The largest input and output widths: the projections are cut to each layer.
-fn largest(layers: &[LayerShape]) -> (usize, usize) {
+pub(super) fn largest(layers: &[LayerShape]) -> (usize, usize) {
     let max = |width: fn(&LayerShape) -> usize| layers.iter().map(width).max().unwrap_or(0);
     (max(|layer| layer.d_in), max(|layer| layer.d_out))
 }

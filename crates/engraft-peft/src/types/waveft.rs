@@ -1,7 +1,6 @@
 //! WAVEFT: WaveFT. Which entries are trained follows from the seed.
 
 use engraft_core::LayerShape;
-use serde_json::json;
 
 use super::{Configured, PeftType, Settings, Written, common, size_patterns, sizes, table};
 use crate::config::{Reader, number};
@@ -23,7 +22,7 @@ impl PeftType for WaveFt {
 
     fn read(&self, config: &mut Reader, layers: &[LayerShape]) -> Result<Settings> {
         let n: usize = config.get("n_frequency", 2592)?;
-        let patterns = config.frequencies();
+        let patterns = config.frequencies()?;
         let proportional: bool = config.get("proportional_parameters", false)?;
         let size = |layer: &LayerShape| (layer.d_in * layer.d_out) as f64;
         let all: f64 = layers.iter().map(size).sum();
@@ -68,7 +67,7 @@ impl PeftType for WaveFt {
         let (n, patterns) = size_patterns(layers, "n-frequency", only, first_match)?;
         let keys = table([
             ("n_frequency", n.into()),
-            ("n_frequency_pattern", json!({})),
+            ("n_frequency_pattern", patterns),
             ("proportional_parameters", false.into()),
             ("scaling", number(common(layers, "scaling")?)),
             (
@@ -87,7 +86,6 @@ impl PeftType for WaveFt {
         ]);
         Ok(Written {
             keys,
-            n_frequency_pattern: patterns,
             ..Written::default()
         })
     }

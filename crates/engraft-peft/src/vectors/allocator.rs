@@ -35,7 +35,7 @@ pub(super) fn run(
 ) -> Result<(), Stop> {
     let mut run = Run::start(case, device, registry, report)?;
     let mut checks = Checks::new(case);
-    for (key, found) in run.import.to_peft(&run.values("")?) {
+    for (key, found) in run.import.to_peft(&run.values("")?)? {
         checks.close(&format!("init.{key}"), &found);
     }
     let total = case.training.steps.len() as u64;
@@ -113,21 +113,21 @@ impl<'a> Run<'a> {
             &format!("{of_run}grad."),
             &self.gradients(&gradients)?,
             checks,
-        );
+        )?;
         self.descend(&gradients);
         let lambda = only_lambda(self.values("")?);
-        self.compare(&format!("{of_run}E_before_mask."), &lambda, checks);
+        self.compare(&format!("{of_run}E_before_mask."), &lambda, checks)?;
 
         self.adapted
             .after_update(time, &gradients)
             .map_err(Error::from)?;
-        for (key, found) in self.import.to_peft(&only_lambda(self.values("")?)) {
+        for (key, found) in self.import.to_peft(&only_lambda(self.values("")?))? {
             checks.close(&format!("step_after.{number}.{key}"), &found);
         }
         for (peft, own) in [("ipt", "sensitivity"), ("unc", "uncertainty")] {
             let key = format!("{of_run}exp_avg_{peft}.");
             if self.case.tensors.keys().any(|one| one.starts_with(&key)) {
-                let means = self.import.to_peft(&self.values(own)?);
+                let means = self.import.to_peft(&self.values(own)?)?;
                 for (path, found) in means {
                     let path = path.trim_start_matches(MODEL);
                     compare_relative(self.case, &format!("{key}{path}"), &found, checks);
@@ -167,8 +167,13 @@ impl<'a> Run<'a> {
     }
 
     /// Compares all tensors whose key starts so.
-    fn compare(&self, prefix: &str, own: &BTreeMap<String, TensorData>, checks: &mut Checks) {
-        let found = self.import.to_peft(own);
+    fn compare(
+        &self,
+        prefix: &str,
+        own: &BTreeMap<String, TensorData>,
+        checks: &mut Checks,
+    ) -> Result<(), Stop> {
+        let found = self.import.to_peft(own)?;
         for key in within(&self.case.tensors, prefix).keys() {
             match found.get(key) {
                 Some(found) => {
@@ -177,6 +182,7 @@ impl<'a> Run<'a> {
                 None => checks.fail(format!("{prefix}{key}: there is no such tensor")),
             }
         }
+        Ok(())
     }
 
     /// p -= lr dL/dp, in f32 as PyTorch.

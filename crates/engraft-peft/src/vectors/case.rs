@@ -109,6 +109,8 @@ pub(super) struct Case {
     /// Adapters by name, in the order they are active. The one adapter of a `layer` case has no
     /// name in the tensors' keys.
     pub(super) adapters: Vec<(String, PeftAdapter)>,
+    /// What the adapters' files hold, where that is less than what was trained.
+    pub(super) saved: Vec<(String, PeftAdapter)>,
     pub(super) is_named: bool,
     pub(super) adapter_names: Vec<String>,
     pub(super) tolerance: BTreeMap<String, Tolerance>,
@@ -165,18 +167,34 @@ impl Case {
             }
         };
         let adapters = configs.into_iter().map(|(name, config)| {
-            let prefix = if is_named {
-                format!("adapter.{name}.")
-            } else {
-                "adapter.".to_owned()
+            let part = |what: &str| {
+                let prefix = if is_named {
+                    format!("{what}.{name}.")
+                } else {
+                    format!("{what}.")
+                };
+                within(&tensors, &prefix)
             };
-            let own = within(&tensors, &prefix);
-            (name, PeftAdapter::from_parts(config, own))
+            let adapter = PeftAdapter::from_parts(config, part("adapter")).with_frozen(part("aux"));
+            let residual = tensors.keys().any(|key| key.starts_with("residual."));
+            let adapter = if residual {
+                adapter.on_residual()
+            } else {
+                adapter
+            };
+            (name.clone(), adapter)
         });
-        let adapters = adapters.collect();
+        let mut adapters: Vec<(String, PeftAdapter)> = adapters.collect();
+        let trained = within(&tensors, "param.");
+        let mut saved = Vec::new();
+        if let ([(_, adapter)], false) = (&mut adapters[..], trained.is_empty()) {
+            saved.push((ONLY.to_owned(), adapter.clone()));
+            *adapter = as_trained(adapter, trained);
+        }
         Ok(Self {
             net: file.net,
             adapters,
+            saved,
             is_named,
             adapter_names: file.adapter_names,
             tolerance,
@@ -200,6 +218,22 @@ impl Case {
             "grad.".to_owned()
         }
     }
+}
+
+/// The adapter with its trained parameters in the place of what the file holds of them
+/// (VB-LoRA's logits instead of the best of them).
+fn as_trained(adapter: &PeftAdapter, trained: BTreeMap<String, TensorData>) -> PeftAdapter {
+    let mut whole = adapter.clone();
+    let is_rest = |key: &str| {
+        trained
+            .keys()
+            .any(|trained| key.starts_with(trained.as_str()))
+    };
+    whole.tensors.retain(|key, _| !is_rest(key));
+    whole.tensors.extend(trained.clone());
+    let keys = &mut whole.config.keys;
+    keys.insert("save_only_topk_weights".to_owned(), false.into());
+    whole
 }
 
 /// What belongs to adapters of several types, under the keys of a model with that type alone.

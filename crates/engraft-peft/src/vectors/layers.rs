@@ -1,6 +1,6 @@
 //! Cases on linear layers: one adapter, several at once, or one for each batch row.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
@@ -62,7 +62,22 @@ pub(super) fn run(
     } else {
         mixed(case, &adapted, device, &mut checks)?;
     }
-    for (import, (_, adapter)) in imports.iter().zip(&case.adapters) {
+    let adapters = if case.saved.is_empty() {
+        &case.adapters
+    } else {
+        adapted = fresh()?;
+        imports.clear();
+        for (name, adapter) in &case.saved {
+            let import = adapter.import(&shapes, name)?;
+            import.attach(&mut adapted, registry)?;
+            imports.push(import);
+        }
+        let x = flat(case, "in.x", device)?;
+        let y = output(case, &adapted.model, &x, &adapted.ctx(Mode::Eval))?;
+        checks.close("out.y", &y.to_data());
+        &case.saved
+    };
+    for (import, (_, adapter)) in imports.iter().zip(adapters) {
         round_trip(
             &adapted,
             &mut fresh()?,
@@ -122,7 +137,7 @@ fn active(
         let found = gradients(adapted, &grads);
         for import in imports {
             let prefix = case.gradient_prefix(&import.name);
-            let by_peft = import.to_peft(&found);
+            let by_peft = import.to_peft(&found)?;
             for key in within(&case.tensors, &prefix)
                 .keys()
                 .filter(|key| key.as_str() != "in.x")
@@ -130,6 +145,11 @@ fn active(
                 compare_gradient(case, &prefix, key, by_peft.get(key).cloned(), checks);
             }
         }
+    }
+    if case.tensors.contains_key("out.y_train") {
+        let mode = Mode::Train { seed: 0, step: 0 };
+        let y = output(case, &adapted.model, &x, &adapted.ctx(mode))?;
+        checks.close("out.y_train", &y.to_data());
     }
     if case.tensors.contains_key("out.y_base") {
         adapted.disable(true);
@@ -285,6 +305,7 @@ fn round_trip(
         let config = serde_json::from_str(&first.config().to_json().to_string())
             .map_err(|error| Error::config("", error))?;
         let read = PeftAdapter::from_parts(config, first.tensors().clone())
+            .with_frozen(adapter.frozen.clone())
             .import(&fresh.model.shapes(), &import.name)?;
         read.attach(fresh, registry)?;
         export(fresh, &import.name, in_out)
@@ -292,6 +313,21 @@ fn round_trip(
     match again() {
         Err(error) => checks.fail(format!("written and read again: {error}")),
         Ok(written) => {
+            let keys = |adapter: &PeftAdapter| -> BTreeSet<String> {
+                let config = adapter.config().to_json();
+                config
+                    .as_object()
+                    .into_iter()
+                    .flatten()
+                    .map(|(key, _)| key.clone())
+                    .collect()
+            };
+            let (found, expected) = (keys(&written), keys(adapter));
+            for key in found.symmetric_difference(&expected) {
+                checks.fail(format!(
+                    "`{key}` is in one of the written configuration and PEFT's"
+                ));
+            }
             for (key, data) in adapter.tensors() {
                 checks.equal(
                     &format!("adapter.{key} written and read again"),

@@ -1,8 +1,9 @@
 //! Rotations from skew-symmetric matrices, in batches of blocks.
 
-use burn::tensor::{DType, Device, Tensor};
-use engraft_tensor::{bridge, inverse};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
+
+use crate::{bridge, inverse};
 
 /// How a block R of a rotation is made from a skew-symmetric Q.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -49,7 +50,7 @@ impl Cayley {
     /// Whether the series has enough terms: the reason if not.
     ///
     /// # Errors
-    /// The sentence for [`engraft_core::Method::validate`].
+    /// The sentence for a method's validation.
     pub fn validate(self) -> Result<(), String> {
         match self {
             Self::Neumann {
@@ -63,20 +64,48 @@ impl Cayley {
 }
 
 /// I, [1, b, b].
-pub(crate) fn eye(size: usize, device: &Device, dtype: DType) -> Tensor<3> {
+pub fn eye(size: usize, device: &Device, dtype: DType) -> Tensor<3> {
     let values = (0..size * size)
         .map(|place| f64::from(u8::from(place / size == place % size)))
         .collect();
     bridge::tensor(values, [1, size, size], device, dtype)
 }
 
+/// Skew-symmetric matrices U - U^T, [n, b, b], from the strictly upper triangles U, packed row by
+/// row: [n, b (b - 1) / 2].
+pub fn skew_from_upper(packed: Tensor<2>, size: usize) -> Tensor<3> {
+    let [n, packed_len] = packed.dims();
+    let place = |row: usize, col: usize| row * (2 * size - row - 1) / 2 + col - row - 1;
+    // Each entry's place in a row of [U, -U, 0].
+    let index = (0..size * size).map(|entry| match (entry / size, entry % size) {
+        (row, col) if row < col => place(row, col),
+        (row, col) if row > col => packed_len + place(col, row),
+        _ => 2 * packed_len,
+    });
+    let index = Tensor::from_data(
+        TensorData::new(
+            index.map(|place| place as i64).collect::<Vec<_>>(),
+            [size * size],
+        ),
+        &packed.device(),
+    );
+    let zero = packed.clone().narrow(1, 0, 1).zeros_like();
+    Tensor::cat(vec![packed.clone(), packed.neg(), zero], 1)
+        .select(1, index)
+        .reshape([n, size, size])
+}
+
+/// The skew-symmetric parts (A - A^T) / 2 of matrices [n, b, b].
+pub fn skew_part(a: Tensor<3>) -> Tensor<3> {
+    (a.clone() - a.swap_dims(1, 2)) * 0.5
+}
+
 #[cfg(test)]
 mod tests {
-    use engraft_tensor::{Init, Key};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::skew::skew_from_upper;
+    use crate::{Init, Key};
 
     fn random_skew(n: usize, size: usize, std: f64, seed: u64, dtype: DType) -> Tensor<3> {
         let packed = Init::Normal { std }.tensor(

@@ -1,0 +1,201 @@
+//! LoRA beside the residual that its own start leaves of the weight.
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+use engraft_core::{
+    Adapter, Counts, Ctx, FrozenBase, InitContext, LayerShape, Result, check_dropout, dropout,
+    positive_rank, refuse_dropout,
+};
+use engraft_linalg::{Matrix, Svd};
+use engraft_tensor::Init;
+
+use crate::spectrum::{frozen, tensor};
+
+/// y = x (W - s A0 B0) + b + s x A B.
+///
+/// | symbol | shape | |
+/// |---|---|---|
+/// | A, B | [d_in, r], [r, d_out] | trained, A0 and B0 at first |
+/// | A0, B0 | [d_in, r], [r, d_out] | frozen, in the adapter file |
+/// | s | | alpha / r, or alpha / sqrt(r) |
+///
+/// The adapter of every method that only chooses how A and B start: PiSSA, MiLoRA, OLoRA, CorDA,
+/// LoRA-GA, LoKU, EVA. The residual W - s A0 B0 is this adapter's own base (see [`Adapter::rebase`]); A0 and B0
+/// are stored so that it does not hang on reproducing a decomposition. The activation form costs
+/// O(tokens (d_in d_out + r (d_in + d_out))), as LoRA's.
+#[derive(Module, Debug)]
+pub struct ResidualLora {
+    /// A, [d_in, r].
+    pub a: Param<Tensor<2>>,
+    /// B, [r, d_out].
+    pub b: Param<Tensor<2>>,
+    /// A0, [d_in, r]; none where B starts at zero, so that nothing is taken from the weight.
+    pub a0: Option<Param<Tensor<2>>>,
+    /// B0, [r, d_out].
+    pub b0: Option<Param<Tensor<2>>>,
+    /// s.
+    pub scaling: f64,
+    /// Dropout probability on the inputs of A.
+    pub dropout: f64,
+    /// Id of the method that chose A0 and B0.
+    method: String,
+}
+
+impl ResidualLora {
+    /// The adapter of `method` that starts from A0 and B0.
+    pub(crate) fn new(
+        method: &str,
+        a0: &Matrix,
+        b0: &Matrix,
+        scaling: f64,
+        dropout: f64,
+        ctx: &InitContext,
+    ) -> Self {
+        let (a0, b0) = (tensor(a0, ctx), tensor(b0, ctx));
+        Self {
+            a: Param::from_tensor(a0.clone()),
+            b: Param::from_tensor(b0.clone()),
+            a0: Some(frozen(a0)),
+            b0: Some(frozen(b0)),
+            scaling,
+            dropout,
+            method: method.to_owned(),
+        }
+    }
+
+    /// The adapter of `method` that starts from A0 and zero, beside the whole weight.
+    pub(crate) fn from_zero(
+        method: &str,
+        a0: &Matrix,
+        scaling: f64,
+        dropout: f64,
+        d_out: usize,
+        ctx: &InitContext,
+    ) -> Self {
+        Self {
+            a: Param::from_tensor(tensor(a0, ctx)),
+            b: Param::from_tensor(ctx.tensor(Init::ZEROS, [a0.cols(), d_out], "b")),
+            a0: None,
+            b0: None,
+            scaling,
+            dropout,
+            method: method.to_owned(),
+        }
+    }
+
+    /// The adapter that starts from singular triples, s A0 B0 = U S V^T with A0 = U (S / s)^1/2
+    /// and B0 = (S / s)^1/2 V^T.
+    ///
+    /// # Errors
+    /// Triples whose shapes do not fit each other.
+    pub(crate) fn from_triples(
+        method: &str,
+        triples: &Svd,
+        scaling: f64,
+        dropout: f64,
+        ctx: &InitContext,
+    ) -> Result<Self> {
+        let roots: Vec<f64> = triples
+            .s
+            .iter()
+            .map(|value| (value / scaling).sqrt())
+            .collect();
+        let a0 = triples.u.scale_columns(&roots);
+        let b0 = triples.vt.scale_rows(&roots);
+        let (a0, b0) = (
+            a0.map_err(|error| ctx.numeric(error))?,
+            b0.map_err(|error| ctx.numeric(error))?,
+        );
+        Ok(Self::new(method, &a0, &b0, scaling, dropout, ctx))
+    }
+
+    /// The same adapter as a LoRA on the original weight: A' = [A, A0], [d_in, 2r], and
+    /// B' = [B; -B0], [2r, d_out], with W + s A' B' = (W - s A0 B0) + s A B. The scaling stays s: a
+    /// file that states rank 2r has alpha 2 alpha (sqrt(2) alpha when rank-stabilised).
+    pub fn to_lora(&self) -> (Tensor<2>, Tensor<2>) {
+        let (a, b) = (self.a.val(), self.b.val());
+        match (&self.a0, &self.b0) {
+            (Some(a0), Some(b0)) => (
+                Tensor::cat(vec![a, a0.val()], 1),
+                Tensor::cat(vec![b, -b0.val()], 0),
+            ),
+            _ => (a, b),
+        }
+    }
+}
+
+impl Adapter for ResidualLora {
+    fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
+        refuse_dropout(&self.method, self.dropout, ctx)?;
+        Ok(
+            base.with_weight(
+                base.weight.clone() + self.a.val().matmul(self.b.val()) * self.scaling,
+            ),
+        )
+    }
+
+    fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
+        let narrow = dropout(x.clone(), self.dropout, ctx).matmul(self.a.val()) * self.scaling;
+        base.forward(x) + narrow.matmul(self.b.val())
+    }
+
+    fn rebase(&self, base: &FrozenBase) -> Option<FrozenBase> {
+        let (a0, b0) = (self.a0.as_ref()?.val(), self.b0.as_ref()?.val());
+        let start = a0.matmul(b0) * self.scaling;
+        Some(base.with_weight((base.weight.clone() - start).detach()))
+    }
+}
+
+/// r (d_in + d_out) trained, and as many frozen beside them.
+pub(crate) fn count(rank: usize, layer: &LayerShape) -> Counts {
+    let factors = rank * (layer.d_in + layer.d_out);
+    Counts::with_frozen(factors, factors)
+}
+
+/// Whether rank, alpha and dropout make sense whatever the shape: the reason if not.
+pub(crate) fn validate(rank: usize, alpha: Option<f64>, dropout: f64) -> Result<(), String> {
+    positive_rank(rank)?;
+    check_dropout(dropout)?;
+    match alpha {
+        Some(alpha) if !(alpha.is_finite() && alpha > 0.0) => Err(format!(
+            "alpha {alpha}: expected a positive number, because the start is divided by it"
+        )),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use engraft_core::{Ctx, Graft};
+
+    use super::*;
+    use crate::PissaConfig;
+    use crate::testing::{attach, base, largest};
+
+    #[test]
+    fn as_a_lora_on_the_original_weight_it_is_the_same_map() {
+        let base = base([12, 7]);
+        let config = PissaConfig {
+            rank: 2,
+            alpha: Some(4.0),
+            niter: 3,
+            ..PissaConfig::default()
+        };
+        let mut adapter = attach(&config, &base);
+        adapter.a = adapter.a.map(|a| a * 1.5 + 0.1);
+        let own = adapter
+            .effective(&adapter.rebase(&base).unwrap(), &Ctx::default())
+            .unwrap()
+            .weight;
+        let (a, b) = adapter.to_lora();
+        assert_eq!((a.dims(), b.dims()), ([12, 4], [4, 7]));
+        let lora = base.weight + a.matmul(b) * adapter.scaling;
+        assert!(largest(own - lora) < 1e-12);
+        assert_eq!(
+            config
+                .count(&LayerShape::linear("fc", 12, 7, false))
+                .trainable,
+            38
+        );
+    }
+}
