@@ -1,5 +1,6 @@
 //! The PEFT types that Engraft reads and writes: one file each, one line of [`TYPES`].
 
+mod adalora;
 mod adamss;
 mod beft;
 mod boft;
@@ -53,6 +54,7 @@ pub(crate) type Table = Map<String, Value>;
 
 /// All types, alphabetical.
 pub(crate) static TYPES: &[&dyn PeftType] = &[
+    &adalora::Adalora,
     &adamss::Adamss,
     &beft::Beft,
     &boft::Boft,
