@@ -132,8 +132,10 @@ impl PeftConfig {
             ("rank_pattern", &self.rank_pattern),
             ("alpha_pattern", &self.alpha_pattern),
         ] {
-            if !patterns.0.is_empty() || crate::types::has_pattern(self.peft_type(), key) {
+            if !patterns.0.is_empty() {
                 keys.insert(key.to_owned(), table(patterns).into());
+            } else if let Some(empty) = crate::types::empty_pattern(self.peft_type(), key) {
+                keys.insert(key.to_owned(), empty);
             }
         }
         for (key, patterns) in [
