@@ -135,7 +135,7 @@ impl PeftConfig {
             if !patterns.0.is_empty() {
                 keys.insert(key.to_owned(), table(patterns).into());
             } else if let Some(empty) = crate::types::empty_pattern(self.peft_type(), key) {
-                keys.insert(key.to_owned(), empty);
+                keys.entry(key).or_insert(empty);
             }
         }
         for (key, patterns) in [

@@ -279,6 +279,8 @@ pub(crate) fn empty_pattern(name: &str, key: &str) -> Option<Value> {
         "LORA" | "LOKR" | "LOHA" => Some(Table::new().into()),
         "DELORA" | "HIRA" if key == "rank_pattern" => Some(Table::new().into()),
         "OSF" if key == "rank_pattern" => Some(Value::Null),
+        "ADALORA" if key == "rank_pattern" => Some(Value::Null),
+        "ADALORA" => Some(Table::new().into()),
         _ => None,
     }
 }
