@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
-use burn::tensor::{DType, Device, Tensor, TensorData};
-use engraft_core::{Adaptable, Adapted, Linear, Mode, ModelShapes, Part, Slots, file};
+use burn::tensor::{DType, Device, Tensor, TensorData, Tolerance};
+use engraft_core::{
+    Adaptable, Adapted, Injection, Linear, Mode, ModelShapes, Part, Slots, file, params,
+};
 use engraft_peft::vectors::{self, CaseReport, Outcome};
-use engraft_peft::{PeftAdapter, load, save};
+use engraft_peft::{PeftAdapter, export, load, save};
 use engraft_tensor::Key;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -405,4 +407,55 @@ fn a_conversion_keeps_the_energy_it_is_asked_for() {
     // Written as PEFT's own type.
     let to = tempfile::tempdir().unwrap();
     save(&adapted, "lora", to.path()).unwrap();
+}
+
+#[test]
+fn a_method_made_here_is_written_and_read_again() {
+    for (id, config) in [
+        ("lora-plus", serde_json::json!({"rank": 4, "bias": true})),
+        (
+            "lora-fa",
+            serde_json::json!({"rank": 4, "init": "orthogonal"}),
+        ),
+        ("pissa", serde_json::json!({"rank": 4})),
+        (
+            "olora",
+            serde_json::json!({"rank": 4, "scaling": "rank-stabilised"}),
+        ),
+        (
+            "bd-lora",
+            serde_json::json!({"rank": 4, "blocks": 2, "block-diagonal": "a"}),
+        ),
+    ] {
+        let (mut first, mut second) = (model(), model());
+        let method = engraft::method(id, &config).unwrap();
+        first
+            .attach("mine", &method, &Injection::default())
+            .unwrap();
+        first.model = params::write(
+            first.model.clone(),
+            params::read(&first.model, |path| path.ends_with(".b"))
+                .into_iter()
+                .map(|(path, b)| {
+                    let moved = b
+                        .iter::<f32>()
+                        .enumerate()
+                        .map(|(i, b)| b + 0.01 * i as f32);
+                    (path, TensorData::new(moved.collect(), b.shape().to_vec()))
+                })
+                .collect(),
+        );
+        let to = tempfile::tempdir().unwrap();
+        save(&first, "mine", to.path()).unwrap();
+        load(&mut second, "mine", to.path(), engraft::method).unwrap();
+        assert_ne!(output(&first), output(&model()), "{id}");
+        output(&first).assert_approx_eq::<f32>(&output(&second), Tolerance::absolute(2e-6));
+    }
+    let refused = engraft::method("pissa", &serde_json::json!({"rank": 4, "niter": 2})).unwrap();
+    let mut adapted = model();
+    adapted
+        .attach("mine", &refused, &Injection::default())
+        .unwrap();
+    let message = export(&adapted, "mine", false).unwrap_err().to_string();
+    assert!(message.contains("randomised SVD"), "{message}");
 }
