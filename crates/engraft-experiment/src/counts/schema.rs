@@ -260,7 +260,7 @@ impl CountsFile {
         }
     }
 
-    fn check(&self, row: &Row) -> Result<(), String> {
+    fn check(&self, row: &Row) -> std::result::Result<(), String> {
         if self.tables.kind != KIND {
             return Err(format!("kind `{}`, expected `{KIND}`", self.tables.kind));
         }
