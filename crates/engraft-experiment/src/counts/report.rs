@@ -176,14 +176,22 @@ awaits = "no-such-method"
     #[test]
     fn mistakes_are_reported_with_their_row() {
         for (from, to, expected) in [
-            ("setting", "seting", "e.toml:8: unknown key `seting`: the nearest is `setting`"),
+            (
+                "setting",
+                "seting",
+                "e.toml:8: unknown key `seting`: the nearest is `setting`",
+            ),
             ("\"lora\"", "\"lroa\"", "e.toml:5: row `LoRA`: unknown"),
             ("rank", "rnak", "nearest: rank"),
             ("\"q_proj\"", "\"qproj\"", "`qproj` matches no layer"),
             ("\"llama-7b\"", "\"lama-7b\"", "nearest: llama-7b"),
             ("4.2M", "4.2X", "e.toml:5: row `LoRA`: published `4.2X`"),
             ("4.2M", "4.2%", "say in `of`"),
-            ("no-such-method", "lora", "e.toml:12: row `Not yet`: `lora` is registered now"),
+            (
+                "no-such-method",
+                "lora",
+                "e.toml:12: row `Not yet`: `lora` is registered now",
+            ),
             ("preset = \"llama-7b\"\n", "", "no `preset`"),
         ] {
             let message = message(from, to);

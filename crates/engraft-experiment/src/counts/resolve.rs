@@ -24,8 +24,7 @@ pub struct Presets(BTreeMap<String, ModelShapes>);
 impl Presets {
     fn get(&mut self, name: &str) -> std::result::Result<&ModelShapes, String> {
         if !self.0.contains_key(name) {
-            let shapes =
-                engraft_models::shapes::preset(name).map_err(|error| error.to_string())?;
+            let shapes = engraft_models::shapes::preset(name).map_err(|error| error.to_string())?;
             self.0.insert(name.to_owned(), shapes);
         }
         Ok(&self.0[name])

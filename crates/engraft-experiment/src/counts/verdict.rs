@@ -97,8 +97,7 @@ impl Published {
             decimals: u32::try_from(fraction.len()).ok()?,
             unit,
         };
-        if let (Some(significant), Unit::Power(power), 0) =
-            (significant, unit, published.decimals)
+        if let (Some(significant), Unit::Power(power), 0) = (significant, unit, published.decimals)
         {
             let dropped = u32::try_from(all.len()).ok()?.checked_sub(significant)?;
             if digits % 10u128.pow(dropped) != 0 {
@@ -133,9 +132,7 @@ impl Published {
             Verdict::Rounded
         } else if truncated == self.digits {
             Verdict::Truncated
-        } else if numerator.abs_diff(self.digits * denominator) <= denominator
-            && denominator > 1
-        {
+        } else if numerator.abs_diff(self.digits * denominator) <= denominator && denominator > 1 {
             Verdict::OffByOne
         } else {
             Verdict::Mismatch
