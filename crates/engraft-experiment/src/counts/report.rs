@@ -174,6 +174,21 @@ awaits = "no-such-method"
     }
 
     #[test]
+    fn a_difference_that_is_explained_is_another_convention() {
+        let from = "published = \"4.2M\"";
+        let explained = "published = \"2.1M\"\nconvention = \"A is not counted\"";
+        for (to, expected) in [
+            (explained, Verdict::OtherConvention),
+            ("published = \"2.1M\"", Verdict::Mismatch),
+            ("", Verdict::Unpublished),
+        ] {
+            let file = parse(&EXAMPLE.replace(from, to)).unwrap();
+            let outcomes = resolve(&file, &mut Presets::default()).unwrap();
+            assert_eq!(outcomes[0].verdict, expected);
+        }
+    }
+
+    #[test]
     fn mistakes_are_reported_with_their_row() {
         for (from, to, expected) in [
             (

@@ -177,6 +177,8 @@ pub enum Provenance {
     Fitted,
     /// The published number was remembered and not read again.
     Recalled,
+    /// Both.
+    FittedRecalled,
 }
 
 impl Display for Provenance {
@@ -185,6 +187,7 @@ impl Display for Provenance {
             Self::Stated => "stated",
             Self::Fitted => "fitted",
             Self::Recalled => "recalled",
+            Self::FittedRecalled => "fitted, recalled",
         })
     }
 }
