@@ -36,21 +36,67 @@ impl<'de> Deserialize<'de> for Patterns {
     }
 }
 
+/// Numbers by pattern, or AdaLoRA's masks by parameter.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum RankPattern {
+    Numbers(Patterns),
+    Masks(Map<String, Value>),
+}
+
+impl Default for RankPattern {
+    fn default() -> Self {
+        Self::Numbers(Patterns::default())
+    }
+}
+
+/// The keys of the file.
+#[derive(Debug, Deserialize)]
+struct File {
+    #[serde(default)]
+    rank_pattern: RankPattern,
+    #[serde(default)]
+    alpha_pattern: Patterns,
+    #[serde(default)]
+    block_size_pattern: Option<Patterns>,
+    #[serde(default)]
+    n_frequency_pattern: Option<Patterns>,
+    #[serde(flatten)]
+    keys: Map<String, Value>,
+}
+
 /// A PEFT configuration as written by `save_pretrained`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(from = "File")]
 pub struct PeftConfig {
-    #[serde(default)]
+    /// Where it holds numbers; AdaLoRA's masks stay among the keys.
     pub(crate) rank_pattern: Patterns,
-    #[serde(default)]
     pub(crate) alpha_pattern: Patterns,
     /// C3A's block sizes.
-    #[serde(default)]
     pub(crate) block_size_pattern: Option<Patterns>,
     /// Numbers of coefficients of FourierFT and WaveFT.
-    #[serde(default)]
     pub(crate) n_frequency_pattern: Option<Patterns>,
-    #[serde(flatten)]
     pub(crate) keys: Map<String, Value>,
+}
+
+impl From<File> for PeftConfig {
+    fn from(file: File) -> Self {
+        let mut keys = file.keys;
+        let rank_pattern = match file.rank_pattern {
+            RankPattern::Numbers(patterns) => patterns,
+            RankPattern::Masks(masks) => {
+                keys.insert("rank_pattern".to_owned(), masks.into());
+                Patterns::default()
+            }
+        };
+        Self {
+            rank_pattern,
+            alpha_pattern: file.alpha_pattern,
+            block_size_pattern: file.block_size_pattern,
+            n_frequency_pattern: file.n_frequency_pattern,
+            keys,
+        }
+    }
 }
 
 impl TryFrom<Value> for PeftConfig {
@@ -86,8 +132,10 @@ impl PeftConfig {
             ("rank_pattern", &self.rank_pattern),
             ("alpha_pattern", &self.alpha_pattern),
         ] {
-            if !patterns.0.is_empty() || crate::types::has_pattern(self.peft_type(), key) {
+            if !patterns.0.is_empty() {
                 keys.insert(key.to_owned(), table(patterns).into());
+            } else if let Some(empty) = crate::types::empty_pattern(self.peft_type(), key) {
+                keys.insert(key.to_owned(), empty);
             }
         }
         for (key, patterns) in [
@@ -293,6 +341,14 @@ mod tests {
             [("z".to_owned(), 2.0), ("a".to_owned(), 4.0)]
         );
         assert_eq!(config.keys["r"], 8);
+    }
+
+    #[test]
+    fn masks_in_the_place_of_ranks_survive() {
+        let value = json!({"peft_type": "ADALORA", "rank_pattern": {"fc1.lora_E": [true, false]}});
+        let config: PeftConfig = value.clone().try_into().unwrap();
+        assert_eq!(config.to_json(), value);
+        assert!(Reader::new(&config).finish().is_err());
     }
 
     #[test]

@@ -159,7 +159,8 @@ impl Method for CordaConfig {
         vec![
             small.clone(),
             Self {
-                alpha: Some(64.0),
+                // The smallest triples are the worst conditioned: a large s keeps them small.
+                alpha: Some(1024.0),
                 scaling: Scaling::RankStabilised,
                 dropout: 0.1,
                 mode: CordaMode::KnowledgePreserved,

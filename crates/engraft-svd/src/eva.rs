@@ -278,7 +278,7 @@ mod tests {
             rank: 2,
             ..EvaConfig::default()
         };
-        let adapter = calibrated(&config, &base, &[x.clone()], None);
+        let adapter = calibrated(&config, &base, std::slice::from_ref(&x), None);
         let a = adapter.a.val();
         let gram = bridge::to_matrix(&a.clone().transpose().matmul(a.clone()));
         assert!(gram.max_abs_diff(&Matrix::identity(2)).unwrap() < 1e-12);
@@ -292,7 +292,7 @@ mod tests {
                 ..config
             },
             &base,
-            &[x.clone()],
+            std::slice::from_ref(&x),
             None,
         );
         let centred = x.clone() - x.mean_dim(0);

@@ -1,5 +1,6 @@
-//! Adapters made from the singular vectors of the weight: where LoRA starts from noise, these start
-//! from what the pretrained weight already does most.
+//! Adapters made from the singular vectors of the weight, of the layer's inputs or of its gradient:
+//! where LoRA starts from noise, these start from what the pretrained weight already does, or from
+//! what data asks of it.
 
 mod corda;
 mod eva;

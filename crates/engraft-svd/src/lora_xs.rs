@@ -224,12 +224,22 @@ mod tests {
             };
             assert_eq!(24 * 4 * config.count(&layer).trainable, published);
         }
-        // Mistral-7B, rank 64, seven linear layers: 0.92M; Gemma-7B: 0.80M.
-        let config = LoraXsConfig {
-            rank: 64,
-            ..LoraXsConfig::default()
-        };
-        assert_eq!(32 * 7 * config.count(&layer).trainable, 917_504);
-        assert_eq!(28 * 7 * config.count(&layer).trainable, 802_816);
+        // Seven linear layers of Mistral-7B and Gemma-7B blocks, LLaMA-3.2-3B, and the six of
+        // DeBERTaV3-base blocks.
+        for (rank, layers, published) in [
+            (16, 32 * 7, 57_344),
+            (64, 32 * 7, 917_504),
+            (16, 28 * 7, 50_176),
+            (32, 28 * 7, 200_704),
+            (64, 28 * 7, 802_816),
+            (248, 28 * 7, 12_054_784),
+            (136, 12 * 6, 1_331_712),
+        ] {
+            let config = LoraXsConfig {
+                rank,
+                ..LoraXsConfig::default()
+            };
+            assert_eq!(layers * config.count(&layer).trainable, published);
+        }
     }
 }

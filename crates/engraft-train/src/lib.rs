@@ -10,6 +10,8 @@
 
 mod adamw;
 mod batcher;
+#[cfg(test)]
+mod changing;
 mod checkpoint;
 mod curves;
 mod early_stop;

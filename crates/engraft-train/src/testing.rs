@@ -55,6 +55,13 @@ impl Problem {
         adapted
     }
 
+    pub fn adapted_with(&self, method: &AnyMethod) -> Adapted<Mlp> {
+        let mut adapted = Adapted::new(self.model());
+        let injection = Injection::new(5);
+        adapted.attach("test", method, &injection).unwrap();
+        adapted
+    }
+
     pub fn batcher(&self) -> Batcher {
         Batcher::new(24, 8, 9).unwrap()
     }

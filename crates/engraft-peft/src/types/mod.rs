@@ -1,5 +1,6 @@
 //! The PEFT types that Engraft reads and writes: one file each, one line of [`TYPES`].
 
+mod adalora;
 mod adamss;
 mod beft;
 mod boft;
@@ -53,6 +54,7 @@ pub(crate) type Table = Map<String, Value>;
 
 /// All types, alphabetical.
 pub(crate) static TYPES: &[&dyn PeftType] = &[
+    &adalora::Adalora,
     &adamss::Adamss,
     &beft::Beft,
     &boft::Boft,
@@ -271,12 +273,13 @@ pub(crate) fn of_method(id: &str) -> Result<&'static dyn PeftType> {
         })
 }
 
-/// Whether configurations of this type have a rank or alpha pattern.
-pub(crate) fn has_pattern(name: &str, key: &str) -> bool {
+/// What PEFT writes for a rank or alpha pattern that is empty, if configurations of this type have one.
+pub(crate) fn empty_pattern(name: &str, key: &str) -> Option<Value> {
     match name {
-        "LORA" | "LOKR" | "LOHA" => true,
-        "DELORA" | "HIRA" => key == "rank_pattern",
-        _ => false,
+        "LORA" | "LOKR" | "LOHA" => Some(Table::new().into()),
+        "DELORA" | "HIRA" if key == "rank_pattern" => Some(Table::new().into()),
+        "OSF" if key == "rank_pattern" => Some(Value::Null),
+        _ => None,
     }
 }
 

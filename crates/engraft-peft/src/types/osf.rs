@@ -79,7 +79,6 @@ impl PeftType for Osf {
         }
         let keys: Table = table([
             ("effective_rank", first),
-            ("rank_pattern", Value::Null),
             ("init_weights", true.into()),
             ("target_svd_config", Value::Null),
         ]);

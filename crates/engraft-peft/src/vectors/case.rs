@@ -73,6 +73,33 @@ struct CaseFile {
     #[serde(default)]
     adapter_names: Vec<String>,
     tolerance: BTreeMap<String, Tolerance>,
+    #[serde(default, flatten)]
+    training: Training,
+}
+
+/// A run of gradient descent, of the kind `adalora_allocator`.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Training {
+    #[serde(default)]
+    pub(super) lr: f64,
+    #[serde(default)]
+    pub(super) steps: Vec<Step>,
+    /// Which triplets are left, by parameter.
+    #[serde(default)]
+    pub(super) final_rank_pattern: BTreeMap<String, Vec<bool>>,
+}
+
+/// A step of it, counted from 1.
+#[derive(Debug, Deserialize)]
+pub(super) struct Step {
+    pub(super) step: u64,
+    pub(super) budget: usize,
+    /// Whether triplets were removed.
+    pub(super) mask: bool,
+    pub(super) loss: f64,
+    pub(super) loss_without_orth_reg: f64,
+    /// Triplets left, by parameter.
+    pub(super) ranks: BTreeMap<String, usize>,
 }
 
 /// A case.
@@ -88,6 +115,7 @@ pub(super) struct Case {
     pub(super) adapter_names: Vec<String>,
     pub(super) tolerance: BTreeMap<String, Tolerance>,
     pub(super) tensors: BTreeMap<String, TensorData>,
+    pub(super) training: Training,
 }
 
 /// Name of the adapter of a case with one.
@@ -171,6 +199,7 @@ impl Case {
             adapter_names: file.adapter_names,
             tolerance,
             tensors,
+            training: file.training,
         })
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use burn::tensor::TensorData;
 
 use super::Stop;
-use super::case::Case;
+use super::case::{Case, Tolerance};
 use super::report::{CaseReport, Worst};
 
 /// What has been compared so far, and how it came out.
@@ -29,12 +29,17 @@ impl<'a> Checks<'a> {
     /// Compares with the case's tensor `key`, within its tolerance.
     pub(super) fn close(&mut self, key: &str, found: &TensorData) {
         self.compared.insert(key.to_owned());
-        let (Some(expected), Some(tolerance)) =
-            (self.case.tensors.get(key), self.case.tolerance.get(key))
-        else {
-            return self.fail(format!(
-                "{key}: the case has no such tensor with a tolerance"
-            ));
+        match self.case.tolerance.get(key) {
+            Some(tolerance) => self.within(key, found, *tolerance),
+            None => self.fail(format!("{key}: the case has no tolerance for it")),
+        }
+    }
+
+    /// Compares with the case's tensor `key`, for which the case has no tolerance of its own.
+    pub(super) fn within(&mut self, key: &str, found: &TensorData, tolerance: Tolerance) {
+        self.compared.insert(key.to_owned());
+        let Some(expected) = self.case.tensors.get(key) else {
+            return self.fail(format!("{key}: the case has no such tensor"));
         };
         if found.num_elements() != expected.num_elements() {
             return self.fail(format!(
@@ -114,7 +119,8 @@ impl<'a> Checks<'a> {
     }
 }
 
-fn values(data: &TensorData) -> Vec<f64> {
+/// The values of a tensor, widened.
+pub(super) fn values(data: &TensorData) -> Vec<f64> {
     data.clone()
         .convert::<f64>()
         .try_to_vec()

@@ -92,7 +92,7 @@ pub(super) fn run(
 }
 
 /// A tensor of the case, flattened, on the device.
-fn flat(case: &Case, key: &str, device: &Device) -> Result<Tensor<1>, Stop> {
+pub(super) fn flat(case: &Case, key: &str, device: &Device) -> Result<Tensor<1>, Stop> {
     let data = case.tensor(key)?;
     let count = data.num_elements();
     let data = data.clone().convert_dtype(DType::F32);
@@ -103,7 +103,12 @@ fn flat(case: &Case, key: &str, device: &Device) -> Result<Tensor<1>, Stop> {
 }
 
 /// The output of the network on the case's input x, flattened.
-fn output(case: &Case, model: &Network, x: &Tensor<1>, ctx: &Ctx) -> Result<Tensor<1>, Stop> {
+pub(super) fn output(
+    case: &Case,
+    model: &Network,
+    x: &Tensor<1>,
+    ctx: &Ctx,
+) -> Result<Tensor<1>, Stop> {
     Ok(model.forward(x, &case.tensor("in.x")?.shape().to_vec(), ctx))
 }
 
@@ -179,7 +184,10 @@ fn compare_gradient(
 }
 
 /// The gradients of all parameters that have one, keyed as in adapter files.
-fn gradients(adapted: &Adapted<Network>, grads: &Gradients) -> BTreeMap<String, TensorData> {
+pub(super) fn gradients(
+    adapted: &Adapted<Network>,
+    grads: &Gradients,
+) -> BTreeMap<String, TensorData> {
     struct Collect<'a> {
         path: Vec<String>,
         grads: &'a Gradients,

@@ -5,6 +5,7 @@
 //! with the tolerance that the case states; then the adapter is written and read again, which must
 //! give back its tensors bit by bit. The format is described in `vectors/README.md` of this crate.
 
+mod allocator;
 mod case;
 mod checks;
 mod layers;
@@ -56,7 +57,10 @@ fn run_case(directory: &Path, entry: &Entry, device: &Device, registry: Registry
         Some(reason) => Err(Stop::Skip(reason.to_owned())),
         None => Case::read(directory, entry)
             .map_err(Stop::from)
-            .and_then(|case| layers::run(&case, device, registry, &mut report)),
+            .and_then(|case| match entry.kind.as_str() {
+                allocator::KIND => allocator::run(&case, device, registry, &mut report),
+                _ => layers::run(&case, device, registry, &mut report),
+            }),
     };
     report.outcome = match outcome {
         Ok(()) => Outcome::Passed,
@@ -69,12 +73,11 @@ fn run_case(directory: &Path, entry: &Entry, device: &Device, registry: Registry
 /// Why cases of a kind are not run.
 fn unsupported_kind(kind: &str) -> Option<&'static str> {
     match kind {
-        "layer" | "multi" | "mixed_batch" => None,
+        "layer" | "multi" | "mixed_batch" | allocator::KIND => None,
         "model" | "model_adapter" => Some("pretrained transformer models are not supported yet"),
         "weighted" => Some("weighted combinations of adapters are not supported yet"),
         "convert" => Some("conversion to LoRA is not supported yet"),
         "arrow" => Some("routing between adapters is not supported yet"),
-        "adalora_allocator" => Some("AdaLoRA's budget allocation is not supported yet"),
         _ => Some("this kind of case is not supported yet"),
     }
 }
