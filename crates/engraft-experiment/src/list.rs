@@ -1,8 +1,13 @@
 //! Which experiments there are.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
-use crate::{schema::Experiment, workspace};
+use crate::{
+    counts::schema::{CountsFile, is_counts},
+    error::{Error, Result},
+    schema::Experiment,
+    workspace,
+};
 
 /// An experiment in the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,17 +26,23 @@ pub fn entries(root: &Path, out: &Path) -> Vec<Entry> {
     workspace::names(root)
         .into_iter()
         .map(|name| {
-            let read = Experiment::read(&workspace::file(root, &name));
+            let title = title(&workspace::file(root, &name));
             Entry {
-                title: read.map_or_else(
-                    |error| format!("not readable: {error}"),
-                    |read| read.tables.title,
-                ),
+                title: title.unwrap_or_else(|error| format!("not readable: {error}")),
                 has_results: out.join(&name).join("table.md").is_file(),
                 name,
             }
         })
         .collect()
+}
+
+fn title(path: &Path) -> Result<String> {
+    let text = fs::read_to_string(path).map_err(|error| Error::io("read", path, &error))?;
+    Ok(if is_counts(&text) {
+        CountsFile::parse(path, text)?.tables.title
+    } else {
+        Experiment::parse(path, text)?.tables.title
+    })
 }
 
 /// The list as text, one experiment a line.

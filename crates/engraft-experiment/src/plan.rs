@@ -100,7 +100,6 @@ impl Plan {
                 data: tables.task.data.clone(),
                 domain: domains[0].clone(),
                 labels_per_class: *tables.task.labels_per_class.get_ref(),
-                split_seed: tables.task.split_seed,
             },
             method: MethodSpec {
                 id: BASE.to_owned(),

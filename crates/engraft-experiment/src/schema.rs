@@ -73,9 +73,6 @@ pub struct Task {
     pub domains: Vec<Spanned<String>>,
     /// Labelled training images per class.
     pub labels_per_class: Spanned<usize>,
-    /// The seed of the split of source images.
-    #[serde(default)]
-    pub split_seed: u64,
 }
 
 /// What is the same for every method.

@@ -27,8 +27,6 @@ pub struct TaskSpec {
     pub domain: String,
     /// Labelled training images per class.
     pub labels_per_class: usize,
-    /// The seed of the split of source images, the same for every run of an experiment.
-    pub split_seed: u64,
 }
 
 /// How the model is adapted.
@@ -141,7 +139,6 @@ pub(crate) mod tests {
                 data: "digits".into(),
                 domain: "quarter-turn".into(),
                 labels_per_class: 10,
-                split_seed: 0,
             },
             method: MethodSpec {
                 id: "lora".into(),

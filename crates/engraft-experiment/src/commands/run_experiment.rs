@@ -1,10 +1,14 @@
 //! `run-experiment`
 
-use std::path::PathBuf;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use engraft_experiment::{
     Error, Result,
+    counts::{self, report, resolve::Presets, schema::is_counts},
     executor::Executor,
     plan::Options,
     pool::Processes,
@@ -19,7 +23,7 @@ use engraft_experiment::{
 /// Arguments of `run-experiment`.
 #[derive(Args)]
 pub struct Arguments {
-    /// Name of an experiment (see `list`) or path of a TOML file
+    /// Name of an experiment (see `list`), path of a TOML file, or `counts` for all parameter tables
     experiment: String,
     /// Number of seeds instead of those in the file
     #[arg(long, value_name = "N", value_parser = at_least_one)]
@@ -48,21 +52,36 @@ fn at_least_one(text: &str) -> std::result::Result<usize, String> {
     }
 }
 
+/// The name that stands for all parameter tables.
+const ALL_COUNTS: &str = "counts";
+
 /// Runs the experiment with workers of this program and prints the table.
 pub fn run(arguments: &Arguments, executor: &dyn Executor) -> Result<()> {
     let root = workspace::current_root()?;
+    let out = arguments
+        .out
+        .clone()
+        .unwrap_or_else(|| root.join("results"));
+    if arguments.experiment == ALL_COUNTS {
+        let names = counts::names(&root)?;
+        let files = names
+            .into_iter()
+            .map(|name| (name.clone(), workspace::file(&root, &name)));
+        return run_counts(arguments, &files.collect::<Vec<_>>(), &out);
+    }
     let (name, path) = workspace::resolve(&root, &arguments.experiment)?;
-    let experiment = Experiment::read(&path)?;
+    let text = fs::read_to_string(&path).map_err(|error| Error::io("read", &path, &error))?;
+    if is_counts(&text) {
+        return run_counts(arguments, &[(name, path)], &out);
+    }
+    let experiment = Experiment::parse(&path, text)?;
     let settings = Settings {
         options: Options {
             seeds: arguments.seeds,
             device: arguments.device.clone(),
             quick: arguments.quick,
         },
-        out: arguments
-            .out
-            .clone()
-            .unwrap_or_else(|| root.join("results")),
+        out,
         jobs: arguments.jobs.unwrap_or_else(process::cores),
         fresh: arguments.fresh,
     };
@@ -97,4 +116,27 @@ pub fn run(arguments: &Arguments, executor: &dyn Executor) -> Result<()> {
             )))
         }
     }
+}
+
+/// Prints parameter tables as Markdown and writes them.
+fn run_counts(arguments: &Arguments, files: &[(String, PathBuf)], out: &Path) -> Result<()> {
+    if arguments.seeds.is_some() || arguments.device.is_some() || arguments.quick {
+        return Err(Error::Input(
+            "parameter tables follow from shapes: they have no --seeds, --device or --quick"
+                .to_owned(),
+        ));
+    }
+    let mut presets = Presets::default();
+    let mut verdicts = Vec::new();
+    for (name, path) in files {
+        let report = report::report(name, path, out, &mut presets)?;
+        println!("{}", render::markdown(&report.table));
+        for file in &report.files {
+            println!("{}", file.display());
+        }
+        println!();
+        verdicts.extend(report.verdicts);
+    }
+    println!("All tables: {}", report::summary(&verdicts));
+    Ok(())
 }

@@ -1,5 +1,6 @@
-//! The runner with a synthetic executor: resume, damage, selection, failures, processes.
+//! Parameter tables; the runner with a synthetic executor: resume, damage, selection, failures, processes.
 
+mod counts;
 mod in_process;
 mod processes;
 mod synthetic;

@@ -6,14 +6,17 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::{bert, gpt2, llama, opt, t5, vit};
+use super::{bert, bloom, clip, dinov2, gpt2, llama, opt, t5, vit};
 
 type Reader = fn(&Value, &Task) -> Result<ModelShapes>;
 
 /// `model_type` and who reads it.
 const FAMILIES: &[(&str, Reader)] = &[
     ("bert", bert::shapes),
+    ("bloom", bloom::shapes),
+    ("clip_vision_model", clip::shapes),
     ("deberta-v2", bert::shapes),
+    ("dinov2", dinov2::shapes),
     ("gemma", llama::shapes),
     ("gemma2", llama::shapes),
     ("gpt2", gpt2::shapes),

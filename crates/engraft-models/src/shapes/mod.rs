@@ -7,8 +7,11 @@
 //! self-attention a site `<attention>.key_value` as wide as its keys.
 
 mod bert;
+mod bloom;
 mod build;
+mod clip;
 mod config;
+mod dinov2;
 mod gpt2;
 mod llama;
 mod opt;

@@ -1,6 +1,6 @@
 //! The vision transformer in Hugging Face's layout.
 
-use engraft_core::{ModelShapes, Part, Result};
+use engraft_core::{ModelShapes, Part, Result, SiteKind};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -51,6 +51,11 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
         false,
     );
     shapes.push_param(format!("{projection}.bias"), width, Part::Embedding, true);
+    shapes.push_site(
+        format!("{embeddings}.patch_embeddings.output"),
+        SiteKind::Hidden,
+        width,
+    );
     for index in 0..config.num_hidden_layers {
         let block = format!("{model}encoder.layer.{index}");
         let attention = format!("{block}.attention.attention");
