@@ -278,6 +278,7 @@ pub(crate) fn has_pattern(name: &str, key: &str) -> bool {
     match name {
         "LORA" | "LOKR" | "LOHA" => true,
         "DELORA" | "HIRA" => key == "rank_pattern",
+        "ADALORA" => key == "alpha_pattern",
         _ => false,
     }
 }
