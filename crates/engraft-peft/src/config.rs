@@ -351,7 +351,7 @@ mod tests {
 
     #[test]
     fn masks_in_the_place_of_ranks_survive() {
-        let value = json!({"peft_type": "ADALORA", "rank_pattern": {"fc1.lora_E": [true, false]}});
+        let value = json!({"peft_type": "ADALORA", "alpha_pattern": {}, "rank_pattern": {"fc1.lora_E": [true, false]}});
         let config: PeftConfig = value.clone().try_into().unwrap();
         assert_eq!(config.to_json(), value);
         assert!(Reader::new(&config).finish().is_err());
