@@ -139,7 +139,6 @@ impl PeftType for Adalora {
                 "rank_pattern",
                 if pruned { masks.into() } else { Value::Null },
             ),
-            ("alpha_pattern", Table::new().into()),
             ("loftq_config", Table::new().into()),
             ("r", 8.into()),
             ("init_lora_weights", true.into()),
