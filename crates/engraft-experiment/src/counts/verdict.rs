@@ -100,7 +100,7 @@ impl Published {
         if let (Some(significant), Unit::Power(power), 0) = (significant, unit, published.decimals)
         {
             let dropped = u32::try_from(all.len()).ok()?.checked_sub(significant)?;
-            if digits % 10u128.pow(dropped) != 0 {
+            if !digits.is_multiple_of(10u128.pow(dropped)) {
                 return None;
             }
             published.digits /= 10u128.pow(dropped);
