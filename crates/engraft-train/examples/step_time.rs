@@ -50,7 +50,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     })
 }
 
-fn time<M: burn::module::Module>(
+fn time<M: engraft_core::Trained>(
     name: &str,
     batch: usize,
     trainer: &mut Trainer<M>,

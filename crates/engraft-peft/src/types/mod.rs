@@ -279,16 +279,6 @@ pub(crate) fn of_method(id: &str) -> Result<&'static dyn PeftType> {
         })
 }
 
-/// Whether configurations of this type have a rank or alpha pattern.
-pub(crate) fn has_pattern(name: &str, key: &str) -> bool {
-    match name {
-        "LORA" | "LOKR" | "LOHA" => true,
-        "DELORA" | "HIRA" => key == "rank_pattern",
-        "ADALORA" => key == "alpha_pattern",
-        _ => false,
-    }
-}
-
 /// A table from pairs.
 pub(crate) fn table<const N: usize>(entries: [(&str, Value); N]) -> Table {
     entries
