@@ -370,6 +370,9 @@ mod tests {
             rank: 64,
             ..AdaloraConfig::default()
         };
-        assert_eq!(trial::llama_3b_q_v(&config).all_trained(), 18_353_664);
+        assert_eq!(
+            crate::testing::counts(&config, &crate::testing::llama_3b_qv()).all_trained(),
+            18_353_664
+        );
     }
 }

@@ -303,6 +303,9 @@ mod tests {
             ..DyloraConfig::default()
         };
         // LoRA of rank 32 on q and v of Llama-3.2-3B.
-        assert_eq!(trial::llama_3b_q_v(&config).all_trained(), 9_175_040);
+        assert_eq!(
+            crate::testing::counts(&config, &crate::testing::llama_3b_qv()).all_trained(),
+            9_175_040
+        );
     }
 }
