@@ -104,8 +104,9 @@ impl PeftAdapter {
     /// # Errors
     /// When they cannot be written, or would not determine the adapter.
     pub fn write(&self, directory: &Path) -> Result<()> {
-        let kind = types::find(self.config.peft_type())?;
-        if !kind.why_unsaved().is_empty() {
+        if let Ok(kind) = types::find(self.config.peft_type())
+            && !kind.why_unsaved().is_empty()
+        {
             return Err(Error::Unsupported(format!(
                 "not written as {}: {}",
                 kind.name(),

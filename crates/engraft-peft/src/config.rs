@@ -36,10 +36,11 @@ impl<'de> Deserialize<'de> for Patterns {
     }
 }
 
-/// Numbers by pattern, or AdaLoRA's masks by parameter.
+/// Numbers by pattern, or AdaLoRA's masks by parameter, or null where it has none.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum RankPattern {
+    Null(()),
     Numbers(Patterns),
     Masks(Map<String, Value>),
 }
@@ -84,6 +85,10 @@ impl From<File> for PeftConfig {
         let mut keys = file.keys;
         let rank_pattern = match file.rank_pattern {
             RankPattern::Numbers(patterns) => patterns,
+            RankPattern::Null(()) => {
+                keys.insert("rank_pattern".to_owned(), Value::Null);
+                Patterns::default()
+            }
             RankPattern::Masks(masks) => {
                 keys.insert("rank_pattern".to_owned(), masks.into());
                 Patterns::default()
@@ -135,7 +140,7 @@ impl PeftConfig {
             if !patterns.0.is_empty() {
                 keys.insert(key.to_owned(), table(patterns).into());
             } else if let Some(empty) = crate::types::empty_pattern(self.peft_type(), key) {
-                keys.insert(key.to_owned(), empty);
+                keys.entry(key).or_insert(empty);
             }
         }
         for (key, patterns) in [
@@ -251,6 +256,9 @@ impl Reader {
 
     /// The rank pattern.
     pub(crate) fn rank_pattern(&mut self) -> Patterns {
+        if self.left.keys.get("rank_pattern") == Some(&Value::Null) {
+            self.left.keys.remove("rank_pattern");
+        }
         std::mem::take(&mut self.left.rank_pattern)
     }
 
@@ -345,7 +353,7 @@ mod tests {
 
     #[test]
     fn masks_in_the_place_of_ranks_survive() {
-        let value = json!({"peft_type": "ADALORA", "rank_pattern": {"fc1.lora_E": [true, false]}});
+        let value = json!({"peft_type": "ADALORA", "alpha_pattern": {}, "rank_pattern": {"fc1.lora_E": [true, false]}});
         let config: PeftConfig = value.clone().try_into().unwrap();
         assert_eq!(config.to_json(), value);
         assert!(Reader::new(&config).finish().is_err());

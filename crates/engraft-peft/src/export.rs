@@ -11,8 +11,9 @@ use crate::config::{PeftConfig, Reader};
 use crate::error::{Error, Result};
 use crate::experts;
 use crate::extras::{Biases, Extras};
-use crate::field::{Layout, Pair};
+use crate::field::Layout;
 use crate::import::{at_paths, unsaved_pairs};
+use crate::pair::Pair;
 use crate::targets;
 use crate::types::{self, Configured, PeftType, Written};
 

@@ -7,7 +7,8 @@ use engraft_core::{LayerShape, ModelShapes};
 
 use crate::config::Reader;
 use crate::error::{Error, Result};
-use crate::field::{Layout, MODEL, Pair};
+use crate::field::{Layout, MODEL};
+use crate::pair::Pair;
 
 /// Which biases are trained along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

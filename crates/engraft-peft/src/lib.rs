@@ -18,6 +18,7 @@ mod extras;
 mod field;
 mod import;
 mod numpy;
+mod pair;
 mod targets;
 mod torch;
 mod torch_draws;

@@ -55,9 +55,12 @@ impl Problem {
         adapted
     }
 
+    /// With the head adapted too, so that there are two layers.
     pub fn adapted_with(&self, method: &AnyMethod) -> Adapted<Mlp> {
         let mut adapted = Adapted::new(self.model());
-        let injection = Injection::new(5);
+        let all = ["fc1", "fc2"].map(str::to_owned).to_vec();
+        let mut injection = Injection::new(5);
+        injection.targets.include = engraft_core::Include::Names(all);
         adapted.attach("test", method, &injection).unwrap();
         adapted
     }

@@ -111,7 +111,9 @@ impl PeftType for Adalora {
             let mask: Vec<bool> = (0..rank).map(|triplet| triplet < kept).collect();
             masks.insert(format!("{}.lora_E", layer.layer.path), mask.into());
         }
-        let pruned = masks.values().any(|mask| *mask != Value::from(vec![true; rank]));
+        let pruned = masks
+            .values()
+            .any(|mask| *mask != Value::from(vec![true; rank]));
         let mut keys: Table = OTHERS
             .iter()
             .map(|key| ((*key).to_owned(), Value::Null))
@@ -137,7 +139,6 @@ impl PeftType for Adalora {
                 "rank_pattern",
                 if pruned { masks.into() } else { Value::Null },
             ),
-            ("alpha_pattern", Table::new().into()),
             ("loftq_config", Table::new().into()),
             ("r", 8.into()),
             ("init_lora_weights", true.into()),

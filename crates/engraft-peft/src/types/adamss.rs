@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use super::{Configured, PeftType, Settings, Tensors, Written, common, table};
 use crate::config::Reader;
 use crate::error::{Error, Result};
-use crate::field::{Layout, MODEL, Pair};
+use crate::field::{Layout, MODEL};
+use crate::pair::Pair;
 
 /// y = x W + b + scatter_i([x, 1] V A_i B_i).
 pub(super) struct Adamss;

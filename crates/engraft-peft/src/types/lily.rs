@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use super::{Configured, PeftType, Settings, Tensors, Written, common, table};
 use crate::config::{Reader, number};
 use crate::error::{Error, Result};
-use crate::field::{Layout, MODEL, Pair};
+use crate::field::{Layout, MODEL};
+use crate::pair::Pair;
 
 /// y = x W + b + s h sum_e p_e B_e, h = x A, with A and B shared by groups of layers.
 pub(super) struct Lily;

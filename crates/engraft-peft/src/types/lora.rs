@@ -33,6 +33,9 @@ const INITS: [&str; 4] = [
     "lora_ga_config",
 ];
 
+/// Methods whose residual of the base neither PEFT's file nor the base determines.
+const UNDETERMINED: [&str; 2] = ["corda", "lora-ga"];
+
 /// Which init A and B had.
 const INIT: &str = "init_lora_weights";
 
@@ -113,8 +116,11 @@ impl PeftType for Lora {
             "lora-fa",
             "lora-plus",
             "bd-lora",
+            "corda",
             "dora",
+            "eva",
             "kasa",
+            "lora-ga",
             "mica",
             "monteclora",
             "olora",
@@ -212,6 +218,15 @@ impl PeftType for Lora {
     }
 
     fn write(&self, layers: &[Configured]) -> Result<Written, String> {
+        let method = layers[0].method.as_str();
+        if UNDETERMINED.contains(&method) {
+            return Err(
+                "it started from data and left a residual of the base, which PEFT's file does not hold; write it as plain LoRA of twice the rank on the original base"
+                    .to_owned(),
+            );
+        }
+        let layers: Vec<Configured> = layers.iter().map(with_alpha).collect();
+        let layers = layers.as_slice();
         let (rank, alpha, rank_pattern, alpha_pattern) = patterns(layers)?;
         let stabilised = common::<String>(layers, "scaling")? == "rank-stabilised";
         // Not a setting of every method, and not of every layer of BD-LoRA.
@@ -281,8 +296,23 @@ impl PeftType for Lora {
     }
 
     fn derived(&self, method: &str) -> &'static [&'static str] {
-        variant(method).map_or(&[], |variant| variant.derived())
+        match (variant(method), method) {
+            (Some(variant), _) => variant.derived(),
+            // Its B starts at zero, so that nothing is taken from the base.
+            (None, "eva") => &["a0", "b0"],
+            (None, _) => &[],
+        }
     }
+}
+
+/// A layer's configuration with alpha written out: some methods take the rank where it is left out.
+fn with_alpha(layer: &Configured) -> Configured {
+    let mut layer = layer.clone();
+    if layer.config.get("alpha").is_some_and(Value::is_null) {
+        let rank = layer.config.get("rank").cloned().unwrap_or_default();
+        layer.config.insert("alpha".to_owned(), rank);
+    }
+    layer
 }
 
 /// Whether a layer's method trains an offset behind B.

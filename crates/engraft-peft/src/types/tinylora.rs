@@ -6,7 +6,8 @@ use engraft_core::{LayerKind, LayerShape};
 use super::{Configured, PeftType, Settings, Tensors, Written, common, table};
 use crate::config::Reader;
 use crate::error::{Error, Result};
-use crate::field::{Layout, MODEL, Pair, SHARED};
+use crate::field::{Layout, MODEL, SHARED};
+use crate::pair::Pair;
 use crate::torch::Generator;
 
 /// y = x W + b + x A R B, R = sum_i v_i P_i with v shared by tied layers.

@@ -6,8 +6,9 @@ use engraft_core::LayerShape;
 use super::{Configured, PeftType, Settings, Tensors, Written, common, table};
 use crate::config::Reader;
 use crate::error::{Error, Result};
-use crate::field::{Layout, MODEL, Pair, SHARED};
+use crate::field::{Layout, MODEL, SHARED};
 use crate::numpy::DefaultRng;
+use crate::pair::Pair;
 
 /// y = x W + b + x A B with A and B read from one vector theta.
 pub(super) struct UniLora;

@@ -6,7 +6,8 @@ use engraft_core::LayerShape;
 use super::{Configured, PeftType, Settings, Tensors, Written, common, table};
 use crate::config::Reader;
 use crate::error::Result;
-use crate::field::{Layout, MODEL, Pair, SHARED};
+use crate::field::{Layout, MODEL, SHARED};
+use crate::pair::Pair;
 
 /// y = x W + b + x A B with A and B mixed from the vectors of one bank.
 pub(super) struct VbLora;

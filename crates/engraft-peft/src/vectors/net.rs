@@ -13,7 +13,8 @@ use engraft_core::{
 
 use super::case::Net;
 use crate::error::Error;
-use crate::field::{Layout, Pair};
+use crate::field::Layout;
+use crate::pair::Pair;
 
 /// The layers of a case, with the record keys of the vectors: fc1, relu, fc2, relu ...; an
 /// embedding and a linear layer; a convolution; stacked experts.

@@ -56,10 +56,12 @@ impl Variant for Init {
     }
 
     fn write(&self, layers: &[Configured]) -> Result<Value, String> {
-        match layers.iter().find(|layer| layer.value("niter") == Ok(0) || layer.value::<usize>("niter").is_err()) {
-            Some(_) => Ok(self.name.into()),
-            None => Err("PEFT draws its randomised SVD again when it reads the file, and would leave another residual; write it as LoRA of twice the rank (`Pissa::to_lora`)".to_owned()),
+        // Only PiSSA has a number of power iterations; 0 is the exact decomposition.
+        let drawn = |layer: &Configured| layer.value::<usize>("niter").is_ok_and(|niter| niter > 0);
+        if layers.iter().any(drawn) {
+            return Err("PEFT draws its randomised SVD again when it reads the file, and would leave another residual; write it as LoRA of twice the rank (`Pissa::to_lora`)".to_owned());
         }
+        Ok(self.name.into())
     }
 
     fn fields(&self, _: &Configured, lora: Vec<Field>) -> Result<Vec<Field>> {

@@ -1,13 +1,17 @@
 //! The golden vectors of PEFT and its files, on every method that Engraft has.
 
+mod conversion;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
-use burn::tensor::{DType, Device, Tensor, TensorData};
-use engraft_core::{Adaptable, Adapted, Linear, Mode, ModelShapes, Part, Slots, file};
+use burn::tensor::{DType, Device, Tensor, TensorData, Tolerance};
+use engraft_core::{
+    Adaptable, Adapted, Injection, Linear, Mode, ModelShapes, Part, Slots, file, params,
+};
 use engraft_peft::vectors::{self, CaseReport, Outcome};
-use engraft_peft::{PeftAdapter, load, save};
+use engraft_peft::{PeftAdapter, export, load, save};
 use engraft_tensor::Key;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -302,105 +306,53 @@ fn inits_that_the_original_base_determines_are_made_again_on_it() {
     }
 }
 
-/// The largest difference, relative to the largest entry.
-fn largest_difference(found: &TensorData, expected: &TensorData) -> f64 {
-    let values = |data: &TensorData| data.clone().convert::<f64>().try_to_vec::<f64>().unwrap();
-    let (found, expected) = (values(found), values(expected));
-    let scale = expected
-        .iter()
-        .fold(0.0, |most: f64, value| most.max(value.abs()));
-    let pairs = found.iter().zip(&expected);
-    pairs.fold(0.0, |most: f64, (a, b)| most.max((a - b).abs())) / scale
-}
-
 #[test]
-fn every_weight_method_converts_to_lora() {
-    use engraft_core::Injection;
-    use engraft_peft::{Budget, Converted, Error, to_lora};
-    use engraft_testkit::random;
-    let layer = model().model.shapes().layers[0].clone();
-    let mut converted = 0;
-    for method in engraft::METHODS
-        .iter()
-        .flat_map(|entry| entry.examples(&layer))
-    {
-        let mut adapted = model();
-        let calibration = adapted.calibrate(&method, &Injection::new(1), [0], |model, _| {
-            let x = random::normal([4, 24], "x", &Device::default().autodiff(), DType::F32);
-            let y = model.model.fc1.forward(x, &model.ctx(Mode::Eval));
-            y.powi_scalar(2).sum()
-        });
-        let attached = calibration.and_then(|calibration| {
-            adapted.attach_calibrated("mine", &method, &Injection::new(1), &calibration)
-        });
-        if attached.is_err() {
-            // What adapts no linear layer, or several together.
-            continue;
-        }
-        let mut adapted = random::perturb_trained(adapted, 0.1, 2);
-        let expected = output(&adapted);
-        match to_lora(
-            &mut adapted,
-            "mine",
-            "lora",
-            Budget::Rank(16),
-            engraft::method,
-        ) {
-            Ok(report) => {
-                converted += 1;
-                let Converted { rank, error } = report["fc1"];
-                assert!(rank == 16 && error < 1e-6, "{method:?}: {report:?}");
-                let found = largest_difference(&output(&adapted), &expected);
-                assert!(found < 1e-4, "{}: {found}", method.config());
-                // Half of the rank loses exactly what it says.
-                let half = to_lora(
-                    &mut adapted,
-                    "lora",
-                    "half",
-                    Budget::Rank(8),
-                    engraft::method,
-                );
-                let kept = half.unwrap()["fc1"];
-                assert!((0.0..1.0).contains(&kept.error) && kept.rank == 8);
-            }
-            Err(Error::Unsupported(_)) => assert!(!method.parts().graft.is_some()),
-            Err(error) => panic!("{}: {error}", method.config()),
-        }
-    }
-    assert!(converted > 100, "{converted}");
-}
-
-#[test]
-fn a_conversion_keeps_the_energy_it_is_asked_for() {
-    use engraft_peft::{Budget, to_lora};
-    let from = peft_directory("lokr__r2_24x16", |_, _| {});
-    let mut adapted = model();
-    load(&mut adapted, "mine", from.path(), engraft::method).unwrap();
-    let report = to_lora(
-        &mut adapted,
-        "mine",
-        "lora",
-        Budget::Energy(0.9),
-        engraft::method,
-    );
-    let kept = report.unwrap()["fc1"];
-    assert!(kept.error <= 0.1f64.sqrt() && kept.rank < 16, "{kept:?}");
-    for budget in [
-        Budget::Rank(0),
-        Budget::Energy(0.0),
-        Budget::Energy(f64::NAN),
+fn a_method_made_here_is_written_and_read_again() {
+    for (id, config) in [
+        ("lora-plus", serde_json::json!({"rank": 4, "bias": true})),
+        (
+            "lora-fa",
+            serde_json::json!({"rank": 4, "init": "orthogonal"}),
+        ),
+        ("pissa", serde_json::json!({"rank": 4})),
+        (
+            "olora",
+            serde_json::json!({"rank": 4, "scaling": "rank-stabilised"}),
+        ),
+        (
+            "bd-lora",
+            serde_json::json!({"rank": 4, "blocks": 2, "block-diagonal": "a"}),
+        ),
     ] {
-        assert!(to_lora(&mut adapted, "mine", "bad", budget, engraft::method).is_err());
+        let (mut first, mut second) = (model(), model());
+        let method = engraft::method(id, &config).unwrap();
+        first
+            .attach("mine", &method, &Injection::default())
+            .unwrap();
+        first.model = params::write(
+            first.model.clone(),
+            params::read(&first.model, |path| path.ends_with(".b"))
+                .into_iter()
+                .map(|(path, b)| {
+                    let moved = b
+                        .iter::<f32>()
+                        .enumerate()
+                        .map(|(i, b)| b + 0.01 * i as f32);
+                    (path, TensorData::new(moved.collect(), b.shape().to_vec()))
+                })
+                .collect(),
+        );
+        let to = tempfile::tempdir().unwrap();
+        save(&first, "mine", to.path()).unwrap();
+        load(&mut second, "mine", to.path(), engraft::method).unwrap();
+        assert_ne!(output(&first), output(&model()), "{id}");
+        output(&first).assert_approx_eq::<f32>(&output(&second), Tolerance::absolute(2e-6));
     }
-    let taken = to_lora(
-        &mut adapted,
-        "mine",
-        "lora",
-        Budget::Rank(1),
-        engraft::method,
-    );
-    assert!(taken.is_err());
-    // Written as PEFT's own type.
-    let to = tempfile::tempdir().unwrap();
-    save(&adapted, "lora", to.path()).unwrap();
+    let refused = engraft::method("pissa", &serde_json::json!({"rank": 4, "niter": 2})).unwrap();
+    let mut adapted = model();
+    adapted
+        .attach("mine", &refused, &Injection::default())
+        .unwrap();
+    let message = export(&adapted, "mine", false).unwrap_err().to_string();
+    assert!(message.contains("randomised SVD"), "{message}");
 }
