@@ -1,5 +1,6 @@
 //! Runs with Burn.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use burn::module::Module;
@@ -104,8 +105,10 @@ impl Executor for BurnExecutor {
             train_loss = curves.loss.iter().map(point).collect();
             validation = curves.evaluation.iter().map(point).collect();
         }
+        let structure = structure(spec, &mut adapted)?;
         let adapted = adapted.valid();
         Ok(Outcome {
+            structure,
             val_accuracy: evaluate(&adapted, &data.validation),
             test_accuracy: evaluate(&adapted, &data.test),
             train_loss,
@@ -288,6 +291,25 @@ fn train(
         Ok(()) | Err(engraft_train::Error::Diverged { .. }) => Ok(trainer.finish()),
         Err(error) => Err(failed(error)),
     }
+}
+
+/// What became of a structure that changes while it trains.
+fn structure(
+    spec: &RunSpec,
+    adapted: &mut Adapted<Vit>,
+) -> Result<BTreeMap<String, BTreeMap<String, f64>>> {
+    if spec.method.id == BASE {
+        return Ok(BTreeMap::new());
+    }
+    let layers = adapted.structure(ADAPTER).map_err(failed)?;
+    let named = |numbers: Vec<(&str, f64)>| {
+        let numbers = numbers.into_iter();
+        numbers.map(|(name, n)| (name.to_owned(), n)).collect()
+    };
+    Ok(layers
+        .into_iter()
+        .map(|(path, numbers)| (path, named(numbers)))
+        .collect())
 }
 
 fn loss(model: &Adapted<Vit>, batch: &Labelled, mode: Mode) -> burn::tensor::Tensor<1> {

@@ -1,5 +1,7 @@
 //! The border to the tensor library: what the runner asks of whoever trains.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -86,6 +88,10 @@ pub struct Outcome {
     pub validation: Vec<Point>,
     /// Parameters.
     pub counts: Counts,
+    /// Of a method whose structure changes while it trains: what came out, by layer (ranks,
+    /// entries).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub structure: BTreeMap<String, BTreeMap<String, f64>>,
 }
 
 /// What a method costs, measured while nothing else runs.

@@ -141,6 +141,7 @@ impl Executor for Synthetic {
         };
         let accuracy = 0.7 + 0.02 * noise(spec);
         Ok(Outcome {
+            structure: Default::default(),
             val_accuracy: accuracy + sign * spec.optimizer.learning_rate.ln().max(-20.0) / 50.0,
             test_accuracy: accuracy,
             train_loss: (0..steps)
