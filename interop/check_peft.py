@@ -3,6 +3,9 @@
     cargo run -p engraft-peft --example interop -- DIRECTORY
     python interop/check_peft.py DIRECTORY
 
+PEFT's BOFT falls back to one butterfly factor where its CUDA extension cannot be built; its block-diagonal
+kernel is replaced by torch.block_diag here.
+
 Needs torch, peft 0.21.2 and safetensors. Each subdirectory holds an adapter as PEFT reads it and
 io.safetensors: the base network, an input and the output that Engraft computed. Exits with 1 if
 an adapter does not load or an output differs by more than float32 rounding.
@@ -14,10 +17,21 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
+from peft.tuners.boft import layer as boft
 from safetensors.torch import load_file
 
 # Relative to the largest output; sums of 40 products in float32 and a few factors more.
 TOLERANCE = 2e-5
+
+
+class BlockDiagonal:
+    @staticmethod
+    def apply(blocks):
+        return torch.stack([torch.block_diag(*factor) for factor in blocks])
+
+
+boft.get_fbd_cuda = lambda: True
+boft.FastBlockDiag = BlockDiagonal
 
 
 class Mlp(torch.nn.Module):

@@ -78,12 +78,14 @@ fn adapted(method: &AnyMethod) -> engraft_core::Result<Adapted<Mlp>> {
     Ok(random::perturb_trained(model, 0.1, 2))
 }
 
-/// A configuration that both layers admit, with dropout off, and everything else as in the suite.
+/// The configurations of the contract suite, and the default one, that both layers admit.
 fn examples(entry: &engraft_core::MethodEntry) -> Vec<AnyMethod> {
     let layers = [0, 1].map(|at| LayerShape::linear("fc", WIDTHS[at], WIDTHS[at + 1], true));
+    let default = entry.parse(&serde_json::Value::Null).into_iter();
     entry
         .examples(&layers[0])
         .into_iter()
+        .chain(default)
         .filter(|method| match &method.parts().graft {
             Some(graft) => layers.iter().all(|layer| graft.admits(layer).is_ok()),
             None => true,
@@ -107,7 +109,7 @@ fn main() -> Result<(), Error> {
             let at = directory.join(&name);
             let outcome = adapted(method)
                 .map_err(Error::from)
-                .and_then(|model| Ok(write(&model, &at)?));
+                .and_then(|model| write(&model, &at));
             match outcome {
                 Ok(()) => written += 1,
                 Err(reason) => {

@@ -81,7 +81,7 @@ impl PeftType for Deft {
         let rank = layer.get::<usize>("rank")?.min(d_out);
         let mut fields = vec![Field::same("deft_P", "p", &[d_out, rank])];
         if layer.method == "deft" {
-            fields.push(Field::transposed("deft_R", "r", &[rank, d_in]));
+            fields.push(Field::transposed("deft_R", "r", [rank, d_in]));
         }
         Ok(fields)
     }

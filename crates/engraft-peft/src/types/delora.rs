@@ -73,8 +73,8 @@ impl PeftType for Delora {
     fn fields(&self, layer: &Configured) -> Result<Vec<Field>> {
         let (d_in, d_out, rank) = (layer.layer.d_in, layer.layer.d_out, layer.get("rank")?);
         Ok(vec![
-            Field::transposed("delora_A", "a", &[rank, d_in]),
-            Field::transposed("delora_B", "b", &[d_out, rank]),
+            Field::transposed("delora_A", "a", [rank, d_in]),
+            Field::transposed("delora_B", "b", [d_out, rank]),
             Field::same("delora_lambda", "lambda", &[1]),
             Field::same("delora_w_norm", "w_norm", &[d_in]),
         ])

@@ -90,6 +90,11 @@ impl PeftType for Frod {
         Ok(fields)
     }
 
+    fn why_unsaved(&self) -> &'static str {
+        "FRoD's bases U are not in PEFT's file: they are computed again from the weight and from a V \
+         that has to have the signs of LAPACK's eigenvectors"
+    }
+
     fn unpack(
         &self,
         layers: &[LayerShape],

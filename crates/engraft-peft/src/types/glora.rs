@@ -101,8 +101,8 @@ impl PeftType for Glora {
             };
             match (kind.as_str(), matrix) {
                 ("lora", true) => fields.extend([
-                    Field::transposed(there("Xd"), here("xd"), &[d_out, rank]),
-                    Field::transposed(there("Xu"), here("xu"), &[rank, d_in]),
+                    Field::transposed(there("Xd"), here("xd"), [d_out, rank]),
+                    Field::transposed(there("Xu"), here("xu"), [rank, d_in]),
                 ]),
                 ("lora", false) => fields.extend([
                     Field::same(there("Xd"), here("xd"), &[d_in, rank]),

@@ -64,8 +64,8 @@ impl PeftType for Gralora {
         ];
         if hybrid > 0 {
             fields.extend([
-                Field::transposed("gralora_A_general.weight", "general_a", &[hybrid, d_in]),
-                Field::transposed("gralora_B_general.weight", "general_b", &[d_out, hybrid]),
+                Field::transposed("gralora_A_general.weight", "general_a", [hybrid, d_in]),
+                Field::transposed("gralora_B_general.weight", "general_b", [d_out, hybrid]),
             ]);
         }
         Ok(fields)

@@ -83,18 +83,18 @@ impl PeftType for Loha {
             return Ok(vec![
                 Field::reshaped("hada_t1", "w1.core", &core, &here),
                 Field::same("hada_w1_a", "w1.b", &[rank, d_out]),
-                Field::transposed("hada_w1_b", "w1.a", &[rank, d_in / pixels]),
+                Field::transposed("hada_w1_b", "w1.a", [rank, d_in / pixels]),
                 Field::reshaped("hada_t2", "w2.core", &core, &here),
                 Field::same("hada_w2_a", "w2.b", &[rank, d_out]),
-                Field::transposed("hada_w2_b", "w2.a", &[rank, d_in / pixels]),
+                Field::transposed("hada_w2_b", "w2.a", [rank, d_in / pixels]),
             ]);
         }
         // A product w_a w_b (out, r) (r, in) there is its transpose a b here.
         Ok(vec![
-            Field::transposed("hada_w1_a", "w1.b", &[d_out, rank]),
-            Field::transposed("hada_w1_b", "w1.a", &[rank, d_in]),
-            Field::transposed("hada_w2_a", "w2.b", &[d_out, rank]),
-            Field::transposed("hada_w2_b", "w2.a", &[rank, d_in]),
+            Field::transposed("hada_w1_a", "w1.b", [d_out, rank]),
+            Field::transposed("hada_w1_b", "w1.a", [rank, d_in]),
+            Field::transposed("hada_w2_a", "w2.b", [d_out, rank]),
+            Field::transposed("hada_w2_b", "w2.a", [rank, d_in]),
         ])
     }
 }

@@ -99,13 +99,13 @@ impl PeftType for Peanut {
     fn fields(&self, layer: &Configured) -> Result<Vec<Field>> {
         let (rank, d_out) = (layer.get("rank")?, layer.layer.d_out);
         let mut fields = vec![
-            Field::transposed("peanut_A.weight", "a", &[rank, d_out]),
-            Field::transposed("peanut_B.weight", "b", &[d_out, rank]),
+            Field::transposed("peanut_A.weight", "a", [rank, d_out]),
+            Field::transposed("peanut_B.weight", "b", [d_out, rank]),
         ];
         for index in 0..layer.get::<usize>("depth")? {
             fields.extend(["encoders", "decoders"].map(|side| {
                 let there = format!("peanut_{side}.{index}.weight");
-                Field::transposed(there, format!("{side}.{index}"), &[rank, rank])
+                Field::transposed(there, format!("{side}.{index}"), [rank, rank])
             }));
         }
         Ok(fields)

@@ -187,7 +187,6 @@ fn a_saved_adapter_loads_again_with_the_same_output() {
         "unilora__24x16",
         "tinylora__r2_u8_24x16",
         "lily__r4_b3_24x16",
-        "frod__24x16",
         "c3a__b8_24x16",
         "fourierft__n50_24x16",
         "waveft__db1_24x16",
