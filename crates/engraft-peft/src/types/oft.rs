@@ -134,22 +134,31 @@ impl PeftType for Oft {
             .collect::<Result<Vec<_>>>()
             .map_err(|error| error.to_string())?;
         let widest = sizes.iter().map(|(d_in, _)| *d_in).max().unwrap_or(1);
-        let size = (1..=widest).find(|size| {
-            sizes
-                .iter()
-                .all(|(d_in, block)| adjust(*d_in, *size) == *block)
-        });
-        let size = size.ok_or_else(|| {
-            format!(
-                "the layers' block sizes {:?} are none that PEFT would make of one size",
-                sizes.iter().map(|(_, block)| block).collect::<Vec<_>>()
-            )
-        })?;
+        let fits = |of: fn(usize, usize) -> usize| {
+            (1..=widest).find(|asked| {
+                sizes
+                    .iter()
+                    .all(|(d_in, block)| adjust(*d_in, *asked) == of(*d_in, *block))
+            })
+        };
+        // One size of blocks for all layers, or one number.
+        let size = fits(|_, block| block);
+        let number = fits(|d_in, block| d_in / block.max(1));
+        let (number, size) = match (size, number) {
+            (Some(size), _) => (0, size),
+            (None, Some(number)) => (number, 0),
+            (None, None) => {
+                return Err(format!(
+                    "the layers' block sizes {:?} are none that PEFT would make of one size or one number",
+                    sizes.iter().map(|(_, block)| block).collect::<Vec<_>>()
+                ));
+            }
+        };
         let cayley: Value = common(layers, "cayley")?;
         let terms = cayley.pointer("/neumann/terms").and_then(Value::as_u64);
         let eps: Option<f64> = common(layers, "coft-eps")?;
         let keys: Table = table([
-            ("r", 0.into()),
+            ("r", number.into()),
             ("oft_block_size", size.into()),
             ("use_cayley_neumann", terms.is_some().into()),
             ("num_cayley_neumann_terms", terms.unwrap_or(5).into()),
