@@ -19,6 +19,9 @@ use engraft_testkit::random;
 
 type Error = Box<dyn std::error::Error>;
 
+/// A configuration that PEFT can express, of methods whose suite has none.
+const ALSO: (&str, &str) = ("shira", r#"{"rank": 2}"#);
+
 const WIDTHS: [usize; 3] = [24, 40, 16];
 
 /// fc1, relu, fc2.
@@ -82,10 +85,13 @@ fn adapted(method: &AnyMethod) -> engraft_core::Result<Adapted<Mlp>> {
 fn examples(entry: &engraft_core::MethodEntry) -> Vec<AnyMethod> {
     let layers = [0, 1].map(|at| LayerShape::linear("fc", WIDTHS[at], WIDTHS[at + 1], true));
     let default = entry.parse(&serde_json::Value::Null).into_iter();
+    let also = (entry.meta.id == ALSO.0).then(|| serde_json::from_str(ALSO.1).unwrap_or_default());
+    let also = also.and_then(|config| entry.parse(&config).ok());
     entry
         .examples(&layers[0])
         .into_iter()
         .chain(default)
+        .chain(also)
         .filter(|method| match &method.parts().graft {
             Some(graft) => layers.iter().all(|layer| graft.admits(layer).is_ok()),
             None => true,
