@@ -89,8 +89,10 @@ impl S2ftConfig {
                 .find(|member| units == 0 || member.width % units != 0 || narrowest % unit != 0)
             {
                 Some(member) => Err(format!(
-                    "{} of {block} has {} channels: expected a multiple of {units} units of {unit}",
-                    layers[member.layer].path, member.width
+                    "{} of {block} has {} channels: expected a multiple of {} units of {unit} channels",
+                    layers[member.layer].path,
+                    member.width,
+                    units.max(1)
                 )),
                 None => Ok(Group {
                     members,
