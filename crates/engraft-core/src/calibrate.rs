@@ -64,14 +64,15 @@ impl<M: Adaptable> Adapted<M> {
         }
         let mut seen = 0;
         let mut gradients = Calibration::default();
+        let shapes = self.weight_shapes(&layers);
         for batch in batches {
             seen += 1;
             let loss = loss(self, batch);
             if needs.gradients() {
                 let found = Gradients::backward(&loss, &self.model);
-                for (layer, weight) in layers.iter().zip(self.weight_shapes(&layers)) {
+                for (layer, weight) in layers.iter().zip(&shapes) {
                     if let Some(gradient) = found.get(&format!("{layer}.weight")) {
-                        let gradient = Tensor::from_inner(gradient.clone()).reshape(weight);
+                        let gradient = Tensor::from_inner(gradient.clone()).reshape(*weight);
                         gradients.entry(layer).see_gradient(needs, gradient);
                     }
                 }

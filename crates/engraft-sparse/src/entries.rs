@@ -69,6 +69,22 @@ pub(crate) fn replace_indices(param: &mut Param<Tensor<1, Int>>, values: &[usize
     *param = param.clone().map(|old| indices(values, &old.device()));
 }
 
+/// Whether a share of a weight's entries makes sense: the reason if not.
+pub(crate) fn check_density(density: f64) -> Result<(), String> {
+    if density > 0.0 && density <= 1.0 {
+        Ok(())
+    } else {
+        Err(format!("density {density}: expected 0 < density <= 1"))
+    }
+}
+
+/// How many entries there are, and how many are in use, for reports.
+pub(crate) fn usage(values: &Param<Tensor<1>>) -> Vec<(&'static str, f64)> {
+    let values = bridge::values(&values.val());
+    let used = values.iter().filter(|value| **value != 0.0).count();
+    vec![("entries", values.len() as f64), ("nonzero", used as f64)]
+}
+
 #[cfg(test)]
 pub(crate) mod testing {
     use burn::tensor::DType;

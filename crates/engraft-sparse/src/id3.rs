@@ -9,7 +9,7 @@ use engraft_core::{
 use engraft_tensor::{Init, bridge};
 use serde::{Deserialize, Serialize};
 
-use crate::entries::{add_at, places, replace, replace_indices, stored};
+use crate::entries::{add_at, check_density, places, replace, replace_indices, stored, usage};
 use crate::top::top;
 
 /// Configuration of [`Id3`]. Defaults: epsilon = 1 and exponent 1; the density is a choice of the
@@ -159,9 +159,7 @@ impl Evolve for Id3Config {
     }
 
     fn report(&self, adapter: &Id3) -> Vec<(&'static str, f64)> {
-        let values = bridge::values(&adapter.values.val());
-        let used = values.iter().filter(|value| **value != 0.0).count();
-        vec![("entries", values.len() as f64), ("nonzero", used as f64)]
+        usage(&adapter.values)
     }
 }
 
@@ -179,12 +177,7 @@ impl Method for Id3Config {
     }
 
     fn validate(&self) -> Result<(), String> {
-        if !(self.density > 0.0 && self.density <= 1.0) {
-            return Err(format!(
-                "density {}: expected 0 < density <= 1",
-                self.density
-            ));
-        }
+        check_density(self.density)?;
         if self.epsilon > 0.0 && self.exponent >= 0.0 {
             return Ok(());
         }

@@ -9,7 +9,7 @@ use engraft_core::{
 use engraft_tensor::Init;
 use serde::{Deserialize, Serialize};
 
-use crate::entries::{add_at, clear, replace_indices, stored};
+use crate::entries::{add_at, check_density, clear, replace_indices, stored};
 use crate::scores::magnitudes;
 use crate::top::top;
 
@@ -214,12 +214,7 @@ impl Method for LtSftConfig {
     }
 
     fn validate(&self) -> Result<(), String> {
-        if !(self.density > 0.0 && self.density <= 1.0) {
-            return Err(format!(
-                "density {}: expected 0 < density <= 1",
-                self.density
-            ));
-        }
+        check_density(self.density)?;
         if !(self.dense > 0.0 && self.dense < 1.0) {
             return Err(format!("dense {}: expected 0 < dense < 1", self.dense));
         }

@@ -9,7 +9,7 @@ use engraft_core::{
 use engraft_tensor::Init;
 use serde::{Deserialize, Serialize};
 
-use crate::entries::{add_at, stored};
+use crate::entries::{add_at, check_density, stored};
 use crate::mask::Mask;
 
 /// Configuration of [`Shira`]. Defaults: a random mask with as many entries as a LoRA of rank 32
@@ -148,8 +148,7 @@ impl Method for ShiraConfig {
 
     fn validate(&self) -> Result<(), String> {
         match self.density {
-            Some(density) if density > 0.0 && density <= 1.0 => Ok(()),
-            Some(density) => Err(format!("density {density}: expected 0 < density <= 1")),
+            Some(density) => check_density(density),
             None => positive_rank(self.rank),
         }
     }

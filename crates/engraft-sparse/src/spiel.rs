@@ -10,7 +10,7 @@ use engraft_tensor::{Init, bridge};
 use rand::seq::index;
 use serde::{Deserialize, Serialize};
 
-use crate::entries::{add_at, places, replace, replace_indices, stored};
+use crate::entries::{add_at, check_density, places, replace, replace_indices, stored, usage};
 use crate::exchange::exchange;
 use crate::spiel_state::SpielState;
 
@@ -212,9 +212,7 @@ impl Evolve for SpielConfig {
     }
 
     fn report(&self, adapter: &Spiel) -> Vec<(&'static str, f64)> {
-        let values = bridge::values(&adapter.values.val());
-        let used = values.iter().filter(|value| **value != 0.0).count();
-        vec![("entries", values.len() as f64), ("nonzero", used as f64)]
+        usage(&adapter.values)
     }
 }
 
@@ -232,12 +230,7 @@ impl Method for SpielConfig {
     }
 
     fn validate(&self) -> Result<(), String> {
-        if !(self.density > 0.0 && self.density <= 1.0) {
-            return Err(format!(
-                "density {}: expected 0 < density <= 1",
-                self.density
-            ));
-        }
+        check_density(self.density)?;
         if !(0.0..=1.0).contains(&self.rate) {
             return Err(format!("rate {}: expected 0 to 1", self.rate));
         }

@@ -124,8 +124,7 @@ impl Graft for CordaConfig {
             CordaMode::KnowledgePreserved => last(&seen, self.rank, ctx)?,
         };
         triples.u = inverse.matmul(&triples.u).map_err(numeric)?;
-        let alpha = self.alpha.unwrap_or(self.rank as f64);
-        let scaling = self.scaling.factor(alpha, self.rank);
+        let scaling = residual_lora::scaling(self.scaling, self.alpha, self.rank);
         ResidualLora::from_triples(Self::META.id, &triples, scaling, self.dropout, ctx)
     }
 }

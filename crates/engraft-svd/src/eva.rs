@@ -182,8 +182,7 @@ impl Graft for EvaConfig {
         } else {
             found.u
         };
-        let alpha = self.alpha.unwrap_or(self.rank as f64);
-        let scaling = self.scaling.factor(alpha, self.rank);
+        let scaling = crate::residual_lora::scaling(self.scaling, self.alpha, self.rank);
         let id = Self::META.id;
         Ok(ResidualLora::from_zero(
             id,

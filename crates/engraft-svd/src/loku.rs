@@ -121,8 +121,7 @@ impl Graft for LokuConfig {
         let mut triples = leading_of(&weighted, self.rank, self.niter, ctx)?;
         let inverse: Vec<f64> = importance.iter().map(|f| 1.0 / (f + FLOOR)).collect();
         triples.vt = triples.vt.scale_columns(&inverse).map_err(numeric)?;
-        let alpha = self.alpha.unwrap_or(self.rank as f64);
-        let scaling = self.scaling.factor(alpha, self.rank);
+        let scaling = residual_lora::scaling(self.scaling, self.alpha, self.rank);
         ResidualLora::from_triples(Self::META.id, &triples, scaling, self.dropout, ctx)
     }
 }

@@ -57,8 +57,7 @@ impl Graft for MiloraConfig {
 
     fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<ResidualLora> {
         let minor = trailing(base, self.rank, ctx)?;
-        let alpha = self.alpha.unwrap_or(self.rank as f64);
-        let scaling = self.scaling.factor(alpha, self.rank);
+        let scaling = residual_lora::scaling(self.scaling, self.alpha, self.rank);
         ResidualLora::from_triples(Self::META.id, &minor, scaling, self.dropout, ctx)
     }
 }

@@ -61,8 +61,7 @@ impl Graft for OloraConfig {
         let leading = 0..self.rank;
         let a0 = qr.r.transpose().columns(leading.clone()).map_err(numeric)?;
         let b0 = qr.q.columns(leading).map_err(numeric)?.transpose();
-        let alpha = self.alpha.unwrap_or(self.rank as f64);
-        let scaling = self.scaling.factor(alpha, self.rank);
+        let scaling = residual_lora::scaling(self.scaling, self.alpha, self.rank);
         Ok(ResidualLora::new(
             Self::META.id,
             &a0,

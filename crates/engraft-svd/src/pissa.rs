@@ -57,8 +57,7 @@ impl Graft for PissaConfig {
 
     fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<ResidualLora> {
         let principal = leading(base, self.rank, self.niter, ctx)?;
-        let alpha = self.alpha.unwrap_or(self.rank as f64);
-        let scaling = self.scaling.factor(alpha, self.rank);
+        let scaling = residual_lora::scaling(self.scaling, self.alpha, self.rank);
         ResidualLora::from_triples(Self::META.id, &principal, scaling, self.dropout, ctx)
     }
 }

@@ -3,8 +3,8 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use engraft_core::{
-    Adapter, Counts, Ctx, FrozenBase, InitContext, LayerShape, Result, check_dropout, dropout,
-    positive_rank, refuse_dropout,
+    Adapter, Counts, Ctx, FrozenBase, InitContext, LayerShape, Result, Scaling, check_dropout,
+    dropout, positive_rank, refuse_dropout,
 };
 use engraft_linalg::{Matrix, Svd};
 use engraft_tensor::Init;
@@ -150,6 +150,11 @@ impl Adapter for ResidualLora {
 pub(crate) fn count(rank: usize, layer: &LayerShape) -> Counts {
     let factors = rank * (layer.d_in + layer.d_out);
     Counts::with_frozen(factors, factors)
+}
+
+/// s of a rank; alpha is the rank if left out.
+pub(crate) fn scaling(scaling: Scaling, alpha: Option<f64>, rank: usize) -> f64 {
+    scaling.factor(alpha.unwrap_or(rank as f64), rank)
 }
 
 /// Whether rank, alpha and dropout make sense whatever the shape: the reason if not.
