@@ -38,12 +38,24 @@ impl<T: Real> BlockLowRank<'_, T> {
         let mut narrow = vec![T::ZERO; tokens * k * r];
         for n in (0..k).filter(|_| tokens > 0) {
             let x = x.narrow(n * inputs, inputs);
-            matmul((&mut narrow[n * r..], k * r), Onto::Nothing, x, self.a(n), self.scaling);
+            matmul(
+                (&mut narrow[n * r..], k * r),
+                Onto::Nothing,
+                x,
+                self.a(n),
+                self.scaling,
+            );
         }
         let narrow = self.exchanged(&narrow);
         let h = Mat::new(&narrow, tokens, k * r);
         for j in (0..k).filter(|_| tokens > 0) {
-            matmul((&mut y[j * outputs..], k * outputs), Onto::Present, h.narrow(j * r, r), self.b(j), T::ONE);
+            matmul(
+                (&mut y[j * outputs..], k * outputs),
+                Onto::Present,
+                h.narrow(j * r, r),
+                self.b(j),
+                T::ONE,
+            );
         }
         narrow
     }
@@ -53,29 +65,64 @@ impl<T: Real> BlockLowRank<'_, T> {
     /// # Panics
     ///
     /// Unless all lengths are those of the shapes.
-    pub fn backward(&self, x: &[T], narrow: &[T], gy: &[T], gx: Option<&mut [T]>) -> (Vec<T>, Vec<T>) {
+    pub fn backward(
+        &self,
+        x: &[T],
+        narrow: &[T],
+        gy: &[T],
+        gx: Option<&mut [T]>,
+    ) -> (Vec<T>, Vec<T>) {
         let [inputs, outputs] = self.widths();
         let (k, r) = (self.blocks, self.rank);
         let tokens = narrow.len() / (k * r);
-        let (x, h) = (Mat::new(x, tokens, k * inputs), Mat::new(narrow, tokens, k * r));
+        let (x, h) = (
+            Mat::new(x, tokens, k * inputs),
+            Mat::new(narrow, tokens, k * r),
+        );
         let gy = Mat::new(gy, tokens, k * outputs);
         let (mut ga, mut gb) = (vec![T::ZERO; self.a.len()], vec![T::ZERO; self.b.len()]);
         let mut g_narrow = vec![T::ZERO; narrow.len()];
-        for (j, gb) in gb.chunks_exact_mut((r * outputs).max(1)).enumerate().filter(|_| tokens > 0) {
+        for (j, gb) in gb
+            .chunks_exact_mut((r * outputs).max(1))
+            .enumerate()
+            .filter(|_| tokens > 0)
+        {
             let gy = gy.narrow(j * outputs, outputs);
-            matmul((gb, outputs), Onto::Nothing, h.narrow(j * r, r).t(), gy, T::ONE);
-            matmul((&mut g_narrow[j * r..], k * r), Onto::Nothing, gy, self.b(j).t(), self.scaling);
+            matmul(
+                (gb, outputs),
+                Onto::Nothing,
+                h.narrow(j * r, r).t(),
+                gy,
+                T::ONE,
+            );
+            matmul(
+                (&mut g_narrow[j * r..], k * r),
+                Onto::Nothing,
+                gy,
+                self.b(j).t(),
+                self.scaling,
+            );
         }
         let g_narrow = self.exchanged(&g_narrow);
         let g = Mat::new(&g_narrow, tokens, k * r);
-        for (n, ga) in ga.chunks_exact_mut((inputs * r).max(1)).enumerate().filter(|_| tokens > 0) {
+        for (n, ga) in ga
+            .chunks_exact_mut((inputs * r).max(1))
+            .enumerate()
+            .filter(|_| tokens > 0)
+        {
             let x = x.narrow(n * inputs, inputs);
             matmul((ga, r), Onto::Nothing, x.t(), g.narrow(n * r, r), T::ONE);
         }
         if let Some(gx) = gx {
             expect_len("gx", gx, tokens * k * inputs);
             for n in (0..k).filter(|_| tokens > 0) {
-                matmul((&mut gx[n * inputs..], k * inputs), Onto::Present, g.narrow(n * r, r), self.a(n).t(), T::ONE);
+                matmul(
+                    (&mut gx[n * inputs..], k * inputs),
+                    Onto::Present,
+                    g.narrow(n * r, r),
+                    self.a(n).t(),
+                    T::ONE,
+                );
             }
         }
         (ga, gb)
@@ -110,7 +157,11 @@ impl<T: Real> BlockLowRank<'_, T> {
         expect_len("g", g, k * inputs * width);
         let (mut ga, mut gb) = (vec![T::ZERO; self.a.len()], vec![T::ZERO; self.b.len()]);
         for n in 0..k {
-            let g = Mat::new(&g[n * inputs * width..(n + 1) * inputs * width], inputs, width);
+            let g = Mat::new(
+                &g[n * inputs * width..(n + 1) * inputs * width],
+                inputs,
+                width,
+            );
             for j in 0..k {
                 let g = g.narrow(j * outputs, outputs);
                 let [a, b] = self.factors(n, j);

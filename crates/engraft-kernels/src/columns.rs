@@ -53,10 +53,16 @@ pub fn scale_columns_backward<T: Real>(
         None => Vec::new(),
     };
     chunks.resize_with(count, Default::default);
-    let mut g_gain = reduce(rows, task, 2 * width, chunks.into_iter(), |range, sums, gx| {
-        let span = range.start * width..range.end * width;
-        backward(&x[span.clone()], gain, &gy[span], gx, sums);
-    });
+    let mut g_gain = reduce(
+        rows,
+        task,
+        2 * width,
+        chunks.into_iter(),
+        |range, sums, gx| {
+            let span = range.start * width..range.end * width;
+            backward(&x[span.clone()], gain, &gy[span], gx, sums);
+        },
+    );
     let g_bias = g_gain.split_off(width);
     (g_gain, g_bias)
 }
@@ -67,7 +73,14 @@ pub fn scale_columns_backward<T: Real>(
 /// # Panics
 ///
 /// Unless all lengths are those of the shapes.
-pub fn low_rank_column_norms<T: Real>(w: &[T], a: &[T], b: &[T], rank: usize, s: T, norms: &mut [T]) {
+pub fn low_rank_column_norms<T: Real>(
+    w: &[T],
+    a: &[T],
+    b: &[T],
+    rank: usize,
+    s: T,
+    norms: &mut [T],
+) {
     let width = norms.len();
     let rows = expect_rows("w", w, width);
     expect_len("a", a, rows * rank);

@@ -35,10 +35,18 @@ impl<T: Real> Modulation<'_, T> {
             return;
         }
         let strip = rows_per_task(rows, columns * (rank + 4)).min((STRIP / columns).max(1));
-        let strips = w.chunks(strip * columns).zip(out.chunks_mut(strip * columns));
+        let strips = w
+            .chunks(strip * columns)
+            .zip(out.chunks_mut(strip * columns));
         for_each(strips.enumerate(), |(i, (w, out))| {
             let count = w.len() / columns;
-            matmul((&mut *out, columns), Onto::Nothing, self.rows(i * strip, count), self.b(), T::ONE);
+            matmul(
+                (&mut *out, columns),
+                Onto::Nothing,
+                self.rows(i * strip, count),
+                self.b(),
+                T::ONE,
+            );
             multiply_by_one_plus(w, out);
         });
     }
@@ -68,7 +76,13 @@ impl<T: Real> Modulation<'_, T> {
                 multiply(&w[span.clone()], &g[span], h);
                 let h = Mat::new(&*h, count, columns);
                 matmul((ga, rank), Onto::Nothing, h, self.b().t(), T::ONE);
-                matmul((&mut *gb, columns), Onto::Present, self.rows(start, count).t(), h, T::ONE);
+                matmul(
+                    (&mut *gb, columns),
+                    Onto::Present,
+                    self.rows(start, count).t(),
+                    h,
+                    T::ONE,
+                );
             }
         });
         (ga, gb)

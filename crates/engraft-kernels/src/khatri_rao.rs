@@ -40,11 +40,14 @@ impl<T: Real> KhatriRao<'_, T> {
         let (n, r) = self.check(out);
         let block = r * self.width;
         let each = rows_per_task(n, 2 * block);
-        for_each(out.chunks_mut((each * block).max(1)).enumerate(), |(task, out)| {
-            for (i, out) in out.chunks_exact_mut(block.max(1)).enumerate() {
-                products(*self, task * each + i, n, out);
-            }
-        });
+        for_each(
+            out.chunks_mut((each * block).max(1)).enumerate(),
+            |(task, out)| {
+                for (i, out) in out.chunks_exact_mut(block.max(1)).enumerate() {
+                    products(*self, task * each + i, n, out);
+                }
+            },
+        );
     }
 
     /// The gradients from `g`, that of the products; that of `right` if `want_right`.
@@ -63,22 +66,29 @@ impl<T: Real> KhatriRao<'_, T> {
             .chunks_mut(each * self.width)
             .zip(transposed.chunks_mut((each * r).max(1)));
         for_each(tasks.enumerate(), |(task, (left, weights))| {
-            let parts = left.chunks_exact_mut(self.width).zip(weights.chunks_exact_mut(r));
+            let parts = left
+                .chunks_exact_mut(self.width)
+                .zip(weights.chunks_exact_mut(r));
             for (i, (left, weights)) in parts.enumerate() {
                 let i = task * each + i;
                 gradients(*self, i, n, &g[i * block..(i + 1) * block], left, weights);
             }
         });
-        let weights = self.weights.map(|_| crate::product::transpose(&transposed, r.max(1)));
+        let weights = self
+            .weights
+            .map(|_| crate::product::transpose(&transposed, r.max(1)));
         let mut right = Vec::new();
         if want_right {
             right = vec![T::ZERO; self.right.len()];
             let each = rows_per_task(r, 2 * n * self.width);
-            for_each(right.chunks_mut((each * self.width).max(1)).enumerate(), |(task, right)| {
-                for (k, right) in right.chunks_exact_mut(self.width).enumerate() {
-                    right_gradient(*self, task * each + k, n, g, right);
-                }
-            });
+            for_each(
+                right.chunks_mut((each * self.width).max(1)).enumerate(),
+                |(task, right)| {
+                    for (k, right) in right.chunks_exact_mut(self.width).enumerate() {
+                        right_gradient(*self, task * each + k, n, g, right);
+                    }
+                },
+            );
         }
         KhatriRaoGradients {
             left,

@@ -61,7 +61,11 @@ impl<T: Real> Kron<'_, T> {
         chunks.resize_with(tokens.div_ceil(task).max(1), Default::default);
         let len = self.a.len() + self.b.len();
         let ([_, _], [p, q]) = (self.a_shape, self.b_shape);
-        let b_transposed: Vec<T> = self.b.chunks((p * q).max(1)).flat_map(|b| transpose(b, q)).collect();
+        let b_transposed: Vec<T> = self
+            .b
+            .chunks((p * q).max(1))
+            .flat_map(|b| transpose(b, q))
+            .collect();
         let mut ga = reduce(tokens, task, len, chunks.into_iter(), |range, sums, gx| {
             let x = &x[range.start * inputs..range.end * inputs];
             let gy = &gy[range.start * outputs..range.end * outputs];
@@ -238,12 +242,18 @@ mod tests {
     use proptest::prelude::*;
 
     /// `[rows, k]` times `[k, columns]`, either of them transposed.
-    fn product(a: &[f64], b: &[f64], [rows, k, columns]: [usize; 3], [ta, tb]: [bool; 2]) -> Vec<f64> {
+    fn product(
+        a: &[f64],
+        b: &[f64],
+        [rows, k, columns]: [usize; 3],
+        [ta, tb]: [bool; 2],
+    ) -> Vec<f64> {
         let mut c = vec![0.0; rows * columns];
         for (at, c) in c.iter_mut().enumerate() {
             let (i, j) = (at / columns, at % columns);
             for t in 0..k {
-                *c += a[if ta { t * rows + i } else { i * k + t }] * b[if tb { j * k + t } else { t * columns + j }];
+                *c += a[if ta { t * rows + i } else { i * k + t }]
+                    * b[if tb { j * k + t } else { t * columns + j }];
             }
         }
         c
@@ -291,7 +301,10 @@ mod tests {
 
     #[test]
     fn threads_do_not_change_a_bit() {
-        let (a, b) = (narrow(&noise(2 * 5 * 7, 1)), narrow(&noise(2 * 119 * 23, 2)));
+        let (a, b) = (
+            narrow(&noise(2 * 5 * 7, 1)),
+            narrow(&noise(2 * 119 * 23, 2)),
+        );
         let (x, gy) = (narrow(&noise(701 * 595, 3)), narrow(&noise(701 * 161, 4)));
         let kron = Kron {
             a: &a,

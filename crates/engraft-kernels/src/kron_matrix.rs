@@ -16,7 +16,9 @@ impl<T: Real> Kron<'_, T> {
         expect_len("out", out, w.len());
         let task = rows_per_task(rows, width * 2 * self.terms().max(1));
         let tasks = w.chunks(task * width).zip(out.chunks_mut(task * width));
-        for_each(tasks.enumerate(), |(i, (w, out))| add_rows(*self, i * task, w, out));
+        for_each(tasks.enumerate(), |(i, (w, out))| {
+            add_rows(*self, i * task, w, out)
+        });
     }
 
     /// `(gA, gB)` of [`add_matrix`](Self::add_matrix) from the gradient of its result.
@@ -31,7 +33,12 @@ impl<T: Real> Kron<'_, T> {
         let len = self.a.len() + self.b.len();
         let mut ga = reduce(rows, task, len, none.into_iter(), |range, sums, ()| {
             let (ga, gb) = sums.split_at_mut(self.a.len());
-            backward_rows(*self, range.start, &g[range.start * width..range.end * width], [ga, gb]);
+            backward_rows(
+                *self,
+                range.start,
+                &g[range.start * width..range.end * width],
+                [ga, gb],
+            );
         });
         let gb = ga.split_off(self.a.len());
         (ga, gb)
@@ -129,7 +136,10 @@ pub(crate) mod tests {
 
     #[test]
     fn threads_do_not_change_a_bit() {
-        let (a, b) = (narrow(&noise(2 * 5 * 7, 1)), narrow(&noise(2 * 119 * 123, 2)));
+        let (a, b) = (
+            narrow(&noise(2 * 5 * 7, 1)),
+            narrow(&noise(2 * 119 * 123, 2)),
+        );
         let w = narrow(&noise(595 * 861, 3));
         let kron = Kron {
             a: &a,

@@ -16,7 +16,9 @@ pub fn fold_blocks<T: Real>(x: &[T], width: usize, folded: &mut [T], r: usize) {
     let rows = expect_rows("x", x, width);
     expect_len("folded", folded, rows * r);
     let task = rows_per_task(rows, width * COST);
-    let tasks = x.chunks(task * width).zip(folded.chunks_mut((task * r).max(1)));
+    let tasks = x
+        .chunks(task * width)
+        .zip(folded.chunks_mut((task * r).max(1)));
     for_each(tasks, |(x, folded)| fold(x, width, folded, r));
 }
 
@@ -29,7 +31,9 @@ pub fn unfold_blocks<T: Real>(folded: &[T], r: usize, x: &mut [T], width: usize)
     let rows = expect_rows("x", x, width);
     expect_len("folded", folded, rows * r);
     let task = rows_per_task(rows, width * COST);
-    let tasks = x.chunks_mut(task * width).zip(folded.chunks((task * r).max(1)));
+    let tasks = x
+        .chunks_mut(task * width)
+        .zip(folded.chunks((task * r).max(1)));
     for_each(tasks, |(x, folded)| unfold(folded, r, x, width));
 }
 

@@ -100,7 +100,11 @@ impl<U: Update> Kernel for Beside<U> {
         };
         let mut all = vec![gx];
         let mut gradients = gradients.into_iter();
-        all.extend(trained.iter().map(|wanted| gradients.next().filter(|_| *wanted)));
+        all.extend(
+            trained
+                .iter()
+                .map(|wanted| gradients.next().filter(|_| *wanted)),
+        );
         if weight.is_some() {
             let gw = || multiplied(x[0].mat().t(), g, T::ONE);
             all.push((want_weight == Some(true)).then(gw));

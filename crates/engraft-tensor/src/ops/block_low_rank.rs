@@ -45,7 +45,9 @@ impl Update for Blocks {
         gy: &[T],
         gx: Option<&mut [T]>,
     ) -> Vec<Vec<T>> {
-        let (ga, gb) = self.kernel(params[0], params[1]).backward(x.data, &saved[0], gy, gx);
+        let (ga, gb) = self
+            .kernel(params[0], params[1])
+            .backward(x.data, &saved[0], gy, gx);
         vec![ga, gb]
     }
 }
@@ -157,8 +159,13 @@ mod tests {
     fn values_and_gradients_equal_the_composition() {
         for [k, piece, inputs, outputs] in SHAPES {
             let (a, b) = ([k, inputs, k * piece], [k, k * piece, outputs]);
-            let shapes: [&[usize]; 5] =
-                [&[9, k * inputs], &a, &b, &[k * inputs, k * outputs], &[k * outputs]];
+            let shapes: [&[usize]; 5] = [
+                &[9, k * inputs],
+                &a,
+                &b,
+                &[k * inputs, k * outputs],
+                &[k * outputs],
+            ];
             let terms = k * (inputs + outputs) * piece + 9;
             agree(&shapes, terms, |x, fast| {
                 let (inputs, w, bias) = (x[0].matrix(), x[3].matrix(), x[4].vector());

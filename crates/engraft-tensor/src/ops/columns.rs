@@ -48,7 +48,14 @@ impl Kernel for Scaled {
                 scale_columns(gy, x[1].data, None, gx);
             }
             let bias = wanted.get(2) == Some(&true);
-            (Vec::new(), if bias { column_sums(gy, width) } else { Vec::new() })
+            (
+                Vec::new(),
+                if bias {
+                    column_sums(gy, width)
+                } else {
+                    Vec::new()
+                },
+            )
         };
         let mut gradients = vec![gx, wanted[1].then_some(g_gain)];
         if let Some(wanted) = wanted.get(2) {
@@ -125,7 +132,10 @@ pub fn column_norms(weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>, scaling: f64)
 
 fn composed_norms(weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>, scaling: f64) -> Tensor<1> {
     let changed = weight + a.matmul(b) * scaling;
-    (changed.clone() * changed).sum_dim(0).squeeze_dim::<1>(0).sqrt()
+    (changed.clone() * changed)
+        .sum_dim(0)
+        .squeeze_dim::<1>(0)
+        .sqrt()
 }
 
 #[cfg(test)]
@@ -150,16 +160,20 @@ mod tests {
     #[test]
     fn norms_equal_the_composition_and_are_constants() {
         for [rows, width, rank] in [[1, 1, 1], [40, 33, 3]] {
-            agree(&[&[rows, width], &[rows, rank], &[rank, width]], rows * rank, |x, fast| {
-                let [w, a, b] = [0, 1, 2].map(|at| x[at].matrix());
-                let used = w.clone().sum() + a.clone().sum() + b.clone().sum();
-                let norms = if fast {
-                    column_norms(w, a, b, 0.7)
-                } else {
-                    composed_norms(w, a, b, 0.7).detach()
-                };
-                norms + used
-            });
+            agree(
+                &[&[rows, width], &[rows, rank], &[rank, width]],
+                rows * rank,
+                |x, fast| {
+                    let [w, a, b] = [0, 1, 2].map(|at| x[at].matrix());
+                    let used = w.clone().sum() + a.clone().sum() + b.clone().sum();
+                    let norms = if fast {
+                        column_norms(w, a, b, 0.7)
+                    } else {
+                        composed_norms(w, a, b, 0.7).detach()
+                    };
+                    norms + used
+                },
+            );
         }
     }
 }

@@ -35,7 +35,11 @@ impl Kernel for Rows {
         gy: &[T],
         wanted: &[bool],
     ) -> Vec<Option<Vec<T>>> {
-        let KhatriRaoGradients { left, right, weights } = rows(x).backward(gy, wanted[1]);
+        let KhatriRaoGradients {
+            left,
+            right,
+            weights,
+        } = rows(x).backward(gy, wanted[1]);
         let mut gradients = vec![wanted[0].then_some(left), wanted[1].then_some(right)];
         if let Some(wanted) = wanted.get(2) {
             gradients.push(wanted.then_some(weights));
@@ -76,10 +80,14 @@ mod tests {
     #[test]
     fn values_and_gradients_equal_the_composition() {
         for [n, r, width] in [[1, 1, 1], [3, 5, 7], [4, 2, 50]] {
-            agree(&[&[n, width], &[r, width], &[r, n]], width + n + r, |x, fast| {
-                let f = if fast { row_products } else { composed };
-                f(x[0].matrix(), x[1].matrix(), Some(x[2].matrix()))
-            });
+            agree(
+                &[&[n, width], &[r, width], &[r, n]],
+                width + n + r,
+                |x, fast| {
+                    let f = if fast { row_products } else { composed };
+                    f(x[0].matrix(), x[1].matrix(), Some(x[2].matrix()))
+                },
+            );
             agree(&[&[n, width], &[r, width]], width + n + r, |x, fast| {
                 let f = if fast { row_products } else { composed };
                 f(x[0].matrix(), x[1].matrix(), None)

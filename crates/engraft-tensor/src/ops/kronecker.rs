@@ -55,7 +55,9 @@ impl Update for Kronecker {
 /// flops beyond the frozen layer, forward, and 5/2 of that backward.
 pub fn kronecker(x: Tensor<2>, base: Option<Base>, a: Tensor<3>, b: Tensor<3>) -> Tensor<2> {
     let params = vec![a.into(), b.into()];
-    beside(Kronecker, x, params, base, |x, params| composed(x, params.next(), params.next()))
+    beside(Kronecker, x, params, base, |x, params| {
+        composed(x, params.next(), params.next())
+    })
 }
 
 /// Either factor may come first; the cheaper order is taken.
@@ -66,7 +68,10 @@ fn composed(x: Tensor<2>, a: Tensor<3>, b: Tensor<3>) -> Tensor<2> {
     }
     // A (x) B is B (x) A with the two parts of every row and column index exchanged.
     let tokens = x.dims()[0];
-    let exchanged = x.reshape([tokens, m, p]).swap_dims(1, 2).reshape([tokens, p * m]);
+    let exchanged = x
+        .reshape([tokens, m, p])
+        .swap_dims(1, 2)
+        .reshape([tokens, p * m]);
     right_first(exchanged, b, a)
         .reshape([tokens, q, n])
         .swap_dims(1, 2)
@@ -77,7 +82,10 @@ fn right_first(x: Tensor<2>, a: Tensor<3>, b: Tensor<3>) -> Tensor<2> {
     let ([terms, m, n], [_, p, q]) = (a.dims(), b.dims());
     let tokens = x.dims()[0];
     let b = b.swap_dims(0, 1).reshape([p, terms * q]);
-    let inner = x.reshape([tokens * m, p]).matmul(b).reshape([tokens, m, terms, q]);
+    let inner = x
+        .reshape([tokens * m, p])
+        .matmul(b)
+        .reshape([tokens, m, terms, q]);
     let outer = inner
         .permute([0, 3, 2, 1])
         .reshape([tokens * q, terms * m])
@@ -149,23 +157,31 @@ mod tests {
     use super::*;
 
     /// Terms and factors; the last is cheaper with A first.
-    const SHAPES: [(usize, [usize; 4]); 4] =
-        [(1, [1, 1, 1, 1]), (1, [3, 5, 4, 2]), (3, [2, 5, 4, 3]), (2, [7, 2, 2, 6])];
+    const SHAPES: [(usize, [usize; 4]); 4] = [
+        (1, [1, 1, 1, 1]),
+        (1, [3, 5, 4, 2]),
+        (3, [2, 5, 4, 3]),
+        (2, [7, 2, 2, 6]),
+    ];
 
     #[test]
     fn values_and_gradients_equal_the_composition() {
         for (terms, [m, n, p, q]) in SHAPES {
             let (x, a, b) = ([9, m * p], [terms, m, n], [terms, p, q]);
             let (w, bias) = ([m * p, n * q], [n * q]);
-            agree(&[&x, &a, &b, &w, &bias], 9 * terms * (m * p + n * q), |x, fast| {
-                let [inputs, w, bias] = [0, 3, 4].map(|at| x[at].clone());
-                let (inputs, w, bias) = (inputs.matrix(), w.matrix(), bias.vector());
-                let (a, b) = (x[1].tensor(), x[2].tensor());
-                if fast {
-                    return kronecker(inputs, Some((w, Some(bias))), a, b);
-                }
-                inputs.clone().matmul(w) + bias.unsqueeze() + composed(inputs, a, b)
-            });
+            agree(
+                &[&x, &a, &b, &w, &bias],
+                9 * terms * (m * p + n * q),
+                |x, fast| {
+                    let [inputs, w, bias] = [0, 3, 4].map(|at| x[at].clone());
+                    let (inputs, w, bias) = (inputs.matrix(), w.matrix(), bias.vector());
+                    let (a, b) = (x[1].tensor(), x[2].tensor());
+                    if fast {
+                        return kronecker(inputs, Some((w, Some(bias))), a, b);
+                    }
+                    inputs.clone().matmul(w) + bias.unsqueeze() + composed(inputs, a, b)
+                },
+            );
             agree(&[&x, &a, &b], 9 * terms * (m * p + n * q), |x, fast| {
                 let (a, b) = (x[1].tensor(), x[2].tensor());
                 if fast {

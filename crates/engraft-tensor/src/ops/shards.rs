@@ -72,9 +72,13 @@ impl Update for Shards {
 /// On flex only fold(x), [tokens, r], is kept; beyond the frozen layer tokens (d_in + 2 r d times)
 /// flops forward and twice that backward.
 pub fn shards(x: Tensor<2>, base: Option<Base>, shard: Tensor<2>, times: usize) -> Tensor<2> {
-    beside(Shards { times }, x, vec![shard.into()], base, |x, params| {
-        composed(x, params.next(), times)
-    })
+    beside(
+        Shards { times },
+        x,
+        vec![shard.into()],
+        base,
+        |x, params| composed(x, params.next(), times),
+    )
 }
 
 fn composed(x: Tensor<2>, shard: Tensor<2>, times: usize) -> Tensor<2> {
@@ -87,7 +91,10 @@ fn composed(x: Tensor<2>, shard: Tensor<2>, times: usize) -> Tensor<2> {
     } else {
         x
     };
-    let folded = x.reshape([tokens, blocks, r]).sum_dim(1).squeeze_dim::<2>(1);
+    let folded = x
+        .reshape([tokens, blocks, r])
+        .sum_dim(1)
+        .squeeze_dim::<2>(1);
     folded.matmul(shard).repeat_dim(1, times)
 }
 
@@ -140,7 +147,10 @@ pub fn shard_update(weight: Tensor<2>, shard: Tensor<2>) -> Tensor<2> {
 
 fn repeated(weight: Tensor<2>, shard: Tensor<2>) -> Tensor<2> {
     let ([rows, columns], [r, d]) = (weight.dims(), shard.dims());
-    weight + shard.repeat(&[rows.div_ceil(r), columns / d]).narrow(0, 0, rows)
+    weight
+        + shard
+            .repeat(&[rows.div_ceil(r), columns / d])
+            .narrow(0, 0, rows)
 }
 
 #[cfg(test)]
@@ -163,10 +173,18 @@ mod tests {
                 }
                 inputs.clone().matmul(w) + bias.unsqueeze() + composed(inputs, shard, times)
             });
-            agree(&[&[9, d_in], &[r, d]], d_in + d * times + 9 * r, |x, fast| {
-                let [inputs, shard] = [0, 1].map(|at| x[at].matrix());
-                if fast { shards(inputs, None, shard, times) } else { composed(inputs, shard, times) }
-            });
+            agree(
+                &[&[9, d_in], &[r, d]],
+                d_in + d * times + 9 * r,
+                |x, fast| {
+                    let [inputs, shard] = [0, 1].map(|at| x[at].matrix());
+                    if fast {
+                        shards(inputs, None, shard, times)
+                    } else {
+                        composed(inputs, shard, times)
+                    }
+                },
+            );
         }
     }
 
