@@ -21,6 +21,7 @@ mod adapted;
 mod adapter;
 mod bank;
 mod base;
+mod beside;
 mod calibrate;
 mod conv2d;
 mod counts;

@@ -7,6 +7,7 @@ use engraft_core::{
     MethodMeta, Parts, Result,
 };
 use engraft_tensor::Init;
+use engraft_tensor::ops::{matmul, scaled_columns};
 use serde::{Deserialize, Serialize};
 
 /// Which side of a layer is scaled.
@@ -73,7 +74,7 @@ impl Adapter for Ia3 {
         let l = self.scale();
         Ok(match self.scales {
             Scales::Output => FrozenBase::new(
-                base.weight.clone() * l.clone().unsqueeze_dim(0),
+                scaled_columns(base.weight.clone(), l.clone(), None),
                 base.bias.clone().map(|bias| bias * l),
             ),
             Scales::Input => base.with_weight(base.weight.clone() * l.unsqueeze_dim(1)),
@@ -81,10 +82,13 @@ impl Adapter for Ia3 {
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
-        let l = self.scale().unsqueeze_dim(0);
+        let l = self.scale();
         match self.scales {
-            Scales::Output => base.forward(x) * l,
-            Scales::Input => base.forward(x * l),
+            Scales::Output => {
+                let bias = base.bias.clone().map(|bias| bias * l.clone());
+                scaled_columns(matmul(x, base.weight.clone()), l, bias)
+            }
+            Scales::Input => base.forward(scaled_columns(x, l, None)),
         }
     }
 }

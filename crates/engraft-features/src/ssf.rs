@@ -7,6 +7,7 @@ use engraft_core::{
     MethodMeta, Parts, Result, SiteAdapter, SiteGraft, SiteKind, SiteShape,
 };
 use engraft_tensor::Init;
+use engraft_tensor::ops::scaled_columns;
 use serde::{Deserialize, Serialize};
 
 /// Configuration of [`Ssf`]. Default as in the authors' code: standard deviation 0.02.
@@ -51,7 +52,7 @@ impl Ssf {
     }
 
     fn apply(&self, y: Tensor<2>) -> Tensor<2> {
-        y * self.gamma.val().unsqueeze() + self.beta.val().unsqueeze()
+        scaled_columns(y, self.gamma.val(), Some(self.beta.val()))
     }
 }
 
@@ -63,7 +64,7 @@ impl Adapter for Ssf {
             None => beta,
         };
         Ok(FrozenBase::new(
-            base.weight.clone() * gamma.unsqueeze(),
+            scaled_columns(base.weight.clone(), gamma, None),
             Some(bias),
         ))
     }

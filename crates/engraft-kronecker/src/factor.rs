@@ -2,6 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
+use engraft_tensor::ops::matmul;
 
 /// A small matrix: A itself, the product A B of rank r, or for a convolution of kernel kh x kw the
 /// product with a core, M((c, k, l), o) = sum_ij A(c, j) T(i, j, k, l) B(i, o).
@@ -54,12 +55,10 @@ impl Factor {
 
     /// The factor as one matrix, [rows, cols].
     pub fn matrix(&self) -> Tensor<2> {
-        self.apply_to(|a| a)
-    }
-
-    /// x A, or x A B through the rank: x [n, rows] to [n, cols].
-    pub fn apply(&self, x: Tensor<2>) -> Tensor<2> {
-        self.apply_to(|a| x.matmul(a))
+        match &self.b {
+            Some(b) => matmul(self.left(), b.val()),
+            None => self.left(),
+        }
     }
 
     /// A, or A T as [rows, r].
@@ -71,32 +70,6 @@ impl Factor {
         a.matmul(core.reshape([j, rows * columns * i]))
             .reshape([channels * rows * columns, i])
     }
-
-    fn apply_to(&self, left: impl FnOnce(Tensor<2>) -> Tensor<2>) -> Tensor<2> {
-        let product = left(self.left());
-        match &self.b {
-            Some(b) => product.matmul(b.val()),
-            None => product,
-        }
-    }
-}
-
-/// x (A (x) B) without the Kronecker product: x [n, ma * mb] to [n, la * lb], in
-/// O(n ma mb lb + n ma lb la), less where a factor has low rank.
-pub fn kronecker_apply(x: Tensor<2>, a: &Factor, b: &Factor) -> Tensor<2> {
-    let n = x.dims()[0];
-    let (ma, mb, la, lb) = (a.rows(), b.rows(), a.cols(), b.cols());
-    let inner = b.apply(x.reshape([n * ma, mb])).reshape([n, ma, lb]);
-    let outer = a
-        .apply(inner.swap_dims(1, 2).reshape([n * lb, ma]))
-        .reshape([n, lb, la]);
-    outer.swap_dims(1, 2).reshape([n, la * lb])
-}
-
-/// A (x) B, [ma * mb, la * lb].
-pub fn kronecker(a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
-    let ([ma, la], [mb, lb]) = (a.dims(), b.dims());
-    (a.reshape([ma, 1, la, 1]) * b.reshape([1, mb, 1, lb])).reshape([ma * mb, la * lb])
 }
 
 /// The split (m, n) of a width, m * n = width. A positive `factor` that divides the width is m;

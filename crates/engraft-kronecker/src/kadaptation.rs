@@ -142,13 +142,12 @@ impl Adapter for Kadaptation {
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
         let (columns, rows) = self.thin(ctx);
-        let update = if ctx.is_training() && self.dropout > 0.0 {
+        let y = if ctx.is_training() && self.dropout > 0.0 {
             let update = dropout(columns.matmul(rows), self.dropout, ctx);
-            x.clone().matmul(update)
+            base.forward(x.clone()) + x.matmul(update)
         } else {
-            x.clone().matmul(columns).matmul(rows)
+            base.low_rank(x, (columns, rows), 1.0, 0.0, ctx)
         };
-        let y = base.forward(x) + update;
         match self.offset(ctx) {
             Some(offset) => y + offset,
             None => y,

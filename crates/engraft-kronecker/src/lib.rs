@@ -10,7 +10,6 @@ mod phm_linear;
 mod shape;
 mod soka;
 mod spectrum;
-mod sum;
 
 pub use compacter::{Compacter, CompacterConfig};
 pub use factor::{Factor, factorisation};

@@ -8,7 +8,9 @@ use engraft_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::factor::{Factor, factorisation, kronecker, kronecker_apply};
+use engraft_tensor::ops::{kronecker, kronecker_update};
+
+use crate::factor::{Factor, factorisation};
 use crate::shape::{Form, Shape};
 
 /// Which factor starts at zero. Everything else is drawn as in PyTorch's `Linear`.
@@ -68,7 +70,8 @@ impl Default for LokrConfig {
 /// w2, [n_in kh kw, n_out]. With `effective-conv2d` a product for w2 is the Tucker form with a core
 /// T [r, r, kh, kw], see [`Factor`], unless the kernel is 1 x 1.
 ///
-/// The update is never formed in `forward`: a token costs O(d_in n_out + m_in n_out m_out).
+/// The update is never formed in `forward`: a token costs d_in n_out + m_in n_out m_out, or
+/// d_out m_in + m_in n_out n_in where that is less.
 ///
 /// Yeh et al., Navigating Text-to-Image Customization: From LyCORIS Fine-Tuning to Model
 /// Evaluation, arXiv 2309.14859, section 3. As in LyCORIS and PEFT, s is alpha / r even where
@@ -85,13 +88,21 @@ pub struct Lokr {
 
 impl Adapter for Lokr {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
-        Ok(base.with_weight(
-            base.weight.clone() + kronecker(self.w1.matrix() * self.scaling, self.w2.matrix()),
-        ))
+        let (w1, w2) = self.factors();
+        Ok(base.with_weight(kronecker_update(base.weight.clone(), w1, w2)))
     }
 
-    fn forward(&self, x: Tensor<2>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
-        base.forward(x.clone()) + kronecker_apply(x, &self.w1, &self.w2) * self.scaling
+    fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
+        let (w1, w2) = self.factors();
+        base.beside(x, 0.0, ctx, |x, base| kronecker(x, base, w1, w2))
+    }
+}
+
+impl Lokr {
+    /// s w1, [1, m_in, m_out], and w2, [1, n_in, n_out].
+    fn factors(&self) -> (Tensor<3>, Tensor<3>) {
+        let w1 = self.w1.matrix() * self.scaling;
+        (w1.unsqueeze(), self.w2.matrix().unsqueeze())
     }
 }
 

@@ -7,10 +7,10 @@ use engraft_core::{
     Parts, Result, check_dropout, dropout, refuse_dropout,
 };
 use engraft_tensor::Init;
+use engraft_tensor::ops::{kronecker, kronecker_update};
 use serde::{Deserialize, Serialize};
 
-use crate::factor::{factorisation, kronecker};
-use crate::sum;
+use crate::factor::factorisation;
 
 /// Configuration of [`Moka`]. Defaults: five shapes, each used twice, so that r = 10.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -93,7 +93,7 @@ impl Adapter for Moka {
         let weight = self
             .components()
             .fold(base.weight.clone(), |weight, (a, b)| {
-                weight + kronecker(a, b)
+                kronecker_update(weight, a.unsqueeze(), b.unsqueeze())
             });
         Ok(base.with_weight(weight))
     }
@@ -101,7 +101,7 @@ impl Adapter for Moka {
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
         let dropped = dropout(x.clone(), self.dropout, ctx);
         self.components().fold(base.forward(x), |y, (a, b)| {
-            y + sum::apply(dropped.clone(), a.unsqueeze(), b.unsqueeze())
+            y + kronecker(dropped.clone(), None, a.unsqueeze(), b.unsqueeze())
         })
     }
 }

@@ -4,9 +4,8 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use engraft_core::{BankSpec, Ctx, InitContext};
 use engraft_tensor::Init;
+use engraft_tensor::ops::kronecker_update;
 use serde::{Deserialize, Serialize};
-
-use crate::sum;
 
 /// Name of the bank entry that holds the rules.
 const RULES: &str = "rules";
@@ -101,9 +100,9 @@ impl Phm {
             .reshape([tokens, n * q])
     }
 
-    /// sum_k A_k (x) (s_k t_k), [inputs, outputs].
-    pub(crate) fn matrix(&self, rules: Tensor<3>) -> Tensor<2> {
-        sum::matrix(rules, self.s.val().matmul(self.t.val()))
+    /// W + sum_k A_k (x) (s_k t_k), [inputs, outputs].
+    pub(crate) fn added_to(&self, weight: Tensor<2>, rules: Tensor<3>) -> Tensor<2> {
+        kronecker_update(weight, rules, self.s.val().matmul(self.t.val()))
     }
 }
 

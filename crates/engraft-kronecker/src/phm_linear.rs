@@ -67,8 +67,8 @@ pub struct PhmLinear {
 impl Adapter for PhmLinear {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("phm-linear", self.dropout, ctx)?;
-        let update = self.phm.matrix(phm::rules(ctx, &self.rules)) * self.scale;
-        Ok(base.with_weight(base.weight.clone() + update))
+        let rules = phm::rules(ctx, &self.rules) * self.scale;
+        Ok(base.with_weight(self.phm.added_to(base.weight.clone(), rules)))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {

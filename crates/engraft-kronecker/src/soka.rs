@@ -4,15 +4,15 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use engraft_core::{
     Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method, MethodMeta,
-    Parts, Result, check_dropout, dropout, positive_rank, refuse_dropout,
+    Parts, Result, check_dropout, positive_rank, refuse_dropout,
 };
 use engraft_linalg::{Matrix, kronecker_svd};
 use engraft_tensor::bridge;
+use engraft_tensor::ops::{kronecker, kronecker_update};
 use serde::{Deserialize, Serialize};
 
 use crate::factor::factorisation;
 use crate::spectrum::{elbow_rank, energy_rank};
-use crate::sum;
 
 /// How many terms a layer keeps, out of at most `rank`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -97,18 +97,19 @@ pub struct Soka {
 impl Adapter for Soka {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("soka", self.dropout, ctx)?;
-        let update = sum::matrix(self.a.val(), self.b.val());
-        Ok(base.with_weight(base.weight.clone() + update))
+        let weight = kronecker_update(base.weight.clone(), self.a.val(), self.b.val());
+        Ok(base.with_weight(weight))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
-        let dropped = dropout(x.clone(), self.dropout, ctx);
-        base.forward(x) + sum::apply(dropped, self.a.val(), self.b.val())
+        base.beside(x, self.dropout, ctx, |x, base| {
+            kronecker(x, base, self.a.val(), self.b.val())
+        })
     }
 
     fn rebase(&self, base: &FrozenBase) -> Option<FrozenBase> {
-        let principal = sum::matrix(self.a0.val(), self.b0.val());
-        Some(base.with_weight((base.weight.clone() - principal).detach()))
+        let rest = kronecker_update(base.weight.clone(), -self.a0.val(), self.b0.val());
+        Some(base.with_weight(rest.detach()))
     }
 }
 

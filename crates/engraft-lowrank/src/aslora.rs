@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use engraft_core::{
     Adapter, AnyAdapter, BankSpec, Counts, Ctx, Family, FrozenBase, Grouping, InitContext, Kind,
-    LayerShape, Method, MethodMeta, ModelGraft, Parts, Result, Scaling, check_dropout, dropout,
+    LayerShape, Method, MethodMeta, ModelGraft, Parts, Result, Scaling, check_dropout,
     positive_rank, refuse_dropout,
 };
 use engraft_tensor::Init;
@@ -78,16 +78,21 @@ pub struct AsLora {
     b: String,
 }
 
+impl AsLora {
+    /// A, [d_in, r], and B, [r, d_out].
+    fn factors(&self, ctx: &Ctx) -> (Tensor<2>, Tensor<2>) {
+        (ctx.shared(&self.a), ctx.shared(&self.b))
+    }
+}
+
 impl Adapter for AsLora {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("aslora", self.dropout, ctx)?;
-        let update = ctx.shared(&self.a).matmul(ctx.shared(&self.b)) * self.scaling;
-        Ok(base.with_weight(base.weight.clone() + update))
+        Ok(base.with_low_rank(self.factors(ctx), self.scaling))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
-        let narrow = dropout(x.clone(), self.dropout, ctx).matmul(ctx.shared(&self.a));
-        base.forward(x) + (narrow * self.scaling).matmul(ctx.shared(&self.b))
+        base.low_rank(x, self.factors(ctx), self.scaling, self.dropout, ctx)
     }
 }
 

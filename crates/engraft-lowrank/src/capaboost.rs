@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use engraft_core::{
     Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method, MethodMeta,
-    Parts, Result, Scaling, check_dropout, dropout, positive_rank, refuse_dropout,
+    Parts, Result, Scaling, check_dropout, positive_rank, refuse_dropout,
 };
 use engraft_tensor::{Init, Key, bridge};
 use rand::seq::index;
@@ -132,14 +132,11 @@ impl Capaboost {
 impl Adapter for Capaboost {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("capaboost", self.dropout, ctx)?;
-        let (a, b) = self.to_lora();
-        Ok(base.with_weight(base.weight.clone() + a.matmul(b) * self.scaling))
+        Ok(base.with_low_rank(self.to_lora(), self.scaling))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
-        let (a, b) = self.to_lora();
-        let narrow = dropout(x.clone(), self.dropout, ctx).matmul(a) * self.scaling;
-        base.forward(x) + narrow.matmul(b)
+        base.low_rank(x, self.to_lora(), self.scaling, self.dropout, ctx)
     }
 }
 

@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use engraft_core::{
     Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method, MethodMeta,
-    Parts, Result, check_dropout, dropout, positive_rank, refuse_dropout,
+    Parts, Result, check_dropout, positive_rank, refuse_dropout,
 };
 use engraft_tensor::Init;
 use serde::{Deserialize, Serialize};
@@ -84,19 +84,22 @@ impl Delora {
         let lambda = (self.lambda.val() / rank).unsqueeze::<2>();
         lambda / (lengths(a, 0) * lengths(b, 1).transpose())
     }
+
+    /// diag(w) A diag(strengths), [d_in, r], and B.
+    fn factors(&self) -> (Tensor<2>, Tensor<2>) {
+        let a = self.a.val() * self.w_norm.val().unsqueeze_dim::<2>(1);
+        (a * self.strengths(), self.b.val())
+    }
 }
 
 impl Adapter for Delora {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("delora", self.dropout, ctx)?;
-        let a = self.a.val() * self.w_norm.val().unsqueeze_dim::<2>(1) * self.strengths();
-        Ok(base.with_weight(base.weight.clone() + a.matmul(self.b.val())))
+        Ok(base.with_low_rank(self.factors(), 1.0))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
-        let dropped = dropout(x.clone(), self.dropout, ctx) * self.w_norm.val().unsqueeze();
-        let narrow = dropped.matmul(self.a.val()) * self.strengths();
-        base.forward(x) + narrow.matmul(self.b.val())
+        base.low_rank(x, self.factors(), 1.0, self.dropout, ctx)
     }
 }
 

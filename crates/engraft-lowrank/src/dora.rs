@@ -7,6 +7,7 @@ use engraft_core::{
     MethodMeta, Parts, Result, Scaling, check_dropout, dropout, positive_rank, refuse_dropout,
 };
 use engraft_tensor::Init;
+use engraft_tensor::ops::{column_norms, low_rank, matmul, scaled_columns};
 use serde::{Deserialize, Serialize};
 
 /// Configuration of [`Dora`]. Paper defaults: rank 16, alpha 2 r.
@@ -43,7 +44,7 @@ impl Default for DoraConfig {
 ///
 /// Liu et al., DoRA: Weight-Decomposed Low-Rank Adaptation, arXiv 2402.09353, equations 5 and 6.
 /// As in section 4.3, |V| is a constant of the gradient. The norms are computed without forming
-/// V: |V|^2 = |W|^2 + 2 s (W^T A . B^T) + s^2 (B^T A^T A . B^T), summed over the rank.
+/// V, in one pass over W.
 #[derive(Module, Debug)]
 pub struct Dora {
     /// A, [d_in, r].
@@ -84,23 +85,12 @@ impl Dora {
         if let Some(held) = &self.held {
             return held.clone();
         }
-        let (w, a, b) = (
-            base.weight.clone().detach(),
-            self.a.val().detach(),
-            self.b.val().detach(),
-        );
-        let cross = w.clone().transpose().matmul(a.clone()) * b.clone().transpose();
-        let gram = a.clone().transpose().matmul(a);
-        let own = gram.matmul(b.clone()) * b;
-        let squared = column_squares(w)
-            + cross.sum_dim(1).squeeze_dim::<1>(1) * (2.0 * self.scaling)
-            + own.sum_dim(0).squeeze_dim::<1>(0) * self.scaling.powi(2);
-        // Rounding may leave a zero column slightly negative.
-        squared.clamp_min(0.0).sqrt()
+        let (a, b) = (self.a.val(), self.b.val());
+        column_norms(base.weight.clone(), a, b, self.scaling)
     }
 
-    fn gain(&self, base: &FrozenBase) -> Tensor<2> {
-        (self.magnitude.val() / self.norm(base)).unsqueeze()
+    fn gain(&self, base: &FrozenBase) -> Tensor<1> {
+        self.magnitude.val() / self.norm(base)
     }
 }
 
@@ -111,22 +101,20 @@ fn column_squares(w: Tensor<2>) -> Tensor<1> {
 impl Adapter for Dora {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("dora", self.dropout, ctx)?;
-        let v = base.weight.clone() + self.a.val().matmul(self.b.val()) * self.scaling;
-        Ok(base.with_weight(v * self.gain(base)))
+        let v = base.with_low_rank((self.a.val(), self.b.val()), self.scaling);
+        Ok(base.with_weight(scaled_columns(v.weight, self.gain(base), None)))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
-        let gain = self.gain(base);
-        let dropped = dropout(x.clone(), self.dropout, ctx);
-        let update = (dropped.clone().matmul(self.a.val()) * self.scaling).matmul(self.b.val());
-        let plain = x.matmul(base.weight.clone());
-        let y = if ctx.is_training() && self.dropout > 0.0 {
+        let (weight, gain) = (base.weight.clone(), self.gain(base));
+        let changed = |x, w| low_rank(x, w, None, self.a.val(), self.b.val(), self.scaling);
+        if ctx.is_training() && self.dropout > 0.0 {
             // The part of the base that DoRA changes sees the dropped input, the rest the whole one.
-            plain + dropped.matmul(base.weight.clone()) * (gain.clone() - 1.0) + update * gain
-        } else {
-            (plain + update) * gain
-        };
-        base.add_bias(y)
+            let dropped = dropout(x.clone(), self.dropout, ctx);
+            let taken = matmul(dropped.clone(), weight.clone());
+            return base.forward(x) - taken + scaled_columns(changed(dropped, weight), gain, None);
+        }
+        scaled_columns(changed(x, weight), gain, base.bias.clone())
     }
 
     fn surrogate(&self, base: &FrozenBase) -> Self {

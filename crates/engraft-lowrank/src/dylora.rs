@@ -4,8 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
 use engraft_core::{
     Adapter, Counts, Ctx, Family, FrozenBase, Gradient, Graft, InitContext, LayerShape, Method,
-    MethodMeta, Mode, Parts, Result, admit_rank, check_dropout, dropout, positive_rank,
-    refuse_dropout,
+    MethodMeta, Mode, Parts, Result, admit_rank, check_dropout, positive_rank, refuse_dropout,
 };
 use engraft_tensor::{Init, Key};
 use serde::{Deserialize, Serialize};
@@ -146,14 +145,11 @@ impl Dylora {
 impl Adapter for Dylora {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("dylora", self.dropout, ctx)?;
-        let (a, b) = self.factors(ctx);
-        Ok(base.with_weight(base.weight.clone() + a.matmul(b)))
+        Ok(base.with_low_rank(self.factors(ctx), 1.0))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
-        let (a, b) = self.factors(ctx);
-        let narrow = dropout(x.clone(), self.dropout, ctx).matmul(a);
-        base.forward(x) + narrow.matmul(b)
+        base.low_rank(x, self.factors(ctx), 1.0, self.dropout, ctx)
     }
 
     /// Gathers rows of A. There is no dropout on indices.

@@ -6,6 +6,7 @@ use engraft_core::{
     Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method, MethodMeta,
     Parts, Result, positive_rank,
 };
+use engraft_tensor::ops::{matmul, modulated, scaled_columns};
 use serde::{Deserialize, Serialize};
 
 use crate::glora_path::{GloraPath, Sizes};
@@ -147,12 +148,12 @@ impl Adapter for Glora {
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
         let weight = base.weight.clone();
         let mut y = match (self.a.factors(), self.a.vector()) {
-            (Some((xu, xd)), _) => x.clone().matmul(weight * (xu.matmul(xd) + 1.0)),
-            (None, Some(a)) => x.clone().matmul(weight) * (a + 1.0).unsqueeze(),
-            (None, None) => x.clone().matmul(weight),
+            (Some((xu, xd)), _) => matmul(x.clone(), modulated(weight, xu, xd)),
+            (None, Some(a)) => scaled_columns(matmul(x.clone(), weight), a + 1.0, None),
+            (None, None) => matmul(x.clone(), weight),
         };
         if let Some((xu, xd)) = self.b.factors() {
-            y = y + x.matmul(xu).matmul(xd);
+            y = y + matmul(matmul(x, xu), xd);
         } else if let Some(b) = self.b.vector() {
             y = y + x.sum_dim(1) * b.unsqueeze();
         }

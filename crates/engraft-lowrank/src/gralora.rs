@@ -4,9 +4,10 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use engraft_core::{
     Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method, MethodMeta,
-    Parts, Result, check_dropout, dropout, positive_rank, refuse_dropout,
+    Parts, Result, check_dropout, positive_rank, refuse_dropout,
 };
 use engraft_tensor::Init;
+use engraft_tensor::ops::{block_low_rank, block_low_rank_update, matmul};
 use serde::{Deserialize, Serialize};
 
 /// Configuration of [`Gralora`]. Paper defaults: rank 32 with 2 x 2 blocks, alpha 2 r.
@@ -82,48 +83,24 @@ impl Gralora {
 impl Adapter for Gralora {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("gralora", self.dropout, ctx)?;
-        let [k, block_in, rank] = self.a.dims();
-        let [_, _, block_out] = self.b.dims();
-        // Blocks of A and B by input block n and output block j: [n, j, ..].
-        let a = self.a.val().reshape([k, block_in, k, rank / k]);
-        let b = self.b.val().reshape([k, k, rank / k, block_out]);
-        let update = a
-            .swap_dims(1, 2)
-            .matmul(b.swap_dims(0, 1))
-            .swap_dims(1, 2)
-            .reshape([k * block_in, k * block_out]);
-        let update = match self.general() {
-            Some((a, b)) => update + a.matmul(b),
-            None => update,
-        };
-        Ok(base.with_weight(base.weight.clone() + update * self.scaling))
+        let (a, b) = (self.a.val(), self.b.val());
+        let weight = block_low_rank_update(base.weight.clone(), a, b, self.scaling);
+        let layer = base.with_weight(weight);
+        Ok(match self.general() {
+            Some(factors) => layer.with_low_rank(factors, self.scaling),
+            None => layer,
+        })
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
-        let [tokens, _] = x.dims();
-        let [k, block_in, rank] = self.a.dims();
-        let [_, _, block_out] = self.b.dims();
-        let y = base.forward(x.clone());
-        let x = dropout(x, self.dropout, ctx);
-        let narrow = x
-            .clone()
-            .reshape([tokens, k, block_in])
-            .swap_dims(0, 1)
-            .matmul(self.a.val());
-        // [n, token, j, r / k] to [j, token, n, r / k]: every output block hears of all inputs.
-        let exchanged = narrow
-            .reshape([k, tokens, k, rank / k])
-            .swap_dims(0, 2)
-            .reshape([k, tokens, rank]);
-        let wide = exchanged
-            .matmul(self.b.val())
-            .swap_dims(0, 1)
-            .reshape([tokens, k * block_out]);
-        let update = match self.general() {
-            Some((a, b)) => wide + x.matmul(a).matmul(b),
-            None => wide,
-        };
-        y + update * self.scaling
+        base.beside(x, self.dropout, ctx, |x, base| {
+            let (a, b) = (self.a.val(), self.b.val());
+            let y = block_low_rank(x.clone(), base, a, b, self.scaling);
+            match self.general() {
+                Some((a, b)) => y + matmul(matmul(x, a) * self.scaling, b),
+                None => y,
+            }
+        })
     }
 }
 

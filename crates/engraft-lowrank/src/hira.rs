@@ -7,6 +7,7 @@ use engraft_core::{
     Parts, Result, check_dropout, dropout, positive_rank, refuse_dropout,
 };
 use engraft_tensor::Init;
+use engraft_tensor::ops::{linear, matmul, modulated};
 use serde::{Deserialize, Serialize};
 
 use crate::LoraInit;
@@ -57,20 +58,25 @@ pub struct Hira {
     pub dropout: f64,
 }
 
+impl Hira {
+    /// W . (1 + A B).
+    fn weight(&self, base: &FrozenBase) -> Tensor<2> {
+        modulated(base.weight.clone(), self.a.val(), self.b.val())
+    }
+}
+
 impl Adapter for Hira {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("hira", self.dropout, ctx)?;
-        let gain = self.a.val().matmul(self.b.val()) + 1.0;
-        Ok(base.with_weight(base.weight.clone() * gain))
+        Ok(base.with_weight(self.weight(base)))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
-        let product = self.a.val().matmul(self.b.val());
         if ctx.is_training() && self.dropout > 0.0 {
-            let update = base.weight.clone() * product;
-            return base.forward(x.clone()) + dropout(x, self.dropout, ctx).matmul(update);
+            let update = base.weight.clone() * matmul(self.a.val(), self.b.val());
+            return base.forward(x.clone()) + matmul(dropout(x, self.dropout, ctx), update);
         }
-        base.add_bias(x.matmul(base.weight.clone() * (product + 1.0)))
+        linear(x, self.weight(base), base.bias.clone())
     }
 
     /// Only the rows that occur are formed. There is no dropout on indices.

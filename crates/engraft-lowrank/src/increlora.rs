@@ -4,8 +4,8 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use engraft_core::{
     Adapter, AtInit, BankSpec, Counts, Ctx, Evolve, Evolving, Family, FrozenBase, Graft,
-    InitContext, LayerShape, Method, MethodMeta, Parts, Result, Time, check_dropout, dropout,
-    positive_rank, refuse_dropout,
+    InitContext, LayerShape, Method, MethodMeta, Parts, Result, Time, check_dropout, positive_rank,
+    refuse_dropout,
 };
 use engraft_tensor::{Init, bridge};
 use serde::{Deserialize, Serialize};
@@ -164,8 +164,7 @@ impl Adapter for Increlora {
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
-        let dropped = dropout(x.clone(), self.dropout, ctx);
-        triplets::add(base.forward(x), dropped, self.down(), self.b.val())
+        triplets::forward(x, base, (self.down(), self.b.val()), self.dropout, ctx)
     }
 
     fn penalty(&self, _: &FrozenBase, ctx: &Ctx) -> Option<Tensor<1>> {

@@ -7,7 +7,12 @@ use engraft_core::{
     Parts, Result, positive_rank,
 };
 use engraft_tensor::Init;
+use engraft_tensor::ops::{matmul, row_products};
 use serde::{Deserialize, Serialize};
+
+/// Largest r for which adding a product of rank r^2 to W in one pass takes less time than forming
+/// two products of rank r and combining them in three passes.
+const FACTORED: usize = 32;
 
 /// Configuration of [`Loha`]. Defaults of PEFT: rank 8, alpha 8.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -100,36 +105,36 @@ impl Loha {
         (tokens + 1.0) * rank * rank * (d_in + d_out) < (2.0 * rank + tokens) * d_in * d_out
     }
 
-    /// s (A1 B1) . (A2 B2), [d_in, d_out].
-    fn update(&self) -> Tensor<2> {
-        let product = |factor: &HadamardFactor| factor.inputs().matmul(factor.b.val());
-        product(&self.w1) * product(&self.w2) * self.scaling
+    /// W + s (A1 B1) . (A2 B2), [d_in, d_out].
+    fn weight(&self, base: &FrozenBase) -> Tensor<2> {
+        if self.w1.b.dims()[0] <= FACTORED {
+            return base.with_low_rank(self.factors(), self.scaling).weight;
+        }
+        let product = |factor: &HadamardFactor| matmul(factor.inputs(), factor.b.val());
+        base.weight.clone() + product(&self.w1) * product(&self.w2) * self.scaling
     }
 
-    /// x times the update, through rank r^2.
-    fn factored(&self, x: Tensor<2>) -> Tensor<2> {
-        let (a1, a2) = (self.w1.inputs(), self.w2.inputs());
-        let (b1, b2) = (self.w1.b.val(), self.w2.b.val());
-        let ([d_in, rank], [_, d_out]) = (a1.dims(), b1.dims());
-        let a = a1.reshape([d_in, rank, 1]) * a2.reshape([d_in, 1, rank]);
-        let b = b1.reshape([rank, 1, d_out]) * b2.reshape([1, rank, d_out]);
-        let narrow = x.matmul(a.reshape([d_in, rank * rank])) * self.scaling;
-        narrow.matmul(b.reshape([rank * rank, d_out]))
+    /// The factors of the update without s, of rank r^2: [d_in, r^2] and [r^2, d_out].
+    fn factors(&self) -> (Tensor<2>, Tensor<2>) {
+        let turned = |factor: &HadamardFactor| factor.inputs().transpose();
+        let a = row_products(turned(&self.w1), turned(&self.w2), None);
+        let b = row_products(self.w1.b.val(), self.w2.b.val(), None);
+        (a.transpose(), b)
     }
 }
 
 impl Adapter for Loha {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
-        Ok(base.with_weight(base.weight.clone() + self.update()))
+        Ok(base.with_weight(self.weight(base)))
     }
 
-    fn forward(&self, x: Tensor<2>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
+    fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
         let [tokens, d_in] = x.dims();
         let [rank, d_out] = self.w1.b.dims();
         if Self::is_factored_cheaper(tokens, d_in, d_out, rank) {
-            base.forward(x.clone()) + self.factored(x)
+            base.low_rank(x, self.factors(), self.scaling, 0.0, ctx)
         } else {
-            base.add_bias(x.matmul(base.weight.clone() + self.update()))
+            base.with_weight(self.weight(base)).forward(x)
         }
     }
 }
@@ -268,7 +273,10 @@ mod tests {
             let base = trial::base(15, 7, false);
             let loha = trial::moved(&config(2, kernel), &base);
             let x = base.weight.clone().transpose();
-            compare::close("", &loha.factored(x.clone()), &x.matmul(loha.update()), 64).unwrap();
+            let (a, b) = loha.factors();
+            let product = |factor: &HadamardFactor| factor.inputs().matmul(factor.b.val());
+            let update = product(&loha.w1) * product(&loha.w2);
+            compare::close("", &x.clone().matmul(a).matmul(b), &x.matmul(update), 64).unwrap();
         }
         assert!(Loha::is_factored_cheaper(1, 4096, 4096, 8));
         assert!(!Loha::is_factored_cheaper(64, 24, 16, 4));

@@ -4,9 +4,10 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use engraft_core::{
     Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method, MethodMeta,
-    Parts, Result, check_dropout, dropout, positive_rank, refuse_dropout,
+    Parts, Result, check_dropout, positive_rank, refuse_dropout,
 };
 use engraft_tensor::Init;
+use engraft_tensor::ops::{shard_update, shards};
 use serde::{Deserialize, Serialize};
 
 /// What the shared shard is and how it acts.
@@ -83,57 +84,36 @@ impl Miss {
         self.shards.val().squeeze_dim::<2>(0)
     }
 
-    /// The update, [d_in, d_out].
-    fn update(&self, base: &FrozenBase) -> Tensor<2> {
-        let (d_in, d_out) = (base.d_in(), base.d_out());
-        let [_, rank, columns] = self.shards.dims();
-        if self.variant == MissVariant::Bat {
-            let blocks = [d_in / rank, rank, d_out / rank, rank];
-            // [input block, output block, input, output] within blocks.
-            let w = base.weight.clone().reshape(blocks).swap_dims(1, 2);
-            let d = self.shards.val().swap_dims(1, 2).unsqueeze::<4>();
-            return (d.clone().matmul(w) + d)
-                .swap_dims(1, 2)
-                .reshape([d_in, d_out]);
+    /// The changed weight, [d_in, d_out].
+    fn weight(&self, base: &FrozenBase) -> Tensor<2> {
+        if self.variant != MissVariant::Bat {
+            return shard_update(base.weight.clone(), self.shard());
         }
-        self.shard()
-            .repeat(&[d_in.div_ceil(rank), d_out / columns])
-            .narrow(0, 0, d_in)
+        let (d_in, d_out) = (base.d_in(), base.d_out());
+        let [_, rank, _] = self.shards.dims();
+        let blocks = [d_in / rank, rank, d_out / rank, rank];
+        // [input block, output block, input, output] within blocks.
+        let w = base.weight.clone().reshape(blocks).swap_dims(1, 2);
+        let d = self.shards.val().swap_dims(1, 2).unsqueeze::<4>();
+        let update = d.clone().matmul(w) + d;
+        base.weight.clone() + update.swap_dims(1, 2).reshape([d_in, d_out])
     }
-}
-
-/// Inputs i, i + r, i + 2 r, ... added: [tokens, d_in] to [tokens, r].
-fn fold(x: Tensor<2>, rank: usize) -> Tensor<2> {
-    let [tokens, d_in] = x.dims();
-    let blocks = d_in.div_ceil(rank);
-    let missing = blocks * rank - d_in;
-    let x = if missing > 0 {
-        let padding = Tensor::zeros([tokens, missing], (&x.device(), x.dtype()));
-        Tensor::cat(vec![x, padding], 1)
-    } else {
-        x
-    };
-    x.reshape([tokens, blocks, rank])
-        .sum_dim(1)
-        .squeeze_dim::<2>(1)
 }
 
 impl Adapter for Miss {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("miss", self.dropout, ctx)?;
-        Ok(base.with_weight(base.weight.clone() + self.update(base)))
+        Ok(base.with_weight(self.weight(base)))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
         if self.variant == MissVariant::Bat {
-            return base.add_bias(x.matmul(base.weight.clone() + self.update(base)));
+            return base.with_weight(self.weight(base)).forward(x);
         }
-        let [_, rank, columns] = self.shards.dims();
-        let folded = fold(dropout(x.clone(), self.dropout, ctx), rank);
-        base.forward(x)
-            + folded
-                .matmul(self.shard())
-                .repeat_dim(1, base.d_out() / columns)
+        let times = base.d_out() / self.shards.dims()[2];
+        base.beside(x, self.dropout, ctx, |x, base| {
+            shards(x, base, self.shard(), times)
+        })
     }
 }
 

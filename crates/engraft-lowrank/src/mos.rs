@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
 use engraft_core::{
     Adapter, AnyAdapter, BankSpec, Counts, Ctx, Family, FrozenBase, Grouping, InitContext, Kind,
-    LayerShape, Method, MethodMeta, ModelGraft, Parts, Result, Scaling, check_dropout, dropout,
+    LayerShape, Method, MethodMeta, ModelGraft, Parts, Result, Scaling, check_dropout,
     grouping::members, positive_rank, refuse_dropout,
 };
 use engraft_tensor::{Init, Key};
@@ -134,14 +134,12 @@ impl Adapter for Mos {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("mos", self.dropout, ctx)?;
         let (a, b) = self.factors(base, ctx);
-        let update = a.transpose().matmul(b) * self.scaling;
-        Ok(base.with_weight(base.weight.clone() + update))
+        Ok(base.with_low_rank((a.transpose(), b), self.scaling))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
         let (a, b) = self.factors(base, ctx);
-        let narrow = dropout(x.clone(), self.dropout, ctx).matmul(a.transpose()) * self.scaling;
-        base.forward(x) + narrow.matmul(b)
+        base.low_rank(x, (a.transpose(), b), self.scaling, self.dropout, ctx)
     }
 }
 

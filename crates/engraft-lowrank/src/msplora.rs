@@ -6,7 +6,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use engraft_core::{
     Adapter, AnyAdapter, BankSpec, Counts, Ctx, Family, FrozenBase, InitContext, Kind, LayerShape,
-    Method, MethodMeta, ModelGraft, Parts, Result, Scaling, check_dropout, dropout, positive_rank,
+    Method, MethodMeta, ModelGraft, Parts, Result, Scaling, check_dropout, positive_rank,
     refuse_dropout,
 };
 use engraft_tensor::Init;
@@ -89,14 +89,11 @@ impl Msplora {
 impl Adapter for Msplora {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("msplora", self.dropout, ctx)?;
-        let (a, b) = self.pair(ctx);
-        Ok(base.with_weight(base.weight.clone() + a.matmul(b)))
+        Ok(base.with_low_rank(self.pair(ctx), 1.0))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
-        let (a, b) = self.pair(ctx);
-        let narrow = dropout(x.clone(), self.dropout, ctx).matmul(a);
-        base.forward(x) + narrow.matmul(b)
+        base.low_rank(x, self.pair(ctx), 1.0, self.dropout, ctx)
     }
 }
 

@@ -4,9 +4,10 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use engraft_core::{
     Adapter, BankSpec, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method,
-    MethodMeta, Parts, Result, check_dropout, dropout, positive_rank, refuse_dropout,
+    MethodMeta, Parts, Result, check_dropout, positive_rank, refuse_dropout,
 };
 use engraft_tensor::Init;
+use engraft_tensor::ops::row_products;
 use serde::{Deserialize, Serialize};
 
 /// How the bases are drawn. All have unit variance.
@@ -101,10 +102,7 @@ impl RandLora {
             .shared(&self.b)
             .narrow(0, 0, wide)
             .narrow(1, 0, bases * rank);
-        let scaled = self.lambda.val().reshape([rank, bases, 1])
-            * a.reshape([rank, 1, narrow])
-            * self.gamma.val().reshape([1, bases, narrow]);
-        let a: Tensor<2> = scaled.reshape([rank * bases, narrow]);
+        let a = row_products(a, self.gamma.val(), Some(self.lambda.val().transpose()));
         if base.d_in() == narrow {
             (a.transpose(), b.transpose())
         } else {
@@ -116,14 +114,11 @@ impl RandLora {
 impl Adapter for RandLora {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("randlora", self.dropout, ctx)?;
-        let (first, second) = self.factors(base, ctx);
-        Ok(base.with_weight(base.weight.clone() + first.matmul(second) * self.scaling))
+        Ok(base.with_low_rank(self.factors(base, ctx), self.scaling))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
-        let (first, second) = self.factors(base, ctx);
-        let inner = dropout(x.clone(), self.dropout, ctx).matmul(first) * self.scaling;
-        base.forward(x) + inner.matmul(second)
+        base.low_rank(x, self.factors(base, ctx), self.scaling, self.dropout, ctx)
     }
 }
 

@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use engraft_core::{
     Adapter, Counts, Ctx, Family, FrozenBase, Gradient, Graft, InitContext, LayerShape, Method,
-    MethodMeta, Parts, Result, Scaling, check_dropout, dropout, positive_rank, refuse_dropout,
+    MethodMeta, Parts, Result, Scaling, check_dropout, positive_rank, refuse_dropout,
 };
 use engraft_tensor::Init;
 use serde::{Deserialize, Serialize};
@@ -96,19 +96,22 @@ impl SelectiveLora {
             None => self.step() + (score.clone() - score.detach()),
         }
     }
+
+    /// I A, [d_in, r], and B, [r, d_out].
+    fn factors(&self) -> (Tensor<2>, Tensor<2>) {
+        let gate = self.indicator().unsqueeze::<2>();
+        (self.a.val() * gate, self.b.val())
+    }
 }
 
 impl Adapter for SelectiveLora {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("selective-lora", self.dropout, ctx)?;
-        let gate = (self.indicator() * self.scaling).unsqueeze::<2>();
-        Ok(base.with_weight(base.weight.clone() + (self.a.val() * gate).matmul(self.b.val())))
+        Ok(base.with_low_rank(self.factors(), self.scaling))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
-        let gate = (self.indicator() * self.scaling).unsqueeze::<2>();
-        let narrow = dropout(x.clone(), self.dropout, ctx).matmul(self.a.val()) * gate;
-        base.forward(x) + narrow.matmul(self.b.val())
+        base.low_rank(x, self.factors(), self.scaling, self.dropout, ctx)
     }
 
     fn penalty(&self, _: &FrozenBase, _: &Ctx) -> Option<Tensor<1>> {

@@ -4,8 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use engraft_core::{
     Adapter, AnyAdapter, BankSpec, Counts, Ctx, Family, FrozenBase, InitContext, Kind, LayerShape,
-    Method, MethodMeta, ModelGraft, Parts, Result, check_dropout, dropout, positive_rank,
-    refuse_dropout,
+    Method, MethodMeta, ModelGraft, Parts, Result, check_dropout, positive_rank, refuse_dropout,
 };
 use engraft_linalg::svd;
 use engraft_tensor::{Init, bridge};
@@ -95,18 +94,21 @@ impl TinyLora {
         v.matmul(p.reshape([length, rank * rank]))
             .reshape([rank, rank])
     }
+
+    /// A, [d_in, r], and R B, [r, d_out].
+    fn factors(&self, ctx: &Ctx) -> (Tensor<2>, Tensor<2>) {
+        (self.a.val(), self.mixed(ctx).matmul(self.b.val()))
+    }
 }
 
 impl Adapter for TinyLora {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("tinylora", self.dropout, ctx)?;
-        let update = self.a.val().matmul(self.mixed(ctx)).matmul(self.b.val());
-        Ok(base.with_weight(base.weight.clone() + update))
+        Ok(base.with_low_rank(self.factors(ctx), 1.0))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
-        let narrow = dropout(x.clone(), self.dropout, ctx).matmul(self.a.val());
-        base.forward(x) + narrow.matmul(self.mixed(ctx)).matmul(self.b.val())
+        base.low_rank(x, self.factors(ctx), 1.0, self.dropout, ctx)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Sums of triplets: A diag(lambda) B, in the form of a singular value decomposition.
 
 use burn::tensor::Tensor;
-use engraft_core::{BankSpec, FrozenBase, LayerShape};
+use engraft_core::{BankSpec, Ctx, FrozenBase, LayerShape};
 use engraft_tensor::Init;
 
 /// Added to a rank before dividing by it, as in AdaLoRA's code.
@@ -28,12 +28,19 @@ pub(crate) fn weighted(a: Tensor<2>, lambda: Tensor<1>) -> Tensor<2> {
     }
 }
 
-/// y + x A' B for tokens x, where A' = A diag(lambda) was already scaled. Nothing at rank 0.
-pub(crate) fn add(y: Tensor<2>, x: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+/// x W + b + d(x) A' B for tokens x and dropout d, where A' = A diag(lambda) was already scaled.
+/// Nothing at rank 0.
+pub(crate) fn forward(
+    x: Tensor<2>,
+    base: &FrozenBase,
+    (a, b): (Tensor<2>, Tensor<2>),
+    probability: f64,
+    ctx: &Ctx,
+) -> Tensor<2> {
     if b.dims()[0] == 0 {
-        return y;
+        return base.forward(x);
     }
-    y + x.matmul(a).matmul(b)
+    base.low_rank(x, (a, b), 1.0, probability, ctx)
 }
 
 /// W + A' B.
@@ -41,7 +48,7 @@ pub(crate) fn added_to(base: &FrozenBase, a: Tensor<2>, b: Tensor<2>) -> FrozenB
     if b.dims()[0] == 0 {
         return base.clone();
     }
-    base.with_weight(base.weight.clone() + a.matmul(b))
+    base.with_low_rank((a, b), 1.0)
 }
 
 /// |A^T A - I|_F + |B B^T - I|_F over the triplets that `mask` `[r]` marks with 1, `[1]`.

@@ -4,8 +4,8 @@ use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
 use engraft_core::{
     Adapter, AnyAdapter, AtInit, BankSpec, Counts, Ctx, Family, FrozenBase, InitContext, Kind,
-    LayerShape, Method, MethodMeta, ModelGraft, Parts, Result, check_dropout, dropout,
-    positive_rank, refuse_dropout,
+    LayerShape, Method, MethodMeta, ModelGraft, Parts, Result, check_dropout, positive_rank,
+    refuse_dropout,
 };
 use engraft_tensor::{Init, bridge};
 use rand::seq::SliceRandom;
@@ -108,13 +108,11 @@ impl UniLora {
 impl Adapter for UniLora {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("unilora", self.dropout, ctx)?;
-        let (a, b) = self.factors(ctx);
-        Ok(base.with_weight(base.weight.clone() + a.matmul(b)))
+        Ok(base.with_low_rank(self.factors(ctx), 1.0))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
-        let (a, b) = self.factors(ctx);
-        base.forward(x.clone()) + dropout(x, self.dropout, ctx).matmul(a).matmul(b)
+        base.low_rank(x, self.factors(ctx), 1.0, self.dropout, ctx)
     }
 }
 

@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
 use engraft_core::{
     Adapter, AtInit, BankSpec, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape,
-    Method, MethodMeta, Parts, Result, check_dropout, dropout, positive_rank, refuse_dropout,
+    Method, MethodMeta, Parts, Result, check_dropout, positive_rank, refuse_dropout,
 };
 use engraft_tensor::Init;
 use serde::{Deserialize, Serialize};
@@ -206,13 +206,11 @@ impl VbLora {
 impl Adapter for VbLora {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("vb-lora", self.dropout, ctx)?;
-        let (a, b) = self.factors(ctx);
-        Ok(base.with_weight(base.weight.clone() + a.matmul(b)))
+        Ok(base.with_low_rank(self.factors(ctx), 1.0))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
-        let (a, b) = self.factors(ctx);
-        base.forward(x.clone()) + dropout(x, self.dropout, ctx).matmul(a).matmul(b)
+        base.low_rank(x, self.factors(ctx), 1.0, self.dropout, ctx)
     }
 }
 

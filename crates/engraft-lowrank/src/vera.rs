@@ -4,9 +4,10 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use engraft_core::{
     Adapter, BankSpec, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method,
-    MethodMeta, Parts, Result, check_dropout, dropout, positive_rank, refuse_dropout,
+    MethodMeta, Parts, Result, check_dropout, positive_rank, refuse_dropout,
 };
 use engraft_tensor::Init;
+use engraft_tensor::ops::row_products;
 use serde::{Deserialize, Serialize};
 
 /// Configuration of [`Vera`]. Paper defaults: rank 256 to 1024, d at 0.1 (section 4).
@@ -58,11 +59,15 @@ pub struct Vera {
 }
 
 impl Vera {
-    /// The shared projections cut to this layer: [d_in, r] and [r, d_out].
-    fn projections(&self, base: &FrozenBase, ctx: &Ctx) -> (Tensor<2>, Tensor<2>) {
+    /// The shared projections cut to this layer, the second with d and b on its sides: A, [d_in, r],
+    /// and diag(d) B diag(b), [r, d_out].
+    fn factors(&self, base: &FrozenBase, ctx: &Ctx) -> (Tensor<2>, Tensor<2>) {
+        let a = ctx.shared(&self.a).narrow(0, 0, base.d_in());
+        let b = ctx.shared(&self.b).narrow(1, 0, base.d_out());
+        let (d, scale) = (self.lambda_d.val(), self.lambda_b.val());
         (
-            ctx.shared(&self.a).narrow(0, 0, base.d_in()),
-            ctx.shared(&self.b).narrow(1, 0, base.d_out()),
+            a,
+            row_products(scale.unsqueeze(), b, Some(d.unsqueeze_dim(1))),
         )
     }
 }
@@ -70,17 +75,11 @@ impl Vera {
 impl Adapter for Vera {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("vera", self.dropout, ctx)?;
-        let (a, b) = self.projections(base, ctx);
-        let update =
-            (a * self.lambda_d.val().unsqueeze()).matmul(b * self.lambda_b.val().unsqueeze());
-        Ok(base.with_weight(base.weight.clone() + update))
+        Ok(base.with_low_rank(self.factors(base, ctx), 1.0))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
-        let (a, b) = self.projections(base, ctx);
-        let narrow =
-            dropout(x.clone(), self.dropout, ctx).matmul(a) * self.lambda_d.val().unsqueeze();
-        base.forward(x) + narrow.matmul(b) * self.lambda_b.val().unsqueeze()
+        base.low_rank(x, self.factors(base, ctx), 1.0, self.dropout, ctx)
     }
 }
 

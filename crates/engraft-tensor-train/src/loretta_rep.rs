@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use engraft_core::{
     Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method, MethodMeta,
-    Parts, Result, Scaling, check_dropout, dropout, positive_rank, refuse_dropout,
+    Parts, Result, Scaling, check_dropout, positive_rank, refuse_dropout,
 };
 use serde::{Deserialize, Serialize};
 
@@ -70,13 +70,13 @@ pub struct LorettaRep {
 impl Adapter for LorettaRep {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("loretta-rep", self.dropout, ctx)?;
-        let update = self.a.matrix().matmul(self.b.matrix()) * self.scaling;
-        Ok(base.with_weight(base.weight.clone() + update))
+        let factors = (self.a.matrix(), self.b.matrix());
+        Ok(base.with_low_rank(factors, self.scaling))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
-        let narrow = dropout(x.clone(), self.dropout, ctx).matmul(self.a.matrix()) * self.scaling;
-        base.forward(x) + narrow.matmul(self.b.matrix())
+        let factors = (self.a.matrix(), self.b.matrix());
+        base.low_rank(x, factors, self.scaling, self.dropout, ctx)
     }
 
     fn rebase(&self, base: &FrozenBase) -> Option<FrozenBase> {

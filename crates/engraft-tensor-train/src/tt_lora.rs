@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use engraft_core::{
     Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method, MethodMeta,
-    Parts, Result, check_dropout, dropout, positive_rank, refuse_dropout,
+    Parts, Result, check_dropout, positive_rank, refuse_dropout,
 };
 use serde::{Deserialize, Serialize};
 
@@ -73,13 +73,13 @@ pub struct TtLora {
 impl Adapter for TtLora {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("tt-lora", self.dropout, ctx)?;
-        let update = self.input.matrix().matmul(self.output.matrix()) * self.alpha;
-        Ok(base.with_weight(base.weight.clone() + update))
+        let factors = (self.input.matrix(), self.output.matrix());
+        Ok(base.with_low_rank(factors, self.alpha))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
-        let narrow = dropout(x.clone(), self.dropout, ctx).matmul(self.input.matrix());
-        base.forward(x) + (narrow * self.alpha).matmul(self.output.matrix())
+        let factors = (self.input.matrix(), self.output.matrix());
+        base.low_rank(x, factors, self.alpha, self.dropout, ctx)
     }
 }
 
