@@ -15,6 +15,8 @@
 #[macro_use]
 mod dispatch;
 mod adamw;
+mod butterfly;
+mod cayley;
 mod circular;
 mod cosine;
 mod fold;
@@ -34,6 +36,8 @@ mod softmax;
 mod testing;
 
 pub use adamw::{AdamW, Parameter};
+pub use butterfly::Butterfly;
+pub use cayley::Rotations;
 pub use circular::CirculantBlocks;
 pub use cosine::cosine_sums;
 pub use dispatch::{Isa, isa, limit_isa};
