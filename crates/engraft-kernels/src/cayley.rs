@@ -42,27 +42,47 @@ impl Rotations {
         for_each(tasks, |(values, r)| forward(self, values, r));
     }
 
-    /// Writes the gradient of the values, from the values, the rotations and the gradient of these.
-    ///
-    /// Of the exact rotations it is that of `Q`, `-(R + I)^T gR (R + I)^T / 2`.
+    /// Writes the gradient of the values of exact rotations from the rotations and their gradient:
+    /// that of `Q` is `-(R + I)^T gR (R + I)^T / 2`.
     ///
     /// # Panics
     ///
     /// Unless all lengths are those of [`apply`](Self::apply).
-    pub fn backward<T: Real>(self, values: &[T], r: &[T], gr: &[T], gvalues: &mut [T]) {
-        let n = expect_rows("values", values, self.width());
+    pub fn backward_exact<T: Real>(self, r: &[T], gr: &[T], gvalues: &mut [T]) {
         let square = self.size * self.size;
-        expect_len("r", r, n * square);
-        expect_len("gr", gr, n * square);
-        expect_len("gvalues", gvalues, values.len());
-        let task = self.blocks_per_task(n);
+        let task = self.check_backward(gr, gvalues);
+        expect_len("r", r, gr.len());
+        let tasks = r.chunks(task * square).zip(gr.chunks(task * square));
+        for_each(
+            tasks.zip(gvalues.chunks_mut(task * self.width())),
+            |((r, gr), gvalues)| exact_backward(self, r, gr, gvalues),
+        );
+    }
+
+    /// Writes the gradient of the values of the series from the values and the gradient of the
+    /// rotations.
+    ///
+    /// # Panics
+    ///
+    /// Unless all lengths are those of [`apply`](Self::apply).
+    pub fn backward_series<T: Real>(self, values: &[T], gr: &[T], gvalues: &mut [T]) {
+        let task = self.check_backward(gr, gvalues);
+        expect_len("values", values, gvalues.len());
         let tasks = values
             .chunks(task * self.width())
-            .zip(r.chunks(task * square).zip(gr.chunks(task * square)))
-            .zip(gvalues.chunks_mut(task * self.width()));
-        for_each(tasks, |((values, (r, gr)), gvalues)| {
-            backward(self, values, r, gr, gvalues)
-        });
+            .zip(gr.chunks(task * self.size * self.size));
+        for_each(
+            tasks.zip(gvalues.chunks_mut(task * self.width())),
+            |((values, gr), gvalues)| series_backward(self, values, gr, gvalues),
+        );
+    }
+
+    /// Blocks of one task.
+    #[track_caller]
+    fn check_backward<T>(self, gr: &[T], gvalues: &[T]) -> usize {
+        let n = expect_rows("gvalues", gvalues, self.width());
+        expect_len("gr", gr, n * self.size * self.size);
+        self.blocks_per_task(n)
     }
 
     fn blocks_per_task(self, n: usize) -> usize {
@@ -207,42 +227,55 @@ fn levels(last_power: usize) -> usize {
 }
 
 simd! {
-    fn backward<T, const FUSED: bool>(
-        shape: Rotations, values: &[T], r: &[T], gr: &[T], gvalues: &mut [T],
+    fn exact_backward<T, const FUSED: bool>(shape: Rotations, r: &[T], gr: &[T], gvalues: &mut [T]) {
+        let b = shape.size;
+        let square = b * b;
+        let mut scratch = vec![T::ZERO; 3 * square];
+        let (turned, rest) = scratch.split_at_mut(square);
+        let (next, gq) = rest.split_at_mut(square);
+        let half = T::from_f64(-0.5);
+        let blocks = r.chunks_exact(square).zip(gr.chunks_exact(square));
+        for ((r, gr), gvalues) in blocks.zip(gvalues.chunks_exact_mut(shape.width())) {
+            transpose_into(r, b, turned);
+            shift(turned, b, T::ONE);
+            product::<T, FUSED>(b, turned, gr, next);
+            product::<T, FUSED>(b, next, turned, gq);
+            gq.iter_mut().for_each(|gq| *gq = half * *gq);
+            shape.skew_backward(gq, gvalues);
+        }
+    }
+}
+
+simd! {
+    fn series_backward<T, const FUSED: bool>(
+        shape: Rotations, values: &[T], gr: &[T], gvalues: &mut [T],
     ) {
         let b = shape.size;
         let square = b * b;
-        let mut scratch = vec![T::ZERO; (4 + shape.last_power.map_or(0, levels)) * square];
+        let last = shape.last_power.unwrap_or(1);
+        let mut scratch = vec![T::ZERO; (5 + levels(last)) * square];
         let (q, rest) = scratch.split_at_mut(square);
         let (gq, rest) = rest.split_at_mut(square);
         let (turned, rest) = rest.split_at_mut(square);
-        let (next, levels) = rest.split_at_mut(square);
-        let blocks = r.chunks_exact(square).zip(gr.chunks_exact(square));
-        let values = values.chunks_exact(shape.width()).zip(gvalues.chunks_exact_mut(shape.width()));
-        for ((r, gr), (values, gvalues)) in blocks.zip(values) {
-            if let Some(last) = shape.last_power {
-                shape.skew(values, q);
-                horner::<T, FUSED>(b, q, last, levels);
-                gq.fill(T::ZERO);
-                let mut g = gr.to_vec();
-                for level in levels.chunks_exact(square).rev() {
-                    // Of Q S + c I: gQ += g S^T, gS = Q^T g.
-                    transpose_into(level, b, turned);
-                    let g_rows = Strided { data: &g, row: b, column: 1 };
-                    multiply_add::<T, FUSED>(Extent { m: b, k: b, n: b }, g_rows, (turned, b), (gq, b));
-                    product::<T, FUSED>(b, q, &g, next);
-                    g.iter_mut().zip(&*next).for_each(|(g, &next)| *g = -next);
-                }
-                if last > 1 {
-                    gq.iter_mut().zip(&g).for_each(|(gq, &g)| *gq += g);
-                }
-            } else {
-                transpose_into(r, b, turned);
-                shift(turned, b, T::ONE);
-                product::<T, FUSED>(b, turned, gr, next);
-                product::<T, FUSED>(b, next, turned, gq);
-                let half = T::from_f64(-0.5);
-                gq.iter_mut().for_each(|gq| *gq = half * *gq);
+        let (next, rest) = rest.split_at_mut(square);
+        let (g, levels) = rest.split_at_mut(square);
+        let width = shape.width();
+        let blocks = values.chunks_exact(width).zip(gr.chunks_exact(square));
+        for ((values, gr), gvalues) in blocks.zip(gvalues.chunks_exact_mut(width)) {
+            shape.skew(values, q);
+            horner::<T, FUSED>(b, q, last, levels);
+            gq.fill(T::ZERO);
+            g.copy_from_slice(gr);
+            for level in levels.chunks_exact(square).rev() {
+                // Of Q S + c I: gQ += g S^T, gS = Q^T g.
+                transpose_into(level, b, turned);
+                let rows = Strided { data: g, row: b, column: 1 };
+                multiply_add::<T, FUSED>(Extent { m: b, k: b, n: b }, rows, (turned, b), (gq, b));
+                product::<T, FUSED>(b, q, g, next);
+                g.iter_mut().zip(&*next).for_each(|(g, &next)| *g = -next);
+            }
+            if last > 1 {
+                gq.iter_mut().zip(&*g).for_each(|(gq, &g)| *gq += g);
             }
             shape.skew_backward(gq, gvalues);
         }
@@ -259,6 +292,13 @@ mod tests {
         let mut r = vec![T::ZERO; values.len() / shape.width() * shape.size * shape.size];
         shape.apply(values, &mut r);
         r
+    }
+
+    fn backward<T: Real>(shape: Rotations, [values, r]: [&[T]; 2], gr: &[T], gvalues: &mut [T]) {
+        match shape.last_power {
+            Some(_) => shape.backward_series(values, gr, gvalues),
+            None => shape.backward_exact(r, gr, gvalues),
+        }
     }
 
     fn shapes() -> impl Strategy<Value = Rotations> {
@@ -314,7 +354,7 @@ mod tests {
             let r = rotations(shape, &values);
             let gr = noise(r.len(), !seed);
             let mut found = vec![0.0; values.len()];
-            shape.backward(&values, &r, &gr, &mut found);
+            backward(shape, [&values, &r], &gr, &mut found);
             let expected = slope(&values, &gr, |values| rotations(shape, values));
             let scale = 1.0 + expected.iter().fold(0.0f64, |a, b| a.max(b.abs()));
             assert_close(&found, &expected, |_| 1e-5 * scale * shape.size as f64);
@@ -336,7 +376,7 @@ mod tests {
             assert_thread_independent(|| {
                 let r = rotations(shape, &values);
                 let mut gradient = vec![0.0; values.len()];
-                shape.backward(&values, &r, &gr, &mut gradient);
+                backward(shape, [&values, &r], &gr, &mut gradient);
                 [r, gradient].concat()
             });
         }

@@ -45,29 +45,38 @@ impl BlockDiagonal {
         });
     }
 
-    /// Gradients of [`apply`](Self::apply), both in one pass: writes that of the input,
-    /// `gx = gy diag(R)^T`, unless `gx` is `None`, and returns that of the blocks, `[n, b, b]`:
-    /// `gR_k[i, j] = sum_t x[t, k b + i] gy[t, k b + j]`.
+    /// Gradient of the input alone: `gx = gy diag(R)^T`.
     ///
     /// # Panics
     ///
     /// As [`apply`](Self::apply).
-    pub fn backward<T: Real>(self, x: &[T], r: &[T], gy: &[T], gx: Option<&mut [T]>) -> Vec<T> {
-        let width = self.width();
+    pub fn backward_input<T: Real>(self, gy: &[T], r: &[T], gx: &mut [T]) {
+        expect_len("r", r, self.width() * self.size);
+        self.apply(gy, &self.transposed(r), gx);
+    }
+
+    /// Gradients of [`apply`](Self::apply) in one pass: that of the blocks, `[n, b, b]`, which is
+    /// `gR_k[i, j] = sum_t x[t, k b + i] gy[t, k b + j]`, and that of the input where it is given
+    /// `R` and a place.
+    ///
+    /// # Panics
+    ///
+    /// As [`apply`](Self::apply).
+    pub fn backward<T: Real>(self, x: &[T], gy: &[T], gx: Option<(&[T], &mut [T])>) -> Vec<T> {
+        let (width, len) = (self.width(), self.width() * self.size);
         let tokens = expect_rows("x", x, width);
-        expect_len("r", r, width * self.size);
         expect_len("gy", gy, x.len());
-        let transposed = self.transposed(r);
         let task = rows_per_partial(tokens, 2 * self.cost()).next_multiple_of(ROWS);
         let tasks = tokens.div_ceil(task).max(1);
-        let outputs: Vec<Option<&mut [T]>> = match gx {
-            Some(gx) => {
+        let (transposed, outputs): (_, Vec<Option<&mut [T]>>) = match gx {
+            Some((r, gx)) => {
+                expect_len("r", r, len);
                 expect_len("gx", gx, x.len());
-                chunks_mut(gx, task * width).map(Some).collect()
+                let chunks = chunks_mut(gx, task * width).map(Some);
+                (self.transposed(r), chunks.collect())
             }
-            None => (0..tasks).map(|_| None).collect(),
+            None => (vec![T::ZERO; len], (0..tasks).map(|_| None).collect()),
         };
-        let len = width * self.size;
         reduce(tokens, task, len, outputs.into_iter(), |range, sum, gx| {
             let span = range.start * width..range.end * width;
             backward(self, &x[span.clone()], &transposed, &gy[span], gx, sum);
@@ -283,8 +292,11 @@ mod tests {
     fn products<T: Real>(s: BlockDiagonal, x: &[T], r: &[T], gy: &[T]) -> [Vec<T>; 3] {
         let (mut y, mut gx) = (vec![T::ZERO; x.len()], vec![T::ZERO; x.len()]);
         s.apply(x, r, &mut y);
-        let gr = s.backward(x, r, gy, Some(&mut gx));
-        assert_eq!(s.backward(x, r, gy, None), gr);
+        let gr = s.backward(x, gy, Some((r, &mut gx)));
+        assert_eq!(s.backward(x, gy, None), gr);
+        let mut alone = vec![T::ZERO; x.len()];
+        s.backward_input(gy, r, &mut alone);
+        assert_eq!(alone, gx);
         [y, gx, gr]
     }
 

@@ -3,6 +3,7 @@
 //! On the flex backend they run on `engraft-kernels`; on every other backend, and in half
 //! precision, they are the composition of Burn's operations that they are tested against.
 
+mod butterfly;
 mod circular;
 mod cosine;
 mod flex;
@@ -10,11 +11,18 @@ mod fused;
 mod gelu;
 mod linear;
 mod low_rank;
+mod pair_maps;
+mod rotation;
+mod rotations;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
+pub use butterfly::{butterfly, butterfly_rows};
 pub use circular::{circulant_matrix, circular};
 pub use cosine::cosine_sums;
 pub use gelu::gelu;
 pub use linear::{linear, matmul};
 pub use low_rank::{low_rank, low_rank_update};
+pub use pair_maps::{PairRotation, rotate_pairs};
+pub use rotation::{rotate, rotate_rows};
+pub(crate) use rotations::rotations;
