@@ -1,6 +1,6 @@
 //! Products of butterfly factors.
 
-use crate::product::{Extent, Strided, multiply_add, transpose};
+use crate::product::{Extent, Strided, accumulate, transpose};
 use crate::{Real, expect_len};
 
 /// `q` butterfly factors `B_s = P_s diag(R_s1, ..., R_sn) P_s^T` of `n` blocks of side `b`,
@@ -147,20 +147,24 @@ fn pack<T: Real>(x: &[T], width: usize, [first, second]: [usize; 2], tile: &mut 
     }
 }
 
-simd! {
-    fn inner<T, const FUSED: bool>(shape: [usize; 2], x: &[T], r: &[T], y: &mut [T]) {
-        let [m, b] = shape;
-        let x = Strided { data: x, row: b, column: 1 };
-        multiply_add::<T, FUSED>(Extent { m, k: b, n: b }, x, (r, b), (y, b));
-    }
+fn inner<T: Real>(shape: [usize; 2], x: &[T], r: &[T], y: &mut [T]) {
+    let [m, b] = shape;
+    let x = Strided {
+        data: x,
+        row: b,
+        column: 1,
+    };
+    accumulate(Extent { m, k: b, n: b }, x, (r, b), (y, b));
 }
 
-simd! {
-    fn outer<T, const FUSED: bool>(shape: [usize; 2], x: &[T], g: &[T], gr: &mut [T]) {
-        let [k, b] = shape;
-        let x = Strided { data: x, row: 1, column: b };
-        multiply_add::<T, FUSED>(Extent { m: b, k, n: b }, x, (g, b), (gr, b));
-    }
+fn outer<T: Real>(shape: [usize; 2], x: &[T], g: &[T], gr: &mut [T]) {
+    let [k, b] = shape;
+    let x = Strided {
+        data: x,
+        row: 1,
+        column: b,
+    };
+    accumulate(Extent { m: b, k, n: b }, x, (g, b), (gr, b));
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Rotations from skew-symmetric matrices, in batches of small blocks.
 
 use crate::parallel::{for_each, rows_per_task};
-use crate::product::{Extent, Strided, multiply_add, transpose_into};
+use crate::product::{Extent, Strided, accumulate, transpose_into};
 use crate::{Real, expect_len, expect_rows};
 
 /// Rotations `R` of side `b` from skew-symmetric `Q`, one from each row of an array of values.
@@ -90,7 +90,6 @@ impl Rotations {
     }
 
     /// Writes `Q` of one block.
-    #[inline(always)]
     fn skew<T: Real>(self, values: &[T], q: &mut [T]) {
         let b = self.size;
         let half = T::from_f64(0.5);
@@ -108,7 +107,6 @@ impl Rotations {
     }
 
     /// Writes the gradient of the values of one block from that of `Q`.
-    #[inline(always)]
     fn skew_backward<T: Real>(self, gq: &[T], gvalues: &mut [T]) {
         let b = self.size;
         let half = T::from_f64(0.5);
@@ -131,7 +129,6 @@ impl Rotations {
 }
 
 /// Adds `value` to the diagonal of a square matrix of side `b`.
-#[inline(always)]
 fn shift<T: Real>(matrix: &mut [T], b: usize, value: T) {
     matrix
         .iter_mut()
@@ -140,33 +137,33 @@ fn shift<T: Real>(matrix: &mut [T], b: usize, value: T) {
 }
 
 /// `c = x y`, all of side `b`.
-#[inline(always)]
-fn product<T: Real, const FUSED: bool>(b: usize, x: &[T], y: &[T], c: &mut [T]) {
+fn product<T: Real>(b: usize, x: &[T], y: &[T], c: &mut [T]) {
     c.fill(T::ZERO);
     let x = Strided {
         data: x,
         row: b,
         column: 1,
     };
-    multiply_add::<T, FUSED>(Extent { m: b, k: b, n: b }, x, (y, b), (c, b));
+    accumulate(Extent { m: b, k: b, n: b }, x, (y, b), (c, b));
 }
 
-/// Inverts a matrix of side `b` in place, without pivoting: its symmetric part is the identity, and
-/// so no pivot is below 1.
-#[inline(always)]
-fn invert<const FUSED: bool>(m: &mut [f64], b: usize, row: &mut [f64]) {
-    for k in 0..b {
-        let pivot = 1.0 / m[k * b + k];
-        m[k * b + k] = 1.0;
-        for (kept, entry) in row.iter_mut().zip(&mut m[k * b..(k + 1) * b]) {
-            *entry *= pivot;
-            *kept = *entry;
-        }
-        for (i, line) in m.chunks_exact_mut(b).enumerate() {
-            if i != k {
-                let factor = -std::mem::take(&mut line[k]);
-                for (entry, &kept) in line.iter_mut().zip(&*row) {
-                    *entry = Real::mul_add::<FUSED>(factor, kept, *entry);
+simd! {
+    /// Inverts a matrix of side `b` in place, without pivoting: its symmetric part is the identity,
+    /// and so no pivot is below 1.
+    fn invert<T, const FUSED: bool>(m: &mut [T], b: usize, row: &mut [T]) {
+        for k in 0..b {
+            let pivot = T::ONE / m[k * b + k];
+            m[k * b + k] = T::ONE;
+            for (kept, entry) in row.iter_mut().zip(&mut m[k * b..(k + 1) * b]) {
+                *entry = *entry * pivot;
+                *kept = *entry;
+            }
+            for (i, line) in m.chunks_exact_mut(b).enumerate() {
+                if i != k {
+                    let factor = -std::mem::replace(&mut line[k], T::ZERO);
+                    for (entry, &kept) in line.iter_mut().zip(&*row) {
+                        *entry = factor.mul_add::<FUSED>(kept, *entry);
+                    }
                 }
             }
         }
@@ -175,8 +172,7 @@ fn invert<const FUSED: bool>(m: &mut [f64], b: usize, row: &mut [f64]) {
 
 /// The factors `S` of the series by Horner's rule, `[levels, b, b]`: `R = I + Q S` of the last,
 /// each `2 I + Q S` of the one before, and the first `2 I + Q`, or `2 I` for a series of two terms.
-#[inline(always)]
-fn horner<T: Real, const FUSED: bool>(b: usize, q: &[T], last_power: usize, levels: &mut [T]) {
+fn horner<T: Real>(b: usize, q: &[T], last_power: usize, levels: &mut [T]) {
     let two = T::from_f64(2.0);
     if last_power > 1 {
         levels[..b * b].copy_from_slice(q);
@@ -186,36 +182,44 @@ fn horner<T: Real, const FUSED: bool>(b: usize, q: &[T], last_power: usize, leve
     shift(&mut levels[..b * b], b, two);
     for level in 1..levels.len() / (b * b) {
         let (before, after) = levels.split_at_mut(level * b * b);
-        product::<T, FUSED>(b, q, &before[(level - 1) * b * b..], &mut after[..b * b]);
+        product(b, q, &before[(level - 1) * b * b..], &mut after[..b * b]);
         shift(&mut after[..b * b], b, two);
     }
 }
 
-simd! {
-    fn forward<T, const FUSED: bool>(shape: Rotations, values: &[T], r: &mut [T]) {
-        let b = shape.size;
-        let square = b * b;
-        let mut q = vec![T::ZERO; square];
-        let mut levels = vec![T::ZERO; shape.last_power.map_or(0, |last| levels(last) * square)];
-        let mut inverse = vec![0.0f64; if shape.last_power.is_none() { square + b } else { 0 }];
-        for (values, r) in values.chunks_exact(shape.width()).zip(r.chunks_exact_mut(square)) {
-            shape.skew(values, &mut q);
-            if let Some(last) = shape.last_power {
-                horner::<T, FUSED>(b, &q, last, &mut levels);
-                product::<T, FUSED>(b, &q, &levels[levels.len() - square..], r);
-                shift(r, b, T::ONE);
-            } else {
-                let (inverse, row) = inverse.split_at_mut(square);
-                for (entry, q) in inverse.iter_mut().zip(&q) {
-                    *entry = q.to_f64();
-                }
-                shift(inverse, b, 1.0);
-                invert::<FUSED>(inverse, b, row);
-                inverse.iter_mut().for_each(|entry| *entry *= 2.0);
-                shift(inverse, b, -1.0);
-                for (entry, value) in r.iter_mut().zip(&*inverse) {
-                    *entry = T::from_f64(*value);
-                }
+fn forward<T: Real>(shape: Rotations, values: &[T], r: &mut [T]) {
+    let b = shape.size;
+    let square = b * b;
+    let mut q = vec![T::ZERO; square];
+    let mut levels = vec![T::ZERO; shape.last_power.map_or(0, |last| levels(last) * square)];
+    let mut inverse = vec![
+        0.0f64;
+        if shape.last_power.is_none() {
+            square + b
+        } else {
+            0
+        }
+    ];
+    for (values, r) in values
+        .chunks_exact(shape.width())
+        .zip(r.chunks_exact_mut(square))
+    {
+        shape.skew(values, &mut q);
+        if let Some(last) = shape.last_power {
+            horner(b, &q, last, &mut levels);
+            product(b, &q, &levels[levels.len() - square..], r);
+            shift(r, b, T::ONE);
+        } else {
+            let (inverse, row) = inverse.split_at_mut(square);
+            for (entry, q) in inverse.iter_mut().zip(&q) {
+                *entry = q.to_f64();
+            }
+            shift(inverse, b, 1.0);
+            invert::<f64>(inverse, b, row);
+            inverse.iter_mut().for_each(|entry| *entry *= 2.0);
+            shift(inverse, b, -1.0);
+            for (entry, value) in r.iter_mut().zip(&*inverse) {
+                *entry = T::from_f64(*value);
             }
         }
     }
@@ -226,59 +230,57 @@ fn levels(last_power: usize) -> usize {
     last_power.saturating_sub(1).max(1)
 }
 
-simd! {
-    fn exact_backward<T, const FUSED: bool>(shape: Rotations, r: &[T], gr: &[T], gvalues: &mut [T]) {
-        let b = shape.size;
-        let square = b * b;
-        let mut scratch = vec![T::ZERO; 3 * square];
-        let (turned, rest) = scratch.split_at_mut(square);
-        let (next, gq) = rest.split_at_mut(square);
-        let half = T::from_f64(-0.5);
-        let blocks = r.chunks_exact(square).zip(gr.chunks_exact(square));
-        for ((r, gr), gvalues) in blocks.zip(gvalues.chunks_exact_mut(shape.width())) {
-            transpose_into(r, b, turned);
-            shift(turned, b, T::ONE);
-            product::<T, FUSED>(b, turned, gr, next);
-            product::<T, FUSED>(b, next, turned, gq);
-            gq.iter_mut().for_each(|gq| *gq = half * *gq);
-            shape.skew_backward(gq, gvalues);
-        }
+fn exact_backward<T: Real>(shape: Rotations, r: &[T], gr: &[T], gvalues: &mut [T]) {
+    let b = shape.size;
+    let square = b * b;
+    let mut scratch = vec![T::ZERO; 3 * square];
+    let (turned, rest) = scratch.split_at_mut(square);
+    let (next, gq) = rest.split_at_mut(square);
+    let half = T::from_f64(-0.5);
+    let blocks = r.chunks_exact(square).zip(gr.chunks_exact(square));
+    for ((r, gr), gvalues) in blocks.zip(gvalues.chunks_exact_mut(shape.width())) {
+        transpose_into(r, b, turned);
+        shift(turned, b, T::ONE);
+        product(b, turned, gr, next);
+        product(b, next, turned, gq);
+        gq.iter_mut().for_each(|gq| *gq = half * *gq);
+        shape.skew_backward(gq, gvalues);
     }
 }
 
-simd! {
-    fn series_backward<T, const FUSED: bool>(
-        shape: Rotations, values: &[T], gr: &[T], gvalues: &mut [T],
-    ) {
-        let b = shape.size;
-        let square = b * b;
-        let last = shape.last_power.unwrap_or(1);
-        let mut scratch = vec![T::ZERO; (5 + levels(last)) * square];
-        let (q, rest) = scratch.split_at_mut(square);
-        let (gq, rest) = rest.split_at_mut(square);
-        let (turned, rest) = rest.split_at_mut(square);
-        let (next, rest) = rest.split_at_mut(square);
-        let (g, levels) = rest.split_at_mut(square);
-        let width = shape.width();
-        let blocks = values.chunks_exact(width).zip(gr.chunks_exact(square));
-        for ((values, gr), gvalues) in blocks.zip(gvalues.chunks_exact_mut(width)) {
-            shape.skew(values, q);
-            horner::<T, FUSED>(b, q, last, levels);
-            gq.fill(T::ZERO);
-            g.copy_from_slice(gr);
-            for level in levels.chunks_exact(square).rev() {
-                // Of Q S + c I: gQ += g S^T, gS = Q^T g.
-                transpose_into(level, b, turned);
-                let rows = Strided { data: g, row: b, column: 1 };
-                multiply_add::<T, FUSED>(Extent { m: b, k: b, n: b }, rows, (turned, b), (gq, b));
-                product::<T, FUSED>(b, q, g, next);
-                g.iter_mut().zip(&*next).for_each(|(g, &next)| *g = -next);
-            }
-            if last > 1 {
-                gq.iter_mut().zip(&*g).for_each(|(gq, &g)| *gq += g);
-            }
-            shape.skew_backward(gq, gvalues);
+fn series_backward<T: Real>(shape: Rotations, values: &[T], gr: &[T], gvalues: &mut [T]) {
+    let b = shape.size;
+    let square = b * b;
+    let last = shape.last_power.unwrap_or(1);
+    let mut scratch = vec![T::ZERO; (5 + levels(last)) * square];
+    let (q, rest) = scratch.split_at_mut(square);
+    let (gq, rest) = rest.split_at_mut(square);
+    let (turned, rest) = rest.split_at_mut(square);
+    let (next, rest) = rest.split_at_mut(square);
+    let (g, levels) = rest.split_at_mut(square);
+    let width = shape.width();
+    let blocks = values.chunks_exact(width).zip(gr.chunks_exact(square));
+    for ((values, gr), gvalues) in blocks.zip(gvalues.chunks_exact_mut(width)) {
+        shape.skew(values, q);
+        horner(b, q, last, levels);
+        gq.fill(T::ZERO);
+        g.copy_from_slice(gr);
+        for level in levels.chunks_exact(square).rev() {
+            // Of Q S + c I: gQ += g S^T, gS = Q^T g.
+            transpose_into(level, b, turned);
+            let rows = Strided {
+                data: g,
+                row: b,
+                column: 1,
+            };
+            accumulate(Extent { m: b, k: b, n: b }, rows, (turned, b), (gq, b));
+            product(b, q, g, next);
+            g.iter_mut().zip(&*next).for_each(|(g, &next)| *g = -next);
         }
+        if last > 1 {
+            gq.iter_mut().zip(&*g).for_each(|(gq, &g)| *gq += g);
+        }
+        shape.skew_backward(gq, gvalues);
     }
 }
 

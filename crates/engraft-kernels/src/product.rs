@@ -42,7 +42,7 @@ pub(crate) fn multiply_add<T: Real, const FUSED: bool>(
             && (m - 1) * c.1 + n <= c.0.len(),
         "operands of [{m}, {k}] x [{k}, {n}] reach beyond their slices"
     );
-    // Sixteen vectors of `f32` in AVX-512, eight in AVX2, hide the latency of twelve sums.
+    // Eight sums of one vector each hide the latency of a multiply-add.
     let single = size_of::<T>() == 4;
     let wide = single && crate::isa() == crate::Isa::Avx512;
     let mut j = 0;
@@ -69,6 +69,16 @@ pub(crate) fn multiply_add<T: Real, const FUSED: bool>(
     while j < n {
         panel::<T, FUSED, M, 1>(extent, a, b, (&mut *c.0, c.1), j);
         j += 1;
+    }
+}
+
+simd! {
+    /// [`multiply_add`] as a call, compiled once for each instruction set: where the product is worth
+    /// one, it saves the code of every tile.
+    pub(crate) fn accumulate<T, const FUSED: bool>(
+        extent: Extent, a: Strided<'_, T>, b: (&[T], usize), c: (&mut [T], usize),
+    ) {
+        multiply_add::<T, FUSED>(extent, a, b, c);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Products with a block-diagonal matrix, the activation form and the weight form of OFT and BOFT.
 
 use crate::parallel::{chunks_mut, for_each, reduce, rows_per_partial, rows_per_task};
-use crate::product::{Extent, Strided, multiply_add, transpose};
+use crate::product::{Extent, Strided, accumulate, transpose};
 use crate::{Real, expect_len, expect_rows};
 
 /// `diag(R_1, ..., R_n)` of `n` square blocks of side `b`; arrays hold `[n, b, b]`.
@@ -149,7 +149,6 @@ fn expect_columns<T>(w: &[T], d: usize) -> usize {
 }
 
 /// Copies columns `start..start + columns` of rows of `width` into a tile.
-#[inline(always)]
 fn pack<T: Real>(x: &[T], width: usize, start: usize, columns: usize, tile: &mut [T]) {
     for (tile, row) in tile.chunks_exact_mut(columns).zip(x.chunks_exact(width)) {
         tile.copy_from_slice(&row[start..start + columns]);
@@ -157,7 +156,6 @@ fn pack<T: Real>(x: &[T], width: usize, start: usize, columns: usize, tile: &mut
 }
 
 /// Undoes [`pack`].
-#[inline(always)]
 fn unpack<T: Real>(tile: &[T], columns: usize, y: &mut [T], width: usize, start: usize) {
     for (tile, row) in tile.chunks_exact(columns).zip(y.chunks_exact_mut(width)) {
         row[start..start + columns].copy_from_slice(tile);
@@ -165,8 +163,7 @@ fn unpack<T: Real>(tile: &[T], columns: usize, y: &mut [T], width: usize, start:
 }
 
 /// `y = x diag(r)` on one tile of `[m, columns]`.
-#[inline(always)]
-fn through<T: Real, const FUSED: bool>(b: usize, columns: usize, x: &[T], r: &[T], y: &mut [T]) {
+fn through<T: Real>(b: usize, columns: usize, x: &[T], r: &[T], y: &mut [T]) {
     y.fill(T::ZERO);
     let extent = Extent {
         m: x.len() / columns,
@@ -179,86 +176,104 @@ fn through<T: Real, const FUSED: bool>(b: usize, columns: usize, x: &[T], r: &[T
             row: columns,
             column: 1,
         };
-        multiply_add::<T, FUSED>(extent, x, (r, b), (&mut y[k * b..], columns));
+        accumulate(extent, x, (r, b), (&mut y[k * b..], columns));
     }
 }
 
-simd! {
-    fn forward<T, const FUSED: bool>(shape: BlockDiagonal, x: &[T], r: &[T], y: &mut [T]) {
-        let (width, b, tile) = (shape.width(), shape.size, shape.tile());
-        let mut tiles = vec![T::ZERO; 2 * ROWS * tile];
-        for (x, y) in x.chunks(ROWS * width).zip(y.chunks_mut(ROWS * width)) {
-            for (start, r) in (0..width).step_by(tile).zip(r.chunks(tile * b)) {
-                let columns = tile.min(width - start);
-                let len = x.len() / width * columns;
-                let (xs, ys) = tiles.split_at_mut(ROWS * tile);
-                pack(x, width, start, columns, &mut xs[..len]);
-                through::<T, FUSED>(b, columns, &xs[..len], r, &mut ys[..len]);
-                unpack(&ys[..len], columns, y, width, start);
+fn forward<T: Real>(shape: BlockDiagonal, x: &[T], r: &[T], y: &mut [T]) {
+    let (width, b, tile) = (shape.width(), shape.size, shape.tile());
+    let mut tiles = vec![T::ZERO; 2 * ROWS * tile];
+    for (x, y) in x.chunks(ROWS * width).zip(y.chunks_mut(ROWS * width)) {
+        for (start, r) in (0..width).step_by(tile).zip(r.chunks(tile * b)) {
+            let columns = tile.min(width - start);
+            let len = x.len() / width * columns;
+            let (xs, ys) = tiles.split_at_mut(ROWS * tile);
+            pack(x, width, start, columns, &mut xs[..len]);
+            through(b, columns, &xs[..len], r, &mut ys[..len]);
+            unpack(&ys[..len], columns, y, width, start);
+        }
+    }
+}
+
+fn backward<T: Real>(
+    shape: BlockDiagonal,
+    x: &[T],
+    transposed: &[T],
+    gy: &[T],
+    gx: Option<&mut [T]>,
+    sum: &mut [T],
+) {
+    let (width, b, tile) = (shape.width(), shape.size, shape.tile());
+    let mut gx = gx;
+    let mut tiles = vec![T::ZERO; 3 * ROWS * tile];
+    for first in (0..x.len()).step_by(ROWS * width) {
+        let span = first..x.len().min(first + ROWS * width);
+        let (x, gy) = (&x[span.clone()], &gy[span.clone()]);
+        let blocks = transposed.chunks(tile * b).zip(sum.chunks_mut(tile * b));
+        for (start, (r, sum)) in (0..width).step_by(tile).zip(blocks) {
+            let columns = tile.min(width - start);
+            let m = x.len() / width;
+            let len = m * columns;
+            let (xs, rest) = tiles.split_at_mut(ROWS * tile);
+            let (gs, outs) = rest.split_at_mut(ROWS * tile);
+            pack(x, width, start, columns, &mut xs[..len]);
+            pack(gy, width, start, columns, &mut gs[..len]);
+            let extent = Extent { m: b, k: m, n: b };
+            for (k, sum) in sum.chunks_exact_mut(b * b).enumerate() {
+                let x = Strided {
+                    data: &xs[k * b..len],
+                    row: 1,
+                    column: columns,
+                };
+                accumulate(extent, x, (&gs[k * b..len], columns), (sum, b));
+            }
+            if let Some(gx) = gx.as_deref_mut() {
+                through(b, columns, &gs[..len], r, &mut outs[..len]);
+                unpack(&outs[..len], columns, &mut gx[span.clone()], width, start);
             }
         }
     }
 }
 
-simd! {
-    fn backward<T, const FUSED: bool>(
-        shape: BlockDiagonal, x: &[T], transposed: &[T], gy: &[T], gx: Option<&mut [T]>, sum: &mut [T],
-    ) {
-        let (width, b, tile) = (shape.width(), shape.size, shape.tile());
-        let mut gx = gx;
-        let mut tiles = vec![T::ZERO; 3 * ROWS * tile];
-        for first in (0..x.len()).step_by(ROWS * width) {
-            let span = first..x.len().min(first + ROWS * width);
-            let (x, gy) = (&x[span.clone()], &gy[span.clone()]);
-            let blocks = transposed.chunks(tile * b).zip(sum.chunks_mut(tile * b));
-            for (start, (r, sum)) in (0..width).step_by(tile).zip(blocks) {
-                let columns = tile.min(width - start);
-                let m = x.len() / width;
-                let len = m * columns;
-                let (xs, rest) = tiles.split_at_mut(ROWS * tile);
-                let (gs, outs) = rest.split_at_mut(ROWS * tile);
-                pack(x, width, start, columns, &mut xs[..len]);
-                pack(gy, width, start, columns, &mut gs[..len]);
-                let extent = Extent { m: b, k: m, n: b };
-                for (k, sum) in sum.chunks_exact_mut(b * b).enumerate() {
-                    let x = Strided { data: &xs[k * b..len], row: 1, column: columns };
-                    multiply_add::<T, FUSED>(extent, x, (&gs[k * b..len], columns), (sum, b));
-                }
-                if let Some(gx) = gx.as_deref_mut() {
-                    through::<T, FUSED>(b, columns, &gs[..len], r, &mut outs[..len]);
-                    unpack(&outs[..len], columns, &mut gx[span.clone()], width, start);
-                }
-            }
-        }
+fn left<T: Real>(b: usize, r: &[T], w: &[T], y: &mut [T]) {
+    let columns = w.len() / b;
+    y.fill(T::ZERO);
+    let r = Strided {
+        data: r,
+        row: b,
+        column: 1,
+    };
+    for start in (0..columns).step_by(4 * COLUMNS) {
+        let extent = Extent {
+            m: b,
+            k: b,
+            n: (4 * COLUMNS).min(columns - start),
+        };
+        accumulate(
+            extent,
+            r,
+            (&w[start..], columns),
+            (&mut y[start..], columns),
+        );
     }
 }
 
-simd! {
-    fn left<T, const FUSED: bool>(b: usize, r: &[T], w: &[T], y: &mut [T]) {
-        let columns = w.len() / b;
-        y.fill(T::ZERO);
-        let r = Strided { data: r, row: b, column: 1 };
-        for start in (0..columns).step_by(4 * COLUMNS) {
-            let extent = Extent { m: b, k: b, n: (4 * COLUMNS).min(columns - start) };
-            multiply_add::<T, FUSED>(extent, r, (&w[start..], columns), (&mut y[start..], columns));
-        }
-    }
-}
-
-simd! {
-    fn outer_left<T, const FUSED: bool>(b: usize, gy: &[T], w: &[T], sum: &mut [T]) {
-        let columns = w.len() / b;
-        let mut tile = vec![T::ZERO; b * COLUMNS];
-        for start in (0..columns).step_by(COLUMNS) {
-            let k = COLUMNS.min(columns - start);
-            for (i, row) in w.chunks_exact(columns).enumerate() {
-                for (j, &value) in row[start..start + k].iter().enumerate() {
-                    tile[j * b + i] = value;
-                }
+fn outer_left<T: Real>(b: usize, gy: &[T], w: &[T], sum: &mut [T]) {
+    let columns = w.len() / b;
+    let mut tile = vec![T::ZERO; b * COLUMNS];
+    for start in (0..columns).step_by(COLUMNS) {
+        let k = COLUMNS.min(columns - start);
+        for (i, row) in w.chunks_exact(columns).enumerate() {
+            for (j, &value) in row[start..start + k].iter().enumerate() {
+                tile[j * b + i] = value;
             }
-            let gy = Strided { data: &gy[start..], row: columns, column: 1 };
-            multiply_add::<T, FUSED>(Extent { m: b, k, n: b }, gy, (&tile, b), (&mut *sum, b));
         }
+        let gy = Strided {
+            data: &gy[start..],
+            row: columns,
+            column: 1,
+        };
+        accumulate(Extent { m: b, k, n: b }, gy, (&tile, b), (&mut *sum, b));
     }
 }
 
