@@ -7,14 +7,13 @@ use engraft_core::{
     Parts, Result, check_dropout,
 };
 use engraft_tensor::Init;
+use engraft_tensor::ops::{butterfly, butterfly_rows};
 use serde::{Deserialize, Serialize};
 
 use crate::blocks::{BlockLayout, Blocks, inadmissible};
 use crate::cayley::Cayley;
 use crate::dropout::drop_blocks;
 use crate::outputs::{Outputs, Retuned};
-use crate::perm::{from_blocks, to_blocks};
-use crate::rotation::rotate;
 use crate::skew::Parametrisation;
 
 /// Configuration of [`Boft`]. Defaults: BOFT(2, 8), two factors of blocks of 8, as in most of
@@ -80,46 +79,23 @@ pub struct Boft {
 }
 
 impl Boft {
-    /// The blocks R_i of each factor, m times [n, b, b].
-    pub fn factors(&self, ctx: &Ctx) -> Vec<Tensor<3>> {
-        let [m, n, width] = self.a.dims();
+    /// The blocks R_i of all factors, [m, n, b, b].
+    pub fn factors(&self, ctx: &Ctx) -> Tensor<4> {
+        let ([m, n, width], b) = (self.a.dims(), self.block_size);
         let values = self.a.val().reshape([m * n, width]);
-        let skew = self.parametrisation.matrices(values, self.block_size);
-        let blocks = drop_blocks(Cayley::Exact.rotations(skew), m, self.dropout, ctx);
-        (0..m)
-            .map(|factor| blocks.clone().narrow(0, factor * n, n))
-            .collect()
+        let blocks = self.parametrisation.rotations(Cayley::Exact, values, b);
+        drop_blocks(blocks, m, self.dropout, ctx).reshape([m, n, b, b])
     }
-}
-
-/// x B_i for tokens x [tokens, d].
-fn apply_factor(x: Tensor<2>, stage: usize, blocks: Tensor<3>) -> Tensor<2> {
-    let b = blocks.dims()[1];
-    from_blocks(rotate(to_blocks(x, b, stage), blocks), b, stage)
 }
 
 impl Adapter for Boft {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
-        // (R W)^T = W^T B_1^T B_2^T ... B_m^T: rows of W^T as tokens.
-        let rotated = self
-            .factors(ctx)
-            .into_iter()
-            .enumerate()
-            .fold(base.weight.clone().transpose(), |w, (stage, blocks)| {
-                apply_factor(w, stage, blocks.swap_dims(1, 2))
-            });
-        Ok(self.outputs.layer(base, rotated.transpose()))
+        let rotated = butterfly_rows(base.weight.clone(), self.factors(ctx));
+        Ok(self.outputs.layer(base, rotated))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
-        let rotated = self
-            .factors(ctx)
-            .into_iter()
-            .enumerate()
-            .rev()
-            .fold(x, |x, (stage, blocks)| apply_factor(x, stage, blocks));
-        self.outputs
-            .apply(base, rotated.matmul(base.weight.clone()))
+        self.outputs.apply(base, butterfly(x, self.factors(ctx)))
     }
 }
 
@@ -274,14 +250,8 @@ mod tests {
         let (boft, _) = random(3, 4, 2, 8, 0.0);
         let rotate = |m: usize| {
             let identity = eye(8, &boft.a.device(), boft.a.val().dtype()).reshape([8, 8]);
-            let factors = boft.factors(&Ctx::default());
-            let r = factors
-                .into_iter()
-                .take(m)
-                .enumerate()
-                .fold(identity, |x, (stage, blocks)| {
-                    apply_factor(x, stage, blocks)
-                });
+            let factors = boft.factors(&Ctx::default()).narrow(0, 0, m);
+            let r = butterfly(identity, factors);
             bridge::values(&r)
                 .into_iter()
                 .filter(|value| value.abs() > 1e-12)
@@ -296,19 +266,17 @@ mod tests {
         let bank = Bank::default();
         let plain = boft.factors(&Ctx::default());
         let dropped = boft.factors(&Ctx::new(&bank, Mode::Train { seed: 3, step: 0 }));
-        let changed: Vec<usize> = plain
-            .into_iter()
-            .zip(dropped)
-            .map(|(plain, dropped)| {
-                (0..8)
-                    .filter(|&block| {
-                        largest(
-                            plain.clone().narrow(0, block, 1) - dropped.clone().narrow(0, block, 1),
-                        ) > 0.0
-                    })
-                    .count()
-            })
-            .collect();
+        let block = |blocks: &Tensor<4>, factor, block| {
+            let blocks = blocks.clone().narrow(0, factor, 1).narrow(1, block, 1);
+            blocks.reshape([4, 4])
+        };
+        let changed = [0, 1].map(|factor| {
+            let moved = |k: &usize| {
+                let apart: Tensor<2> = block(&plain, factor, *k) - block(&dropped, factor, *k);
+                largest(apart) > 0.0
+            };
+            (0..8).filter(moved).count()
+        });
         assert!(changed == [2, 0] || changed == [0, 2], "{changed:?}");
     }
 

@@ -6,8 +6,6 @@ mod boft;
 mod dropout;
 mod oft;
 mod outputs;
-mod perm;
-mod rotation;
 mod skew;
 #[cfg(test)]
 mod testing;

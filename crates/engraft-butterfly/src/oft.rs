@@ -7,13 +7,13 @@ use engraft_core::{
     LayerShape, Method, MethodMeta, Parts, Patches, Result, check_dropout,
 };
 use engraft_tensor::Init;
+use engraft_tensor::ops::{matmul, rotate, rotate_rows};
 use serde::{Deserialize, Serialize};
 
 use crate::blocks::{BlockLayout, Blocks, inadmissible};
 use crate::cayley::Cayley;
 use crate::dropout::drop_blocks;
 use crate::outputs::{Outputs, Retuned};
-use crate::rotation::{rotate, rotate_rows};
 use crate::skew::Parametrisation;
 
 /// What is rotated of a convolution.
@@ -134,11 +134,15 @@ impl Oft {
 
     /// The blocks of R, [n, b, b].
     pub fn blocks(&self, ctx: &Ctx) -> Tensor<3> {
-        let mut q = self.skew();
-        if let Some(eps) = self.coft_eps {
-            q = q.clone() + self.shift(q, eps);
-        }
-        drop_blocks(self.cayley.rotations(q), 1, self.dropout, ctx)
+        let (cayley, b) = (self.cayley, self.block_size);
+        let blocks = match self.coft_eps {
+            Some(eps) => {
+                let q = self.skew();
+                cayley.rotations(q.clone() + self.shift(q, eps))
+            }
+            None => self.parametrisation.rotations(cayley, self.q.val(), b),
+        };
+        drop_blocks(blocks, 1, self.dropout, ctx)
     }
 }
 
@@ -154,19 +158,22 @@ impl Adapter for Oft {
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
-        let (weight, blocks) = (base.weight.clone(), self.blocks(ctx));
-        let y = match (ctx.image(), self.convolution) {
-            _ if self.rotates_outputs => rotate(x.matmul(weight), blocks),
-            (Some(image), Convolution::Image) => rotate_image(image, blocks).matmul(weight),
-            _ => rotate(x, blocks).matmul(weight),
+        let blocks = self.blocks(ctx);
+        if self.rotates_outputs {
+            let y = rotate(matmul(x, base.weight.clone()), blocks);
+            return self.outputs.retune(base, y);
+        }
+        let rotated = match (ctx.image(), self.convolution) {
+            (Some(image), Convolution::Image) => rotate_image(image, blocks),
+            _ => rotate(x, blocks),
         };
-        self.outputs.apply(base, y)
+        self.outputs.apply(base, rotated)
     }
 
     fn lookup(&self, indices: Tensor<1, Int>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
         // An embedding has no bias, and only the vectors that occur are rotated.
         let vectors = base.weight.clone().select(0, indices);
-        self.outputs.apply(base, rotate(vectors, self.blocks(ctx)))
+        self.outputs.retune(base, rotate(vectors, self.blocks(ctx)))
     }
 
     fn surrogate(&self, _: &FrozenBase) -> Self {

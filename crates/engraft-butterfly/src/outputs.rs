@@ -4,6 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use engraft_core::{FrozenBase, InitContext};
 use engraft_tensor::Init;
+use engraft_tensor::ops::{linear, matmul, scaled_columns};
 use serde::{Deserialize, Serialize};
 
 /// Which of a scale and an offset of the outputs are trained.
@@ -49,26 +50,37 @@ pub struct Retuned {
 impl Retuned {
     /// The layer with the weight W diag(s) and the bias b + beta.
     pub(crate) fn layer(&self, base: &FrozenBase, weight: Tensor<2>) -> FrozenBase {
-        let bias = match (base.bias.clone(), &self.beta) {
-            (Some(bias), Some(beta)) => Some(bias + beta.val()),
-            (bias, beta) => bias.or(beta.as_ref().map(|beta| beta.val())),
+        let weight = match &self.s {
+            Some(s) => scaled_columns(weight, s.val(), None),
+            None => weight,
         };
-        FrozenBase::new(self.scaled(weight), bias)
+        FrozenBase::new(weight, self.bias(base))
     }
 
-    /// y . s + b + beta for y [tokens, d_out].
-    pub(crate) fn apply(&self, base: &FrozenBase, y: Tensor<2>) -> Tensor<2> {
-        let z = base.add_bias(self.scaled(y));
-        match &self.beta {
-            Some(beta) => z + beta.val().unsqueeze(),
-            None => z,
+    /// x W diag(s) + b + beta for inputs x [tokens, d_in].
+    pub(crate) fn apply(&self, base: &FrozenBase, x: Tensor<2>) -> Tensor<2> {
+        let weight = base.weight.clone();
+        match &self.s {
+            Some(_) => self.retune(base, matmul(x, weight)),
+            None => linear(x, weight, self.bias(base)),
         }
     }
 
-    fn scaled(&self, y: Tensor<2>) -> Tensor<2> {
-        match &self.s {
-            Some(s) => y * s.val().unsqueeze(),
-            None => y,
+    /// y diag(s) + b + beta for y [tokens, d_out].
+    pub(crate) fn retune(&self, base: &FrozenBase, y: Tensor<2>) -> Tensor<2> {
+        match (&self.s, self.bias(base)) {
+            (Some(s), bias) => scaled_columns(y, s.val(), bias),
+            (None, Some(bias)) => y + bias.unsqueeze(),
+            (None, None) => y,
+        }
+    }
+
+    /// b + beta.
+    fn bias(&self, base: &FrozenBase) -> Option<Tensor<1>> {
+        let beta = self.beta.as_ref().map(|beta| beta.val());
+        match (base.bias.clone(), beta) {
+            (Some(bias), Some(beta)) => Some(bias + beta),
+            (bias, beta) => bias.or(beta),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Skew-symmetric blocks from trained values.
 
 use burn::tensor::Tensor;
-use engraft_tensor::cayley::{skew_from_upper, skew_part};
+use engraft_tensor::cayley::{Cayley, skew_from_upper, skew_part};
 use serde::{Deserialize, Serialize};
 
 /// What is trained of a skew-symmetric b x b block Q.
@@ -20,6 +20,17 @@ impl Parametrisation {
         match self {
             Self::Skew => size * (size - 1) / 2,
             Self::Full => size * size,
+        }
+    }
+
+    /// Rotations of n blocks, [n, b, b], from their values [n, width].
+    pub fn rotations(self, cayley: Cayley, values: Tensor<2>, size: usize) -> Tensor<3> {
+        match self {
+            Self::Skew => cayley.from_upper(values, size),
+            Self::Full => {
+                let n = values.dims()[0];
+                cayley.rotations(values.reshape([n, size, size]))
+            }
         }
     }
 

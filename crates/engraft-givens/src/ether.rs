@@ -6,6 +6,7 @@ use engraft_core::{
     Adapter, AtInit, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method,
     MethodMeta, Parts, Result,
 };
+use engraft_tensor::ops::matmul;
 use serde::{Deserialize, Serialize};
 
 use crate::hyperplanes::{Hyperplanes, Sides, admit_blocks};
@@ -90,11 +91,10 @@ impl Adapter for Ether {
             Some(h) => h.apply(x),
             None => x,
         };
-        let y = x.matmul(base.weight.clone());
-        base.add_bias(match &self.output {
-            Some(h) => h.apply(y),
-            None => y,
-        })
+        match &self.output {
+            Some(h) => base.add_bias(h.apply(matmul(x, base.weight.clone()))),
+            None => base.forward(x),
+        }
     }
 }
 

@@ -7,9 +7,10 @@ use engraft_core::{
     Parts, Result,
 };
 use engraft_tensor::Init;
+use engraft_tensor::ops::{plane_maps, plane_maps_rows, scaled_columns};
 use serde::{Deserialize, Serialize};
 
-use crate::stages::{PlaneMaps, admit_pairs};
+use crate::stages::admit_pairs;
 
 /// Configuration of [`Goft`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -23,7 +24,7 @@ pub struct GoftConfig {
 ///
 /// | symbol | shape | |
 /// |---|---|---|
-/// | theta | [d_in - 1] | trained angles in radians, zero at first, in the order of [`PlaneMaps`] |
+/// | theta | [d_in - 1] | trained angles in radians, zero at first, in the order of [`plane_maps`] |
 /// | G | 2 x 2 | [[cos, -sin], [sin, cos]] of an angle |
 /// | c | `[d_in]` | trained, one at first; only with `scale` |
 ///
@@ -41,10 +42,10 @@ pub struct Goft {
 }
 
 impl Goft {
-    /// The rotations.
-    pub fn rotations(&self) -> PlaneMaps {
+    /// The rotations, [4, d_in - 1], as [`plane_maps`] takes them.
+    pub fn rotations(&self) -> Tensor<2> {
         let (cos, sin) = (self.theta.val().cos(), self.theta.val().sin());
-        PlaneMaps::new([cos.clone(), sin.clone().neg(), sin, cos])
+        Tensor::stack(vec![cos.clone(), sin.clone().neg(), sin, cos], 0)
     }
 }
 
@@ -54,13 +55,13 @@ impl Adapter for Goft {
             Some(scale) => base.weight.clone() * scale.val().unsqueeze_dim::<2>(1),
             None => base.weight.clone(),
         };
-        Ok(base.with_weight(self.rotations().apply_rows(weight)))
+        Ok(base.with_weight(plane_maps_rows(weight, self.rotations())))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
-        let rotated = self.rotations().apply(x);
+        let rotated = plane_maps(x, self.rotations());
         base.forward(match &self.scale {
-            Some(scale) => rotated * scale.val().unsqueeze(),
+            Some(scale) => scaled_columns(rotated, scale.val(), None),
             None => rotated,
         })
     }
@@ -171,7 +172,7 @@ mod tests {
             scale: None,
         };
         let column = bridge::tensor(x.to_vec(), [5, 1], &Device::default(), DType::F64);
-        let folded = bridge::values(&goft.rotations().apply_rows(column));
+        let folded = bridge::values(&plane_maps_rows(column, goft.rotations()));
         for (found, expected) in folded.into_iter().zip([norm, 0.0, 0.0, 0.0, 0.0]) {
             assert!((found - expected).abs() < 1e-15);
         }

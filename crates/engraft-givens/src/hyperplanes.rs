@@ -4,6 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use engraft_core::{InitContext, LayerShape};
 use engraft_tensor::Init;
+use engraft_tensor::ops::reflect;
 use serde::{Deserialize, Serialize};
 
 /// Which sides of a weight are multiplied.
@@ -84,25 +85,11 @@ impl Hyperplanes {
 
     /// x H for tokens x [tokens, d], in O(tokens d).
     pub fn apply(&self, x: Tensor<2>) -> Tensor<2> {
-        let along = project(x.clone(), self.u.val());
-        match &self.v {
-            None => x - along * 2.0,
-            Some(v) => x.clone() - along + project(x, v.val()),
-        }
+        reflect(x, self.u.val(), self.v.as_ref().map(|v| v.val()))
     }
 
     /// H W for a weight [d, d_out], in O(d d_out).
     pub fn apply_rows(&self, weight: Tensor<2>) -> Tensor<2> {
         self.apply(weight.transpose()).transpose()
     }
-}
-
-/// Each block of each row of x [tokens, n b] projected onto its vector of u [n, b].
-fn project(x: Tensor<2>, u: Tensor<2>) -> Tensor<2> {
-    let [tokens, d] = x.dims();
-    let [n, b] = u.dims();
-    let inverse_square = (u.clone() * u.clone()).sum_dim(1).recip().unsqueeze_dim(0);
-    let u: Tensor<3> = u.unsqueeze_dim(0);
-    let along = (x.reshape([tokens, n, b]) * u.clone()).sum_dim(2) * inverse_square;
-    (along * u).reshape([tokens, d])
 }

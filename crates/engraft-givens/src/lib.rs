@@ -20,4 +20,3 @@ pub use hra::{Hra, HraConfig, Orthogonality};
 pub use hyperplanes::{Hyperplanes, Sides};
 pub use qgoft::{Qgoft, QgoftConfig};
 pub use road::{Road, RoadConfig, Variant};
-pub use stages::PlaneMaps;

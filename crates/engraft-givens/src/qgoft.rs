@@ -7,9 +7,10 @@ use engraft_core::{
     Parts, Result,
 };
 use engraft_tensor::bridge;
+use engraft_tensor::ops::{plane_maps, plane_maps_rows};
 use serde::{Deserialize, Serialize};
 
-use crate::stages::{PlaneMaps, admit_pairs};
+use crate::stages::admit_pairs;
 
 /// Configuration of [`Qgoft`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,7 +31,7 @@ impl Default for QgoftConfig {
 ///
 /// | symbol | shape | |
 /// |---|---|---|
-/// | G | [d_in - 1, 2, 2] | trained maps [[a1, b1], [a2, b2]], the identity at first, in the order of [`PlaneMaps`] |
+/// | G | [d_in - 1, 2, 2] | trained maps [[a1, b1], [a2, b2]], the identity at first, in the order of [`plane_maps`] |
 ///
 /// The stages are those of GOFT; a map may also stretch and shear its plane, and the penalty
 /// on the loss keeps its columns nearly orthogonal. A token costs
@@ -47,26 +48,27 @@ pub struct Qgoft {
 }
 
 impl Qgoft {
-    /// The maps.
-    pub fn maps(&self) -> PlaneMaps {
-        PlaneMaps::new(self.entries())
+    /// The maps, [4, d_in - 1], as [`plane_maps`] takes them.
+    pub fn maps(&self) -> Tensor<2> {
+        let n = self.g.dims()[0];
+        self.g.val().reshape([n, 4]).transpose()
     }
 
     /// a1, b1, a2, b2, each [d_in - 1].
     fn entries(&self) -> [Tensor<1>; 4] {
         let n = self.g.dims()[0];
-        let rows = self.g.val().reshape([n, 4]);
-        [0, 1, 2, 3].map(|place| rows.clone().narrow(1, place, 1).reshape([n]))
+        let maps = self.maps();
+        [0, 1, 2, 3].map(|entry| maps.clone().narrow(0, entry, 1).reshape([n]))
     }
 }
 
 impl Adapter for Qgoft {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
-        Ok(base.with_weight(self.maps().apply_rows(base.weight.clone())))
+        Ok(base.with_weight(plane_maps_rows(base.weight.clone(), self.maps())))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
-        base.forward(self.maps().apply(x))
+        base.forward(plane_maps(x, self.maps()))
     }
 
     /// lambda sum_i <a_i, b_i>^2, where a_i and b_i are the columns of the map i: zero when every map

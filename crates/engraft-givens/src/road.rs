@@ -7,6 +7,7 @@ use engraft_core::{
     Parts, Result,
 };
 use engraft_tensor::Init;
+use engraft_tensor::ops::{PairRotation, rotate_pairs};
 use serde::{Deserialize, Serialize};
 
 /// Which entries of the 2 x 2 maps share an angle and a scale.
@@ -88,41 +89,12 @@ pub struct Road {
 impl Road {
     /// y R for outputs y [tokens, d_out].
     pub fn apply(&self, y: Tensor<2>) -> Tensor<2> {
-        let [tokens, d_out] = y.dims();
-        let (groups, half) = (d_out / self.group_size, self.group_size / 2);
-        let y: Tensor<4> = y.reshape([tokens, groups, 2, half]);
-        let [y1, y2] = rows(y);
-        let [cosines, sines] = self.entries(groups, half);
-        let ([c1, c2], [s1, s2]) = (rows(cosines), rows(sines));
-        let z1 = y1.clone() * c1 - y2.clone() * s1;
-        let z2 = y1 * s2 + y2 * c2;
-        Tensor::cat(vec![z1, z2], 2).reshape([tokens, d_out])
+        let maps = PairRotation {
+            per_pair: self.variant.per_pair(),
+            half: self.group_size / 2,
+        };
+        rotate_pairs(y, self.theta.val(), self.alpha.val(), maps)
     }
-
-    /// a cos t and a sin t, each [1, groups, 2, half].
-    fn entries(&self, groups: usize, half: usize) -> [Tensor<4>; 2] {
-        let (theta, alpha) = (self.theta.val(), self.alpha.val());
-        match self.variant {
-            Variant::One | Variant::Two => {
-                let shape = [1, groups, self.variant.per_pair(), half];
-                [alpha.clone() * theta.clone().cos(), alpha * theta.sin()].map(|entry| {
-                    let entry = entry.reshape(shape);
-                    entry.expand([1, groups, 2, half])
-                })
-            }
-            Variant::Four => {
-                let [t_cos, t_sin] = rows(theta.reshape([1, groups, 2, 2 * half]));
-                let [a_cos, a_sin] = rows(alpha.reshape([1, groups, 2, 2 * half]));
-                [a_cos * t_cos.cos(), a_sin * t_sin.sin()]
-                    .map(|entry| entry.reshape([1, groups, 2, half]))
-            }
-        }
-    }
-}
-
-/// The two along the third dimension.
-fn rows(x: Tensor<4>) -> [Tensor<4>; 2] {
-    [0, 1].map(|row| x.clone().narrow(2, row, 1))
 }
 
 impl Adapter for Road {

@@ -32,38 +32,59 @@ pub(crate) fn multiply_add<T: Real, const FUSED: bool>(
     b: (&[T], usize),
     c: (&mut [T], usize),
 ) {
-    let Extent { m, n, .. } = extent;
-    let wide = size_of::<T>() == 4 && crate::isa() == crate::Isa::Avx512;
-    let c = (&mut *c.0, c.1);
-    let mut j = 0;
-    if wide {
-        while n - j >= 32 {
-            panel::<T, FUSED, 32>(extent, a, b, (&mut *c.0, c.1), j);
-            j += 32;
-        }
+    let Extent { m, k, n } = extent;
+    if m == 0 || k == 0 || n == 0 {
+        return;
     }
+    assert!(
+        (m - 1) * a.row + (k - 1) * a.column < a.data.len()
+            && (k - 1) * b.1 + n <= b.0.len()
+            && (m - 1) * c.1 + n <= c.0.len(),
+        "operands of [{m}, {k}] x [{k}, {n}] reach beyond their slices"
+    );
+    // Eight sums of one vector each hide the latency of a multiply-add.
+    let single = size_of::<T>() == 4;
+    let wide = single && crate::isa() == crate::Isa::Avx512;
+    let mut j = 0;
     while n - j >= 16 {
-        panel::<T, FUSED, 16>(extent, a, b, (&mut *c.0, c.1), j);
+        if wide {
+            panel::<T, FUSED, 8, 16>(extent, a, b, (&mut *c.0, c.1), j);
+        } else {
+            panel::<T, FUSED, M, 16>(extent, a, b, (&mut *c.0, c.1), j);
+        }
         j += 16;
     }
     while n - j >= 8 {
-        panel::<T, FUSED, 8>(extent, a, b, (&mut *c.0, c.1), j);
+        if single {
+            panel::<T, FUSED, 8, 8>(extent, a, b, (&mut *c.0, c.1), j);
+        } else {
+            panel::<T, FUSED, M, 8>(extent, a, b, (&mut *c.0, c.1), j);
+        }
         j += 8;
     }
     while n - j >= 4 {
-        panel::<T, FUSED, 4>(extent, a, b, (&mut *c.0, c.1), j);
+        panel::<T, FUSED, M, 4>(extent, a, b, (&mut *c.0, c.1), j);
         j += 4;
     }
     while j < n {
-        panel::<T, FUSED, 1>(extent, a, b, (&mut *c.0, c.1), j);
+        panel::<T, FUSED, M, 1>(extent, a, b, (&mut *c.0, c.1), j);
         j += 1;
     }
-    debug_assert!(m == 0 || n == 0 || c.0.len() >= (m - 1) * c.1 + n);
+}
+
+simd! {
+    /// [`multiply_add`] as a call, compiled once for each instruction set: where the product is worth
+    /// one, it saves the code of every tile.
+    pub(crate) fn accumulate<T, const FUSED: bool>(
+        extent: Extent, a: Strided<'_, T>, b: (&[T], usize), c: (&mut [T], usize),
+    ) {
+        multiply_add::<T, FUSED>(extent, a, b, c);
+    }
 }
 
 /// Columns `j..j + N` of the product.
 #[inline(always)]
-fn panel<T: Real, const FUSED: bool, const N: usize>(
+fn panel<T: Real, const FUSED: bool, const ROWS: usize, const N: usize>(
     extent: Extent,
     a: Strided<'_, T>,
     b: (&[T], usize),
@@ -72,9 +93,9 @@ fn panel<T: Real, const FUSED: bool, const N: usize>(
 ) {
     let Extent { m, k, .. } = extent;
     let mut i = 0;
-    while m - i >= M {
-        tile::<T, FUSED, M, N>(k, a, b, (&mut *c.0, c.1), [i, j]);
-        i += M;
+    while m - i >= ROWS {
+        tile::<T, FUSED, ROWS, N>(k, a, b, (&mut *c.0, c.1), [i, j]);
+        i += ROWS;
     }
     while i < m {
         tile::<T, FUSED, 1, N>(k, a, b, (&mut *c.0, c.1), [i, j]);
@@ -84,6 +105,10 @@ fn panel<T: Real, const FUSED: bool, const N: usize>(
 
 /// Rows `i..i + ROWS` of columns `j..j + N`, held in registers.
 #[inline(always)]
+#[expect(
+    unsafe_code,
+    reason = "the bounds of all three operands are checked once, in `multiply_add`"
+)]
 fn tile<T: Real, const FUSED: bool, const ROWS: usize, const N: usize>(
     k: usize,
     a: Strided<'_, T>,
@@ -94,13 +119,16 @@ fn tile<T: Real, const FUSED: bool, const ROWS: usize, const N: usize>(
     let mut sums = [[T::ZERO; N]; ROWS];
     for (r, sums) in sums.iter_mut().enumerate() {
         let start = (i + r) * c.1 + j;
-        sums.copy_from_slice(&c.0[start..start + N]);
+        // SAFETY: `i + r < m` and `j + N <= n`.
+        sums.copy_from_slice(unsafe { c.0.get_unchecked(start..start + N) });
     }
     for p in 0..k {
-        let b = &b.0[p * b.1 + j..p * b.1 + j + N];
-        let column = &a.data[i * a.row + p * a.column..];
+        let start = p * b.1 + j;
+        // SAFETY: `p < k` and `j + N <= n`.
+        let b = unsafe { b.0.get_unchecked(start..start + N) };
         for (r, sums) in sums.iter_mut().enumerate() {
-            let factor = column[r * a.row];
+            // SAFETY: `i + r < m` and `p < k`.
+            let factor = unsafe { *a.data.get_unchecked((i + r) * a.row + p * a.column) };
             for (sum, &b) in sums.iter_mut().zip(b) {
                 *sum = factor.mul_add::<FUSED>(b, *sum);
             }
@@ -108,7 +136,8 @@ fn tile<T: Real, const FUSED: bool, const ROWS: usize, const N: usize>(
     }
     for (r, sums) in sums.iter().enumerate() {
         let start = (i + r) * c.1 + j;
-        c.0[start..start + N].copy_from_slice(sums);
+        // SAFETY: as above.
+        unsafe { c.0.get_unchecked_mut(start..start + N) }.copy_from_slice(sums);
     }
 }
 

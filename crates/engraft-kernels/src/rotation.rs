@@ -1,13 +1,13 @@
-//! Products with a block-diagonal matrix, the activation form of OFT and BOFT.
+//! Products with a block-diagonal matrix, the activation form and the weight form of OFT and BOFT.
 
-use crate::parallel::{for_each, reduce, rows_per_partial, rows_per_task};
-use crate::product::{Extent, Strided, multiply_add, transpose};
+use crate::parallel::{chunks_mut, for_each, reduce, rows_per_partial, rows_per_task};
+use crate::product::{Extent, Strided, accumulate, transpose};
 use crate::{Real, expect_len, expect_rows};
 
 /// `diag(R_1, ..., R_n)` of `n` square blocks of side `b`; arrays hold `[n, b, b]`.
 ///
-/// No `d x d` matrix is formed (`d = n b`): a product costs `tokens d b` multiply-adds
-/// (Qiu et al., arXiv 2306.07280, section 3.3). The blocks need not be orthogonal.
+/// No `d x d` matrix is formed (`d = n b`): a product costs `tokens d b` multiply-adds and one pass
+/// over its operands (Qiu et al., arXiv 2306.07280, section 3.3). The blocks need not be orthogonal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockDiagonal {
     /// Number of blocks `n`.
@@ -16,8 +16,12 @@ pub struct BlockDiagonal {
     pub size: usize,
 }
 
-/// Rows that pass through one block after another while they stay in the second cache.
-const ROWS: usize = 48;
+/// Rows and columns of the tiles that pass through the blocks while they stay in the first cache.
+const ROWS: usize = 64;
+const COLUMNS: usize = 64;
+
+/// Work of reading and writing one number, in the unit of [`rows_per_task`].
+const TRAFFIC: usize = 16;
 
 impl BlockDiagonal {
     /// Side of the whole matrix, `d = n b`.
@@ -34,74 +38,242 @@ impl BlockDiagonal {
         let tokens = expect_rows("x", x, self.width());
         expect_len("r", r, self.width() * self.size);
         expect_len("y", y, x.len());
-        let chunk = rows_per_task(tokens, self.width() * self.size) * self.width();
+        let task = rows_per_task(tokens, self.cost()).next_multiple_of(ROWS);
+        let chunk = task * self.width();
         for_each(x.chunks(chunk).zip(y.chunks_mut(chunk)), |(x, y)| {
             forward(self, x, r, y)
         });
     }
 
-    /// Gradient of the input: `gx = gy diag(R)^T`.
+    /// Gradient of the input alone: `gx = gy diag(R)^T`.
     ///
     /// # Panics
     ///
     /// As [`apply`](Self::apply).
     pub fn backward_input<T: Real>(self, gy: &[T], r: &[T], gx: &mut [T]) {
         expect_len("r", r, self.width() * self.size);
-        let blocks = r.chunks_exact((self.size * self.size).max(1));
-        let transposed: Vec<T> = blocks
-            .flat_map(|block| transpose(block, self.size))
-            .collect();
-        self.apply(gy, &transposed, gx);
+        self.apply(gy, &self.transposed(r), gx);
     }
 
-    /// Gradient of the blocks, `[n, b, b]`: `gR_k[i, j] = sum_t x[t, k b + i] gy[t, k b + j]`.
+    /// Gradients of [`apply`](Self::apply) in one pass: that of the blocks, `[n, b, b]`, which is
+    /// `gR_k[i, j] = sum_t x[t, k b + i] gy[t, k b + j]`, and that of the input where it is given
+    /// `R` and a place.
     ///
     /// # Panics
     ///
-    /// Unless `x` and `gy` have one length, a multiple of `d`.
-    pub fn backward_blocks<T: Real>(self, x: &[T], gy: &[T]) -> Vec<T> {
-        let width = self.width();
+    /// As [`apply`](Self::apply).
+    pub fn backward<T: Real>(self, x: &[T], gy: &[T], gx: Option<(&[T], &mut [T])>) -> Vec<T> {
+        let (width, len) = (self.width(), self.width() * self.size);
         let tokens = expect_rows("x", x, width);
         expect_len("gy", gy, x.len());
-        let task = rows_per_partial(tokens, width * self.size);
-        let outputs = vec![(); tokens.div_ceil(task).max(1)];
-        reduce(
-            tokens,
-            task,
-            width * self.size,
-            outputs.into_iter(),
-            |range, sum, ()| {
-                let span = range.start * width..range.end * width;
-                outer(self, &x[span.clone()], &gy[span], sum);
-            },
-        )
+        let task = rows_per_partial(tokens, 2 * self.cost()).next_multiple_of(ROWS);
+        let tasks = tokens.div_ceil(task).max(1);
+        let (transposed, outputs): (_, Vec<Option<&mut [T]>>) = match gx {
+            Some((r, gx)) => {
+                expect_len("r", r, len);
+                expect_len("gx", gx, x.len());
+                let chunks = chunks_mut(gx, task * width).map(Some);
+                (self.transposed(r), chunks.collect())
+            }
+            None => (vec![T::ZERO; len], (0..tasks).map(|_| None).collect()),
+        };
+        reduce(tokens, task, len, outputs.into_iter(), |range, sum, gx| {
+            let span = range.start * width..range.end * width;
+            backward(self, &x[span.clone()], &transposed, &gy[span], gx, sum);
+        })
+    }
+
+    /// `y = diag(R) w`, with `w` and `y` of `[d, columns]`.
+    ///
+    /// # Panics
+    ///
+    /// Unless `r` has `n b b` numbers and `w` and `y` have one length, a multiple of `d`.
+    pub fn apply_left<T: Real>(self, r: &[T], w: &[T], y: &mut [T]) {
+        let columns = expect_columns(w, self.width());
+        expect_len("r", r, self.width() * self.size);
+        expect_len("y", y, w.len());
+        let rows = self.size * columns;
+        let tasks = r
+            .chunks(self.size * self.size)
+            .zip(w.chunks(rows.max(1)))
+            .zip(y.chunks_mut(rows.max(1)));
+        for_each(tasks, |((r, w), y)| left(self.size, r, w, y));
+    }
+
+    /// Gradients of [`apply_left`](Self::apply_left): writes `gw = diag(R)^T gy` and returns
+    /// `gR_k = gy_k w_k^T`, `[n, b, b]`.
+    ///
+    /// # Panics
+    ///
+    /// As [`apply_left`](Self::apply_left).
+    pub fn backward_left<T: Real>(self, r: &[T], w: &[T], gy: &[T], gw: &mut [T]) -> Vec<T> {
+        self.apply_left(&self.transposed(r), gy, gw);
+        let columns = expect_columns(w, self.width());
+        let rows = (self.size * columns).max(1);
+        let mut gr = vec![T::ZERO; self.width() * self.size];
+        let tasks = gr
+            .chunks_mut(self.size * self.size)
+            .zip(gy.chunks(rows).zip(w.chunks(rows)));
+        for_each(tasks, |(gr, (gy, w))| outer_left(self.size, gy, w, gr));
+        gr
+    }
+
+    /// The transposes of the blocks.
+    fn transposed<T: Real>(self, r: &[T]) -> Vec<T> {
+        let blocks = r.chunks_exact((self.size * self.size).max(1));
+        blocks
+            .flat_map(|block| transpose(block, self.size))
+            .collect()
+    }
+
+    /// Work of one row.
+    fn cost(self) -> usize {
+        self.width() * (self.size + TRAFFIC)
+    }
+
+    /// Columns of a tile: whole blocks, `COLUMNS` if several fit.
+    fn tile(self) -> usize {
+        self.size * (COLUMNS / self.size).clamp(1, self.blocks)
     }
 }
 
-simd! {
-    fn forward<T, const FUSED: bool>(shape: BlockDiagonal, x: &[T], r: &[T], y: &mut [T]) {
-        let (width, b) = (shape.width(), shape.size);
-        for (x, y) in x.chunks(ROWS * width).zip(y.chunks_mut(ROWS * width)) {
-            y.fill(T::ZERO);
-            let extent = Extent { m: x.len() / width, k: b, n: b };
-            for (k, r) in r.chunks_exact(b * b).enumerate() {
-                let x = Strided { data: &x[k * b..], row: width, column: 1 };
-                multiply_add::<T, FUSED>(extent, x, (r, b), (&mut y[k * b..], width));
-            }
+/// Columns of a `[d, columns]` array.
+#[track_caller]
+fn expect_columns<T>(w: &[T], d: usize) -> usize {
+    let len = w.len();
+    assert!(
+        d > 0 && len.is_multiple_of(d),
+        "w: found {len} numbers, expected a multiple of the {d} rows"
+    );
+    len / d
+}
+
+/// Copies columns `start..start + columns` of rows of `width` into a tile.
+fn pack<T: Real>(x: &[T], width: usize, start: usize, columns: usize, tile: &mut [T]) {
+    for (tile, row) in tile.chunks_exact_mut(columns).zip(x.chunks_exact(width)) {
+        tile.copy_from_slice(&row[start..start + columns]);
+    }
+}
+
+/// Undoes [`pack`].
+fn unpack<T: Real>(tile: &[T], columns: usize, y: &mut [T], width: usize, start: usize) {
+    for (tile, row) in tile.chunks_exact(columns).zip(y.chunks_exact_mut(width)) {
+        row[start..start + columns].copy_from_slice(tile);
+    }
+}
+
+/// `y = x diag(r)` on one tile of `[m, columns]`.
+fn through<T: Real>(b: usize, columns: usize, x: &[T], r: &[T], y: &mut [T]) {
+    y.fill(T::ZERO);
+    let extent = Extent {
+        m: x.len() / columns,
+        k: b,
+        n: b,
+    };
+    for (k, r) in r.chunks_exact(b * b).enumerate() {
+        let x = Strided {
+            data: &x[k * b..],
+            row: columns,
+            column: 1,
+        };
+        accumulate(extent, x, (r, b), (&mut y[k * b..], columns));
+    }
+}
+
+fn forward<T: Real>(shape: BlockDiagonal, x: &[T], r: &[T], y: &mut [T]) {
+    let (width, b, tile) = (shape.width(), shape.size, shape.tile());
+    let mut tiles = vec![T::ZERO; 2 * ROWS * tile];
+    for (x, y) in x.chunks(ROWS * width).zip(y.chunks_mut(ROWS * width)) {
+        for (start, r) in (0..width).step_by(tile).zip(r.chunks(tile * b)) {
+            let columns = tile.min(width - start);
+            let len = x.len() / width * columns;
+            let (xs, ys) = tiles.split_at_mut(ROWS * tile);
+            pack(x, width, start, columns, &mut xs[..len]);
+            through(b, columns, &xs[..len], r, &mut ys[..len]);
+            unpack(&ys[..len], columns, y, width, start);
         }
     }
 }
 
-simd! {
-    fn outer<T, const FUSED: bool>(shape: BlockDiagonal, x: &[T], gy: &[T], sum: &mut [T]) {
-        let (width, b) = (shape.width(), shape.size);
-        for (x, gy) in x.chunks(ROWS * width).zip(gy.chunks(ROWS * width)) {
-            let extent = Extent { m: b, k: x.len() / width, n: b };
+fn backward<T: Real>(
+    shape: BlockDiagonal,
+    x: &[T],
+    transposed: &[T],
+    gy: &[T],
+    gx: Option<&mut [T]>,
+    sum: &mut [T],
+) {
+    let (width, b, tile) = (shape.width(), shape.size, shape.tile());
+    let mut gx = gx;
+    let mut tiles = vec![T::ZERO; 3 * ROWS * tile];
+    for first in (0..x.len()).step_by(ROWS * width) {
+        let span = first..x.len().min(first + ROWS * width);
+        let (x, gy) = (&x[span.clone()], &gy[span.clone()]);
+        let blocks = transposed.chunks(tile * b).zip(sum.chunks_mut(tile * b));
+        for (start, (r, sum)) in (0..width).step_by(tile).zip(blocks) {
+            let columns = tile.min(width - start);
+            let m = x.len() / width;
+            let len = m * columns;
+            let (xs, rest) = tiles.split_at_mut(ROWS * tile);
+            let (gs, outs) = rest.split_at_mut(ROWS * tile);
+            pack(x, width, start, columns, &mut xs[..len]);
+            pack(gy, width, start, columns, &mut gs[..len]);
+            let extent = Extent { m: b, k: m, n: b };
             for (k, sum) in sum.chunks_exact_mut(b * b).enumerate() {
-                let x = Strided { data: &x[k * b..], row: 1, column: width };
-                multiply_add::<T, FUSED>(extent, x, (&gy[k * b..], width), (sum, b));
+                let x = Strided {
+                    data: &xs[k * b..len],
+                    row: 1,
+                    column: columns,
+                };
+                accumulate(extent, x, (&gs[k * b..len], columns), (sum, b));
+            }
+            if let Some(gx) = gx.as_deref_mut() {
+                through(b, columns, &gs[..len], r, &mut outs[..len]);
+                unpack(&outs[..len], columns, &mut gx[span.clone()], width, start);
             }
         }
+    }
+}
+
+fn left<T: Real>(b: usize, r: &[T], w: &[T], y: &mut [T]) {
+    let columns = w.len() / b;
+    y.fill(T::ZERO);
+    let r = Strided {
+        data: r,
+        row: b,
+        column: 1,
+    };
+    for start in (0..columns).step_by(4 * COLUMNS) {
+        let extent = Extent {
+            m: b,
+            k: b,
+            n: (4 * COLUMNS).min(columns - start),
+        };
+        accumulate(
+            extent,
+            r,
+            (&w[start..], columns),
+            (&mut y[start..], columns),
+        );
+    }
+}
+
+fn outer_left<T: Real>(b: usize, gy: &[T], w: &[T], sum: &mut [T]) {
+    let columns = w.len() / b;
+    let mut tile = vec![T::ZERO; b * COLUMNS];
+    for start in (0..columns).step_by(COLUMNS) {
+        let k = COLUMNS.min(columns - start);
+        for (i, row) in w.chunks_exact(columns).enumerate() {
+            for (j, &value) in row[start..start + k].iter().enumerate() {
+                tile[j * b + i] = value;
+            }
+        }
+        let gy = Strided {
+            data: &gy[start..],
+            row: columns,
+            column: 1,
+        };
+        accumulate(Extent { m: b, k, n: b }, gy, (&tile, b), (&mut *sum, b));
     }
 }
 
@@ -131,26 +303,48 @@ mod tests {
         [y, gx, gr]
     }
 
+    /// `[y, gx, g_blocks]` of `x diag(R)`.
     fn products<T: Real>(s: BlockDiagonal, x: &[T], r: &[T], gy: &[T]) -> [Vec<T>; 3] {
         let (mut y, mut gx) = (vec![T::ZERO; x.len()], vec![T::ZERO; x.len()]);
         s.apply(x, r, &mut y);
-        s.backward_input(gy, r, &mut gx);
-        [y, gx, s.backward_blocks(x, gy)]
+        let gr = s.backward(x, gy, Some((r, &mut gx)));
+        assert_eq!(s.backward(x, gy, None), gr);
+        let mut alone = vec![T::ZERO; x.len()];
+        s.backward_input(gy, r, &mut alone);
+        assert_eq!(alone, gx);
+        [y, gx, gr]
+    }
+
+    /// The same of `diag(R)^T w` through its transpose `w^T diag(R)`.
+    fn products_left<T: Real>(s: BlockDiagonal, x: &[T], r: &[T], gy: &[T]) -> [Vec<T>; 3] {
+        let (d, r) = (s.width(), s.transposed(r));
+        let tokens = x.len() / d;
+        let (x, gy) = (transpose(x, d), transpose(gy, d));
+        let (mut y, mut gx) = (vec![T::ZERO; x.len()], vec![T::ZERO; x.len()]);
+        s.apply_left(&r, &x, &mut y);
+        let gr = s.backward_left(&r, &x, &gy, &mut gx);
+        [
+            transpose(&y, tokens),
+            transpose(&gx, tokens),
+            s.transposed(&gr),
+        ]
     }
 
     proptest! {
         #[test]
-        fn agrees_with_loops_in_f64(tokens in 0usize..60, blocks in 1usize..6, size in 1usize..20, seed: u64) {
+        fn agrees_with_loops_in_f64(tokens in 0usize..60, blocks in 1usize..9, size in 1usize..20, seed: u64) {
             let shape = BlockDiagonal { blocks, size };
             let len = tokens * shape.width();
             let (x, gy) = (narrow(&noise(len, seed)), narrow(&noise(len, !seed)));
             let r = narrow(&noise(shape.width() * size, seed ^ 7));
             let expected = reference(shape, &widen(&x), &widen(&r), &widen(&gy));
-            for (found, expected) in products(shape, &x, &r, &gy).iter().zip(&expected) {
+            let found = [products(shape, &x, &r, &gy), products_left(shape, &x, &r, &gy)];
+            for (found, expected) in found.iter().flat_map(|found| found.iter().zip(&expected)) {
                 assert_close(found, expected, |_| 2f64.powi(-24) * 2.0 * (size.max(tokens) + 1) as f64);
             }
-            let found = products(shape, &widen(&x), &widen(&r), &widen(&gy));
-            for (found, expected) in found.iter().zip(&expected) {
+            let (x, r, gy) = (widen(&x), widen(&r), widen(&gy));
+            let found = [products(shape, &x, &r, &gy), products_left(shape, &x, &r, &gy)];
+            for (found, expected) in found.iter().flat_map(|found| found.iter().zip(&expected)) {
                 assert_close(found, expected, |_| 1e-14 * (size.max(tokens) + 1) as f64);
             }
         }

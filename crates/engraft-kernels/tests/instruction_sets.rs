@@ -1,9 +1,10 @@
 //! Every kernel gives the same numbers, up to rounding, on every instruction set of the machine.
 
 use engraft_kernels::{
-    AdamW, BlockDiagonal, CirculantBlocks, Isa, Kron, Parameter, cosine_sums, gelu, gelu_backward,
-    givens_stage, givens_stage_backward, isa, layer_norm, layer_norm_backward, limit_isa, rms_norm,
-    rms_norm_backward, silu, silu_backward, softmax, softmax_backward,
+    AdamW, BlockDiagonal, CirculantBlocks, Isa, Kron, PairMaps, Parameter, PlaneMaps,
+    RankOneBlocks, Rotations, cosine_sums, gelu, gelu_backward, isa, layer_norm,
+    layer_norm_backward, limit_isa, rms_norm, rms_norm_backward, silu, silu_backward, softmax,
+    softmax_backward,
 };
 
 /// Numbers in about `[-2, 2]`.
@@ -49,12 +50,19 @@ fn results() -> Vec<(&'static str, usize, Vec<f32>)> {
     };
     let r = numbers(width * 12, 0.9);
     shape.apply(&x, &r, &mut y);
-    shape.backward_input(&gy, &r, &mut gx);
-    all.push((
-        "rotation",
-        rows,
-        [y.clone(), gx.clone(), shape.backward_blocks(&x, &gy)].concat(),
-    ));
+    let gr = shape.backward(&x, &gy, Some((&r, &mut gx)));
+    all.push(("rotation", rows, [y.clone(), gx.clone(), gr].concat()));
+    for last_power in [None, Some(4)] {
+        let shape = Rotations {
+            size: 12,
+            packed: false,
+            last_power,
+        };
+        let values = numbers(width * 12, 0.2);
+        let mut rotations = vec![0.0; values.len()];
+        shape.apply(&values, &mut rotations);
+        all.push(("rotations", 1000, rotations));
+    }
 
     let shape = CirculantBlocks {
         inputs: 7,
@@ -72,15 +80,28 @@ fn results() -> Vec<(&'static str, usize, Vec<f32>)> {
     cosine_sums(&x, [rows, width], &mut y);
     all.push(("cosine_sums", len, y.clone()));
 
-    let pairs: Vec<[usize; 2]> = (0..width / 2).map(|i| [i, i + width / 2]).collect();
-    let matrices = r[..2 * width].as_chunks().0;
-    (y, gx) = (x.clone(), gy.clone());
-    givens_stage(&mut y, width, &pairs, matrices);
-    let g = givens_stage_backward(&x, &mut gx, width, &pairs, matrices);
+    let shape = PairMaps { width, half: 6 };
+    shape.apply(&x, &r[..2 * width], &mut y);
+    let g = shape.backward(&x, &r[..2 * width], &gy, &mut gx);
+    all.push(("pair maps", rows, [y.clone(), gx.clone(), g].concat()));
+
+    let maps: Vec<f32> = r[..4 * (width - 1)].iter().map(|r| 0.3 * r).collect();
+    let shape = PlaneMaps { width };
+    shape.apply(&x, &maps, &mut y);
+    let g = shape.backward(&x, &maps, &gy, &mut gx);
+    all.push(("plane maps", rows, [y.clone(), gx.clone(), g].concat()));
+
+    let shape = RankOneBlocks {
+        blocks: 7,
+        size: 12,
+        weights: &[-0.1, 0.1],
+    };
+    shape.apply(&x, &r[..2 * width], &mut y);
+    let g = shape.backward(&x, &r[..2 * width], &gy, &mut gx);
     all.push((
-        "givens",
-        rows,
-        [y.clone(), gx.clone(), g.into_flattened()].concat(),
+        "rank one blocks",
+        12 * rows,
+        [y.clone(), gx.clone(), g].concat(),
     ));
 
     let kron = Kron {

@@ -1,8 +1,10 @@
 //! Rotations from skew-symmetric matrices, in batches of blocks.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use engraft_kernels::Rotations;
 use serde::{Deserialize, Serialize};
 
+use crate::ops::rotations;
 use crate::{bridge, inverse};
 
 /// How a block R of a rotation is made from a skew-symmetric Q.
@@ -22,29 +24,52 @@ pub enum Cayley {
 }
 
 impl Cayley {
-    /// Rotations [n, b, b] from skew-symmetric matrices [n, b, b].
-    pub fn rotations(self, q: Tensor<3>) -> Tensor<3> {
-        let identity = eye(q.dims()[1], &q.device(), q.dtype());
-        match self {
-            // (I - Q)(I + Q)^-1 = 2 (I + Q)^-1 - I.
-            Self::Exact => inverse(q + identity.clone()) * 2.0 - identity,
-            Self::Neumann { terms: ..=2 } => q * 2.0 + identity,
-            Self::Neumann { terms } => {
-                let last = terms.max(4) - 1;
-                let mut sum = q.clone() * 2.0 + identity;
-                let mut power = q.clone();
-                for exponent in 2..=last {
-                    power = power.matmul(q.clone());
-                    sum = sum
-                        + if exponent < last {
-                            power.clone() * 2.0
-                        } else {
-                            power.clone()
-                        };
-                }
-                sum
-            }
+    /// Rotations [n, b, b] from the skew-symmetric parts Q = (A - A^T) / 2 of matrices A: [n, b, b].
+    ///
+    /// On flex they are one operation with a backward pass of its own; exact ones are inverted in
+    /// double precision, whatever that of A.
+    pub fn rotations(self, a: Tensor<3>) -> Tensor<3> {
+        let [n, size, _] = a.dims();
+        let values = a.reshape([n, size * size]);
+        rotations(self.kernel(size, false), values)
+            .unwrap_or_else(|values| self.composed(skew_part(values.reshape([n, size, size]))))
+    }
+
+    /// Rotations [n, b, b] from the strictly upper triangles of Q, packed row by row:
+    /// [n, b (b - 1) / 2]; see [`skew_from_upper`].
+    pub fn from_upper(self, packed: Tensor<2>, size: usize) -> Tensor<3> {
+        rotations(self.kernel(size, true), packed)
+            .unwrap_or_else(|packed| self.composed(skew_from_upper(packed, size)))
+    }
+
+    fn kernel(self, size: usize, packed: bool) -> Rotations {
+        let last_power = match self {
+            Self::Exact => None,
+            Self::Neumann { terms: ..=2 } => Some(1),
+            Self::Neumann { terms } => Some(terms.max(4) - 1),
+        };
+        Rotations {
+            size,
+            packed,
+            last_power,
         }
+    }
+
+    /// Rotations of skew-symmetric matrices by Burn's operations.
+    fn composed(self, q: Tensor<3>) -> Tensor<3> {
+        let identity = eye(q.dims()[1], &q.device(), q.dtype());
+        let Some(last) = self.kernel(1, false).last_power else {
+            // (I - Q)(I + Q)^-1 = 2 (I + Q)^-1 - I.
+            return inverse(q + identity.clone()) * 2.0 - identity;
+        };
+        let mut sum = q.clone() * 2.0 + identity;
+        let mut power = q.clone();
+        for exponent in 2..=last {
+            power = power.matmul(q.clone());
+            let weight = if exponent < last { 2.0 } else { 1.0 };
+            sum = sum + power.clone() * weight;
+        }
+        sum
     }
 
     /// Whether the series has enough terms: the reason if not.
@@ -159,6 +184,33 @@ mod tests {
             );
         }
         assert_eq!(error(3), error(4));
+    }
+
+    #[test]
+    fn values_and_gradients_equal_the_composition() {
+        use crate::ops::testing::agree;
+        let series = |terms| Cayley::Neumann { terms };
+        for cayley in [Cayley::Exact, series(2), series(4), series(6)] {
+            for [n, size] in [[1, 2], [3, 5], [2, 17]] {
+                let terms = 20 * size;
+                agree(&[&[n, size, size]], terms, |x, fast| {
+                    let a = x[0].tensor::<3>() * 0.2;
+                    if fast {
+                        cayley.rotations(a)
+                    } else {
+                        cayley.composed(skew_part(a))
+                    }
+                });
+                agree(&[&[n, size * (size - 1) / 2]], terms, |x, fast| {
+                    let packed = x[0].matrix() * 0.2;
+                    if fast {
+                        cayley.from_upper(packed, size)
+                    } else {
+                        cayley.composed(skew_from_upper(packed, size))
+                    }
+                });
+            }
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod beside;
 mod block_low_rank;
+mod butterfly;
 mod circular;
 mod columns;
 mod cosine;
@@ -16,11 +17,17 @@ mod khatri_rao;
 mod kronecker;
 mod linear;
 mod low_rank;
+mod pair_maps;
+mod plane_maps;
+mod reflections;
+mod rotation;
+mod rotations;
 mod shards;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use block_low_rank::{block_low_rank, block_low_rank_update};
+pub use butterfly::{butterfly, butterfly_rows};
 pub use circular::{circulant_matrix, circular};
 pub use columns::{column_norms, scaled_columns};
 pub use cosine::cosine_sums;
@@ -30,4 +37,9 @@ pub use khatri_rao::row_products;
 pub use kronecker::{kronecker, kronecker_update};
 pub use linear::{linear, matmul};
 pub use low_rank::{low_rank, low_rank_update};
+pub use pair_maps::{PairRotation, rotate_pairs};
+pub use plane_maps::{plane_maps, plane_maps_rows};
+pub use reflections::reflect;
+pub use rotation::{rotate, rotate_rows};
+pub(crate) use rotations::rotations;
 pub use shards::{shard_update, shards};

@@ -6,7 +6,7 @@ use crate::{Init, Key, bridge};
 
 /// A drawn input of a tested operation.
 #[derive(Debug, Clone)]
-pub(super) struct Drawn {
+pub(crate) struct Drawn {
     flat: Tensor<1>,
     shape: Vec<usize>,
 }
@@ -30,7 +30,7 @@ impl Drawn {
 }
 
 /// A normal matrix.
-pub(super) fn draw(name: &str, shape: &[usize; 2], device: &Device) -> Tensor<2> {
+pub(crate) fn draw(name: &str, shape: &[usize; 2], device: &Device) -> Tensor<2> {
     Init::Normal { std: 1.0 }.tensor(*shape, &Key::new(1).child(name), device, DType::F32)
 }
 
@@ -38,7 +38,7 @@ pub(super) fn draw(name: &str, shape: &[usize; 2], device: &Device) -> Tensor<2>
 /// input, in both precisions: `run(inputs, fast)` is the operation if `fast`. The bound is `terms`
 /// roundings of sums of about that many numbers of size 1.
 #[track_caller]
-pub(super) fn agree<const D: usize>(
+pub(crate) fn agree<const D: usize>(
     shapes: &[&[usize]],
     terms: usize,
     run: impl Fn(&[Drawn], bool) -> Tensor<D>,
