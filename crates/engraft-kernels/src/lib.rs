@@ -14,9 +14,10 @@
 
 #[macro_use]
 mod dispatch;
+#[macro_use]
+mod vector;
 mod adamw;
 mod circular;
-mod cosine;
 mod fold;
 mod fourier;
 mod gelu;
@@ -32,10 +33,10 @@ mod silu;
 mod softmax;
 #[cfg(test)]
 mod testing;
+mod waves;
 
 pub use adamw::{AdamW, Parameter};
 pub use circular::CirculantBlocks;
-pub use cosine::cosine_sums;
 pub use dispatch::{Isa, isa, limit_isa};
 pub use gelu::{gelu, gelu_backward};
 pub use givens::{givens_stage, givens_stage_backward};
@@ -45,6 +46,7 @@ pub use real::Real;
 pub use rotation::BlockDiagonal;
 pub use silu::{silu, silu_backward};
 pub use softmax::{softmax, softmax_backward};
+pub use waves::{PlaneWaves, Tokens};
 
 /// Panics with both lengths unless `found` has the length that the other arguments ask for.
 #[track_caller]
