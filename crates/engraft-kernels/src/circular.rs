@@ -37,7 +37,9 @@ impl CirculantBlocks {
     ///
     /// Unless the lengths fit.
     pub fn apply<T: Real>(self, x: &[T], w: &[T], scale: f64, y: &mut [T]) {
-        let tokens = self.expect(x, w, y);
+        let tokens = expect_rows("x", x, self.width_in);
+        expect_len("w", w, self.inputs * self.outputs * self.size);
+        expect_len("y", y, tokens * self.width_out);
         let plan = Fourier::new(self.size);
         let spectrum = self.spectrum(&plan, w, scale);
         let rows = GROUP * rows_per_task(tokens.div_ceil(GROUP), self.cost(&plan));
@@ -50,7 +52,7 @@ impl CirculantBlocks {
 
     /// Gradients: adds that of the input, `s gy C(w)^T`, to `gx`, and writes that of the kernel,
     /// `gw[m, n, j] = s sum_t sum_r x[t, n b + r] gy[t, m b + (r - j) mod b]`; each where it is
-    /// wanted.
+    /// wanted. The former needs `w`, the latter `x`.
     ///
     /// # Panics
     ///
@@ -62,16 +64,19 @@ impl CirculantBlocks {
         gx: Option<&mut [T]>,
         gw: Option<&mut [T]>,
     ) {
-        let tokens = self.expect(x, w, gy);
+        let tokens = expect_rows("gy", gy, self.width_out);
         let plan = Fourier::new(self.size);
         let wanted = [gx.is_some(), gw.is_some()];
-        let spectrum = match wanted[0] {
-            true => self.spectrum(&plan, w, scale),
-            false => Vec::new(),
-        };
         let gx = gx.unwrap_or_default();
-        if wanted[0] {
-            expect_len("gx", gx, x.len());
+        let spectrum = if wanted[0] {
+            expect_len("w", w, self.inputs * self.outputs * self.size);
+            expect_len("gx", gx, tokens * self.width_in);
+            self.spectrum(&plan, w, scale)
+        } else {
+            Vec::new()
+        };
+        if wanted[1] {
+            expect_len("x", x, tokens * self.width_in);
         }
         let pairs: Vec<[usize; 2]> = (0..=self.size / 2)
             .map(|k| [k, (self.size - k) % self.size].map(|k| plan.place(k)))
@@ -89,22 +94,94 @@ impl CirculantBlocks {
         );
         let sums = reduce(groups, task, len, outputs.into_iter(), |range, sums, gx| {
             let (start, end) = (range.start * GROUP, tokens.min(range.end * GROUP));
-            let x = &x[start * self.width_in..end * self.width_in];
+            let x = match wanted[1] {
+                true => &x[start * self.width_in..end * self.width_in],
+                false => x,
+            };
             let gy = &gy[start * self.width_out..end * self.width_out];
             backward(self, &plan, (&spectrum, &pairs), [x, gy], gx, sums);
         });
         if let Some(gw) = gw {
-            expect_len("gw", gw, w.len());
-            self.kernel(&plan, &pairs, &sums, scale, gw);
+            expect_len("gw", gw, self.inputs * self.outputs * self.size);
+            let scale = scale / (2 * self.size) as f64;
+            spectrum_to_kernels(self, &plan, &pairs, &sums, scale, gw);
         }
     }
 
-    /// Tokens; panics unless the lengths fit.
-    fn expect<T>(self, x: &[T], w: &[T], y: &[T]) -> usize {
-        let tokens = expect_rows("x", x, self.width_in);
-        expect_len("w", w, self.inputs * self.outputs * self.size);
-        expect_len("y", y, tokens * self.width_out);
-        tokens
+    /// `matrix += s C(w)` for a matrix of `[width_in, width_out]`: `b` windows of a doubled kernel.
+    ///
+    /// # Panics
+    ///
+    /// Unless the lengths fit.
+    pub fn add_matrix<T: Real>(self, w: &[T], scale: f64, matrix: &mut [T]) {
+        let Self {
+            width_in,
+            width_out,
+            inputs,
+            size,
+            ..
+        } = self;
+        expect_len("w", w, inputs * self.outputs * size);
+        expect_len("matrix", matrix, width_in * width_out);
+        let scale = T::from_f64(scale);
+        let mut doubled = Vec::with_capacity(2 * w.len());
+        for kernel in w.chunks_exact(size) {
+            doubled.extend((0..2 * size).map(|u| kernel[(2 * size - u) % size] * scale));
+        }
+        let rows = rows_per_task(width_in, width_out);
+        for_each(
+            matrix.chunks_mut(rows * width_out).enumerate(),
+            |(task, matrix)| {
+                for (row, line) in matrix.chunks_exact_mut(width_out).enumerate() {
+                    let (n, r) = ((task * rows + row) / size, (task * rows + row) % size);
+                    for (m, line) in line.chunks_mut(size).enumerate() {
+                        let window = &doubled[2 * size * (m * inputs + n) + size - r..];
+                        for (to, &value) in line.iter_mut().zip(window) {
+                            *to += value;
+                        }
+                    }
+                }
+            },
+        );
+    }
+
+    /// The adjoint of [`add_matrix`](Self::add_matrix): sums of `s gm` along the diagonals of every
+    /// block.
+    ///
+    /// # Panics
+    ///
+    /// As [`add_matrix`](Self::add_matrix).
+    pub fn diagonal_sums<T: Real>(self, gm: &[T], scale: f64, gw: &mut [T]) {
+        let Self {
+            width_in,
+            width_out,
+            inputs,
+            outputs,
+            size,
+        } = self;
+        expect_len("gm", gm, width_in * width_out);
+        expect_len("gw", gw, inputs * outputs * size);
+        let scale = T::from_f64(scale);
+        let mut doubled = vec![T::ZERO; 2 * gw.len()];
+        let blocks = gm
+            .chunks(size * width_out)
+            .zip(doubled.chunks_mut(2 * outputs * size));
+        for_each(blocks, |(gm, doubled)| {
+            for (r, line) in gm.chunks_exact(width_out).enumerate() {
+                for (line, sums) in line.chunks(size).zip(doubled.chunks_exact_mut(2 * size)) {
+                    for (sum, &value) in sums[size - r..].iter_mut().zip(line) {
+                        *sum += value;
+                    }
+                }
+            }
+        });
+        for (at, gw) in gw.chunks_exact_mut(size).enumerate() {
+            let doubled = &doubled[2 * size * (at % inputs * outputs + at / inputs)..][..2 * size];
+            for (j, gw) in gw.iter_mut().enumerate() {
+                let u = (size - j) % size;
+                *gw = (doubled[u] + doubled[size + u]) * scale;
+            }
+        }
     }
 
     /// Work of a group of tokens.
@@ -119,19 +196,6 @@ impl CirculantBlocks {
         let mut spectrum = vec![[T::ZERO; 2]; w.len()];
         kernels_to_spectrum(self, plan, w, scale / self.size as f64, &mut spectrum);
         spectrum
-    }
-
-    /// s / b times the inverse transforms of the even part of the spectra whose sums and
-    /// differences over pairs of frequencies are given, `[real or imaginary, outputs, inputs, pairs]`.
-    fn kernel<T: Real>(
-        self,
-        plan: &Fourier<T>,
-        pairs: &[[usize; 2]],
-        sums: &[T],
-        scale: f64,
-        w: &mut [T],
-    ) {
-        spectrum_to_kernels(self, plan, pairs, sums, scale / (2 * self.size) as f64, w);
     }
 }
 
@@ -164,6 +228,8 @@ vectors! {
 }
 
 vectors! {
+    /// Inverse transforms of the even part of the spectra whose sums and differences over pairs of
+    /// frequencies are given, `[real or imaginary, outputs, inputs, pairs]`.
     fn spectrum_to_kernels<T, V>(
         shape: CirculantBlocks,
         plan: &Fourier<T>,
@@ -244,11 +310,12 @@ vectors! {
         let mut left = Group::<V>::new::<T>(inputs * size);
         let mut right = Group::<V>::new::<T>(outputs * size);
         let (sums_re, sums_im) = sums.split_at_mut(sums.len() / 2);
-        for (at, (x, gy)) in x.chunks(GROUP * width_in).zip(gy.chunks(GROUP * width_out)).enumerate() {
+        for (at, gy) in gy.chunks(GROUP * width_out).enumerate() {
+            let start = at * GROUP * width_in;
             right.load(gy, width_out);
             right.forward(plan, size);
             if !sums_re.is_empty() {
-                left.load(x, width_in);
+                left.load(&x[start..x.len().min(start + GROUP * width_in)], width_in);
                 left.forward(plan, size);
                 let lines = sums_re.chunks_exact_mut(pairs.len()).zip(sums_im.chunks_exact_mut(pairs.len()));
                 for (block, (line_re, line_im)) in lines.enumerate() {
@@ -281,7 +348,6 @@ vectors! {
                     }
                 }
                 left.inverse(plan, size);
-                let start = at * GROUP * width_in;
                 let end = gx.len().min(start + GROUP * width_in);
                 left.add_to(&mut gx[start..end], width_in);
             }
@@ -336,6 +402,23 @@ mod tests {
             assert_close(&found_y, &y, |_| 1e-13);
             assert_close(&found_gx, &gx, |_| 1e-13);
             assert_close(&found_gw, &gw, |_| 1e-13 * (tokens + 1) as f64);
+            let mut matrix = vec![0.0; shape.width_in * shape.width_out];
+            shape.add_matrix(&w, 0.5, &mut matrix);
+            let mut product = gy.clone();
+            for (x, y) in x.chunks_exact(shape.width_in).zip(product.chunks_exact_mut(shape.width_out)) {
+                for (x, row) in x.iter().zip(matrix.chunks_exact(shape.width_out)) {
+                    for (y, m) in y.iter_mut().zip(row) {
+                        *y += x * m;
+                    }
+                }
+            }
+            assert_close(&product, &y, |_| 1e-13);
+            // <C(w), M> = <w, sums of M>.
+            let other = noise(matrix.len(), seed ^ 3);
+            let mut sums = vec![1.0; w.len()];
+            shape.diagonal_sums(&other, 0.5, &mut sums);
+            let inner = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+            assert!((inner(&matrix, &other) - inner(&w, &sums)).abs() < 1e-12);
             let mut alone = x.clone();
             shape.backward([&x, &w, &gy], 0.5, Some(&mut alone), None);
             assert_eq!(alone, found_gx);

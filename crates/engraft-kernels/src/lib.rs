@@ -32,6 +32,7 @@ mod real;
 mod rotation;
 mod silu;
 mod softmax;
+mod sparse;
 mod sums;
 #[cfg(test)]
 mod testing;
@@ -49,8 +50,9 @@ pub use real::Real;
 pub use rotation::BlockDiagonal;
 pub use silu::{silu, silu_backward};
 pub use softmax::{softmax, softmax_backward};
-pub use waves::{PlaneWaves, Tokens};
+pub use sparse::SparseDelta;
 pub use sums::column_sums;
+pub use waves::{PlaneWaves, Tokens};
 
 /// Panics with both lengths unless `found` has the length that the other arguments ask for.
 #[track_caller]

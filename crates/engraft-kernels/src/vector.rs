@@ -53,7 +53,7 @@ pub trait Vector<T>: Copy + Debug + Send + Sync + 'static {
 /// A vector in memory, for every type and instruction set.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
-pub struct Plain<T, const FUSED: bool>([T; LANES]);
+pub struct Plain<T, const FUSED: bool>(pub(crate) [T; LANES]);
 
 /// One loop over the lanes of `self` and what it is combined with.
 macro_rules! lanes {

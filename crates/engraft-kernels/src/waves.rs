@@ -132,7 +132,9 @@ impl PlaneWaves<'_> {
     ///
     /// Unless the lengths fit.
     pub fn apply<T: Real>(self, x: Tokens<'_, T>, c: &[T], scale: f64, y: &mut [T]) {
-        let tokens = self.expect(x, c, y);
+        let tokens = self.tokens(x);
+        expect_len("c", c, self.places.len());
+        expect_len("y", y, tokens * self.width_out);
         let plans = Plans::new(self);
         let moves = plans.forward();
         let half = halves(c, scale);
@@ -146,11 +148,12 @@ impl PlaneWaves<'_> {
     }
 
     /// Gradients: adds that of the input, `s gy U(c)^T`, to `gx`, and writes that of the
-    /// coefficients, `gc_e = s sum_t sum_(i, j) x[t, i] gy[t, j] cos(..)`; each where it is wanted.
+    /// coefficients, `gc_e = s sum_t sum_(i, j) x[t, i] gy[t, j] cos(..)`; each where it is wanted. The
+    /// former needs `c`, the latter `x`.
     ///
     /// # Panics
     ///
-    /// Unless the lengths fit, and if the gradient of an identity is wanted.
+    /// Unless the lengths fit.
     pub fn backward<T: Real>(
         self,
         x: Tokens<'_, T>,
@@ -159,18 +162,26 @@ impl PlaneWaves<'_> {
         gx: Option<&mut [T]>,
         gc: Option<&mut [T]>,
     ) {
-        let tokens = self.expect(x, c, gy);
+        let tokens = expect_rows("gy", gy, self.width_out);
         let plans = Plans::new(self);
         let wanted = [gx.is_some(), gc.is_some()];
+        let gx = gx.unwrap_or_default();
         let moves = plans.backward();
         let half = halves(c, scale);
-        let gx = gx.unwrap_or_default();
         if wanted[0] {
+            expect_len("c", c, self.places.len());
             expect_len("gx", gx, tokens * self.width_in);
+        }
+        if wanted[1] {
+            let found = self.tokens(x);
+            assert!(
+                found == tokens,
+                "x: found {found} tokens, expected {tokens}"
+            );
         }
         let groups = tokens.div_ceil(GROUP);
         let task = rows_per_partial(groups, 2 * plans.cost());
-        let len = if wanted[1] { c.len() } else { 0 };
+        let len = if wanted[1] { self.places.len() } else { 0 };
         let outputs = parts(
             gx,
             task * GROUP * self.width_in,
@@ -182,7 +193,7 @@ impl PlaneWaves<'_> {
             backward(&plans, (&moves, &half), x, start, gy, (gx, sums));
         });
         if let Some(gc) = gc {
-            expect_len("gc", gc, c.len());
+            expect_len("gc", gc, self.places.len());
             let half = T::from_f64(0.5 * scale);
             for (gc, sum) in gc.iter_mut().zip(sums) {
                 *gc = sum * half;
@@ -190,15 +201,11 @@ impl PlaneWaves<'_> {
         }
     }
 
-    /// Tokens; panics unless the lengths fit.
-    fn expect<T>(self, x: Tokens<'_, T>, c: &[T], y: &[T]) -> usize {
-        let tokens = match x {
+    fn tokens<T>(self, x: Tokens<'_, T>) -> usize {
+        match x {
             Tokens::Rows(x) => expect_rows("x", x, self.width_in),
             Tokens::Identity => self.width_in,
-        };
-        expect_len("c", c, self.places.len());
-        expect_len("y", y, tokens * self.width_out);
-        tokens
+        }
     }
 }
 

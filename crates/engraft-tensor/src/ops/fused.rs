@@ -8,7 +8,7 @@
 use std::fmt::Debug;
 use std::mem;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor};
 use engraft_kernels::{Mat, Real};
 
 /// A tensor as a kernel sees it.
@@ -84,6 +84,17 @@ pub(crate) fn fused<const D: usize>(
     {
         let _ = kernel;
         Err(inputs)
+    }
+}
+
+/// Whether a tensor's numbers are slices on the host.
+pub(crate) fn on_host<const D: usize>(tensor: &Tensor<D, Int>) -> bool {
+    #[cfg(feature = "flex")]
+    return flex::on_flex(&tensor.clone().into_dispatch().kind);
+    #[cfg(not(feature = "flex"))]
+    {
+        let _ = tensor;
+        false
     }
 }
 
@@ -182,7 +193,7 @@ mod flex {
         })
     }
 
-    fn on_flex(kind: &DispatchTensorKind) -> bool {
+    pub(super) fn on_flex(kind: &DispatchTensorKind) -> bool {
         match kind {
             DispatchTensorKind::Flex(_) => true,
             DispatchTensorKind::Autodiff(inner) => on_flex(inner),

@@ -4,17 +4,20 @@
 //! precision, they are the composition of Burn's operations that they are tested against.
 
 mod circular;
-mod cosine;
 mod flex;
 mod fused;
 mod gelu;
 mod linear;
 mod low_rank;
+mod sparse;
 #[cfg(test)]
 mod testing;
+mod update;
+mod waves;
 
-pub use circular::{circulant_matrix, circular};
-pub use cosine::cosine_sums;
+pub use circular::{circular, circular_linear, circular_weight};
 pub use gelu::gelu;
 pub use linear::{linear, matmul};
 pub use low_rank::{low_rank, low_rank_update};
+pub use sparse::{sparse_linear, sparse_weight};
+pub use waves::{Spectrum, waves_linear, waves_weight};
