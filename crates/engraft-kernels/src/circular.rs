@@ -1,6 +1,7 @@
 //! Products with a matrix of circulant blocks.
 
-use crate::fourier::{Fourier, Group};
+use crate::fourier::Fourier;
+use crate::group::{GROUP, Group};
 use crate::parallel::{for_each, parts, reduce, rows_per_partial, rows_per_task};
 use crate::vector::LANES;
 use crate::{Real, expect_len, expect_rows};
@@ -26,9 +27,6 @@ pub struct CirculantBlocks {
     /// Side `b` of a block.
     pub size: usize,
 }
-
-/// Tokens that are transformed together.
-const GROUP: usize = 2 * LANES;
 
 impl CirculantBlocks {
     /// `y += s x C(w)` for `x` of `[tokens, width_in]` and `y` of `[tokens, width_out]`.
@@ -105,82 +103,6 @@ impl CirculantBlocks {
             expect_len("gw", gw, self.inputs * self.outputs * self.size);
             let scale = scale / (2 * self.size) as f64;
             spectrum_to_kernels(self, &plan, &pairs, &sums, scale, gw);
-        }
-    }
-
-    /// `matrix += s C(w)` for a matrix of `[width_in, width_out]`: `b` windows of a doubled kernel.
-    ///
-    /// # Panics
-    ///
-    /// Unless the lengths fit.
-    pub fn add_matrix<T: Real>(self, w: &[T], scale: f64, matrix: &mut [T]) {
-        let Self {
-            width_in,
-            width_out,
-            inputs,
-            size,
-            ..
-        } = self;
-        expect_len("w", w, inputs * self.outputs * size);
-        expect_len("matrix", matrix, width_in * width_out);
-        let scale = T::from_f64(scale);
-        let mut doubled = Vec::with_capacity(2 * w.len());
-        for kernel in w.chunks_exact(size) {
-            doubled.extend((0..2 * size).map(|u| kernel[(2 * size - u) % size] * scale));
-        }
-        let rows = rows_per_task(width_in, width_out);
-        for_each(
-            matrix.chunks_mut(rows * width_out).enumerate(),
-            |(task, matrix)| {
-                for (row, line) in matrix.chunks_exact_mut(width_out).enumerate() {
-                    let (n, r) = ((task * rows + row) / size, (task * rows + row) % size);
-                    for (m, line) in line.chunks_mut(size).enumerate() {
-                        let window = &doubled[2 * size * (m * inputs + n) + size - r..];
-                        for (to, &value) in line.iter_mut().zip(window) {
-                            *to += value;
-                        }
-                    }
-                }
-            },
-        );
-    }
-
-    /// The adjoint of [`add_matrix`](Self::add_matrix): sums of `s gm` along the diagonals of every
-    /// block.
-    ///
-    /// # Panics
-    ///
-    /// As [`add_matrix`](Self::add_matrix).
-    pub fn diagonal_sums<T: Real>(self, gm: &[T], scale: f64, gw: &mut [T]) {
-        let Self {
-            width_in,
-            width_out,
-            inputs,
-            outputs,
-            size,
-        } = self;
-        expect_len("gm", gm, width_in * width_out);
-        expect_len("gw", gw, inputs * outputs * size);
-        let scale = T::from_f64(scale);
-        let mut doubled = vec![T::ZERO; 2 * gw.len()];
-        let blocks = gm
-            .chunks(size * width_out)
-            .zip(doubled.chunks_mut(2 * outputs * size));
-        for_each(blocks, |(gm, doubled)| {
-            for (r, line) in gm.chunks_exact(width_out).enumerate() {
-                for (line, sums) in line.chunks(size).zip(doubled.chunks_exact_mut(2 * size)) {
-                    for (sum, &value) in sums[size - r..].iter_mut().zip(line) {
-                        *sum += value;
-                    }
-                }
-            }
-        });
-        for (at, gw) in gw.chunks_exact_mut(size).enumerate() {
-            let doubled = &doubled[2 * size * (at % inputs * outputs + at / inputs)..][..2 * size];
-            for (j, gw) in gw.iter_mut().enumerate() {
-                let u = (size - j) % size;
-                *gw = (doubled[u] + doubled[size + u]) * scale;
-            }
         }
     }
 
@@ -402,23 +324,6 @@ mod tests {
             assert_close(&found_y, &y, |_| 1e-13);
             assert_close(&found_gx, &gx, |_| 1e-13);
             assert_close(&found_gw, &gw, |_| 1e-13 * (tokens + 1) as f64);
-            let mut matrix = vec![0.0; shape.width_in * shape.width_out];
-            shape.add_matrix(&w, 0.5, &mut matrix);
-            let mut product = gy.clone();
-            for (x, y) in x.chunks_exact(shape.width_in).zip(product.chunks_exact_mut(shape.width_out)) {
-                for (x, row) in x.iter().zip(matrix.chunks_exact(shape.width_out)) {
-                    for (y, m) in y.iter_mut().zip(row) {
-                        *y += x * m;
-                    }
-                }
-            }
-            assert_close(&product, &y, |_| 1e-13);
-            // <C(w), M> = <w, sums of M>.
-            let other = noise(matrix.len(), seed ^ 3);
-            let mut sums = vec![1.0; w.len()];
-            shape.diagonal_sums(&other, 0.5, &mut sums);
-            let inner = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-            assert!((inner(&matrix, &other) - inner(&w, &sums)).abs() < 1e-12);
             let mut alone = x.clone();
             shape.backward([&x, &w, &gy], 0.5, Some(&mut alone), None);
             assert_eq!(alone, found_gx);

@@ -17,14 +17,18 @@ mod dispatch;
 #[macro_use]
 mod vector;
 mod adamw;
+mod circulant;
 mod circular;
 mod fold;
 mod fourier;
 mod gelu;
 mod givens;
+mod group;
 mod kron;
+mod lines;
 pub mod math;
 mod matmul;
+mod moves;
 mod norm;
 mod parallel;
 mod product;

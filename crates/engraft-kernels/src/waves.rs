@@ -1,6 +1,8 @@
 //! Products with a matrix of a few plane waves.
 
-use crate::fourier::{Fourier, Group};
+use crate::fourier::Fourier;
+use crate::group::{GROUP, Group};
+use crate::moves::{Moves, gather};
 use crate::parallel::{for_each, parts, reduce, rows_per_partial, rows_per_task};
 use crate::vector::{LANES, Vector};
 use crate::{Real, expect_len, expect_rows};
@@ -29,42 +31,6 @@ pub enum Tokens<'a, T> {
     Rows(&'a [T]),
     /// The identity of the matrix's input width.
     Identity,
-}
-
-/// Tokens that are transformed together.
-const GROUP: usize = 2 * LANES;
-
-/// Terms of sparse sums of spectra, by their targets.
-struct Moves {
-    /// First term of each target, and the end.
-    starts: Vec<u32>,
-    /// Source and entry of each term.
-    terms: Vec<[u32; 2]>,
-}
-
-impl Moves {
-    /// Terms (target, source) in the order of entries, `TERMS` of each.
-    fn new(targets: usize, terms: &[[[usize; 2]; 2]]) -> Self {
-        let mut starts = vec![0u32; targets + 1];
-        for [target, _] in terms.as_flattened() {
-            starts[target + 1] += 1;
-        }
-        for target in 0..targets {
-            starts[target + 1] += starts[target];
-        }
-        let mut next = starts.clone();
-        let mut sorted = vec![[0; 2]; 2 * terms.len()];
-        for (entry, pair) in terms.iter().enumerate() {
-            for &[target, source] in pair {
-                sorted[next[target] as usize] = [source as u32, entry as u32];
-                next[target] += 1;
-            }
-        }
-        Self {
-            starts,
-            terms: sorted,
-        }
-    }
 }
 
 /// Both transforms, and where the two frequencies of each entry and their mirror images lie.
@@ -247,20 +213,6 @@ fn transform<T: Real, V: Vector<T>>(
     group.forward(plan, width);
 }
 
-/// Sums of `from` with the given factors.
-#[inline(always)]
-fn gather<T: Real, V: Vector<T>>(moves: &Moves, c: &[T], from: &Group<V>, to: &mut Group<V>) {
-    let targets = to.re.iter_mut().zip(&mut to.im);
-    for ((re, im), range) in targets.zip(moves.starts.windows(2)) {
-        (*re, *im) = (V::splat(T::ZERO), V::splat(T::ZERO));
-        for &[source, entry] in &moves.terms[range[0] as usize..range[1] as usize] {
-            let c = V::splat(c[entry as usize]);
-            *re = from.re[source as usize].mul_add(c, *re);
-            *im = from.im[source as usize].mul_add(c, *im);
-        }
-    }
-}
-
 vectors! {
     fn forward<T, V>(
         plans: &Plans<T>,
@@ -327,25 +279,6 @@ mod tests {
     use crate::testing::{assert_close, assert_thread_independent, narrow, noise};
     use proptest::prelude::*;
 
-    /// n distinct places.
-    fn places(n: usize, all: usize) -> Vec<i64> {
-        let step = (1..all)
-            .rev()
-            .find(|step| all % step != 0 && step % 7 != 0)
-            .unwrap_or(1);
-        let step = if (0..all)
-            .map(|e| e * step % all)
-            .collect::<std::collections::BTreeSet<_>>()
-            .len()
-            == all
-        {
-            step
-        } else {
-            1
-        };
-        (0..n).map(|e| (e * step % all) as i64).collect()
-    }
-
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
         #[test]
@@ -357,7 +290,7 @@ mod tests {
             seed: u64,
         ) {
             let all = width_in * width_out;
-            let places = places((share * all as f64) as usize, all);
+            let places: Vec<i64> = (0..(share * all as f64) as i64).map(|e| e * 41 % all as i64).collect();
             let waves = PlaneWaves { width_in, width_out, places: &places };
             let turn = |a: usize, n: usize| (a % n) as f64 / n as f64;
             let wave = |e: usize, i: usize, j: usize| {

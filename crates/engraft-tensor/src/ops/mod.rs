@@ -4,7 +4,6 @@
 //! precision, they are the composition of Burn's operations that they are tested against.
 
 mod circular;
-mod flex;
 mod fused;
 mod gelu;
 mod linear;

@@ -83,8 +83,8 @@ impl Update for Sparse {
     }
 }
 
-/// W + s S, where S: [d_in, d_out] holds `values` `[n]` at the distinct places i d_out + j of
-/// `positions` `[n]` and zero elsewhere: one copy of W.
+/// W + s S, where S: [d_in, d_out] holds `values` `[n]` at the places i d_out + j of `positions` `[n]`
+/// and zero elsewhere; values at one place add up. One copy of W.
 pub fn sparse_weight(
     weight: Tensor<2>,
     positions: Tensor<1, Int>,

@@ -62,7 +62,7 @@ impl Update for Waves {
 pub struct Spectrum {
     /// Widths of the layer.
     pub shape: [usize; 2],
-    /// q d_out + p, `[n]`, all different.
+    /// q d_out + p, `[n]`.
     pub places: Tensor<1, Int>,
     /// s.
     pub scaling: f64,
