@@ -106,10 +106,10 @@ impl Spectrum {
 ///
 /// On flex U is not formed: a token is transformed, its n frequencies are moved and transformed
 /// back, O(d_in log d_in + d_out log d_out + n) a token, and the result is added to the frozen
-/// product in place; one backward pass transforms g once for both gradients. Measured on two
-/// AVX-512 cores for 512 tokens, 768 x 768 and n = 1000 (f32): 0.2 ms forward and 0.3 ms backward
-/// beside products of 1.5 ms, where U as a matrix takes 0.26 ms and a third product backward. With n
-/// above about d_in d_out / 8 a product with the matrix is faster. Elsewhere U is formed.
+/// product in place; one backward pass transforms g once for both gradients. Measured on one AVX-512
+/// core for 512 tokens, 768 x 768 and n = 1000 (f32): 0.4 ms forward and 0.6 ms backward beside
+/// products of 3 ms, where U as a matrix takes 0.5 ms and a third product backward. With n above
+/// about d_in d_out / 8 a product with the matrix takes fewer operations. Elsewhere U is formed.
 pub fn waves_linear(
     x: Tensor<2>,
     (weight, bias): (Tensor<2>, Option<Tensor<1>>),
