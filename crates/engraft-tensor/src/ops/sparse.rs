@@ -181,6 +181,7 @@ mod tests {
                 let device = Device::default().autodiff();
                 Tensor::from_data(TensorData::new(places, [n]), &device)
             };
+            assert_eq!(host_indices(&positions()).is_some(), cfg!(feature = "flex"));
             let shapes: [&[usize]; 4] = [&[tokens, d_in], &[n], &[d_in, d_out], &[d_out]];
             agree(&shapes, tokens + d_in, |inputs, fast| {
                 let (x, values) = (inputs[0].matrix(), inputs[1].vector());

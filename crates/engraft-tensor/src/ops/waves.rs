@@ -152,6 +152,7 @@ mod tests {
                     scaling: 0.5,
                 }
             };
+            assert_eq!(spectrum().waves().is_some(), cfg!(feature = "flex"));
             let shapes: [&[usize]; 4] = [&[37, d_in], &[n], &[d_in, d_out], &[d_out]];
             agree(&shapes, 37 + n + d_in, |inputs, fast| {
                 let (x, c) = (inputs[0].matrix(), inputs[1].vector());
