@@ -54,6 +54,8 @@ const KERNELS: &[(&str, fn())] = &[
     }),
     ("circulant", || {
         let blocks = CirculantBlocks {
+            width_in: WIDTH,
+            width_out: WIDTH,
             inputs: 3,
             outputs: 3,
             size: 256,
@@ -61,6 +63,7 @@ const KERNELS: &[(&str, fn())] = &[
         blocks.apply(
             &filled(ROWS * WIDTH),
             &filled(9 * 256),
+            1.0,
             &mut zeros(ROWS * WIDTH),
         );
     }),

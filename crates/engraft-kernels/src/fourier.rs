@@ -1,39 +1,41 @@
 //! Discrete Fourier transforms of any length, many at a time.
 
 use crate::Real;
+use crate::vector::Vector;
 
-/// Transforms that run side by side, one in each vector lane.
-pub(crate) const LANES: usize = 16;
-
-/// A pass of the transform: butterflies of `radix` points at distance `span`, `stride` apart.
+/// A pass of the transform over blocks of `radix span` points.
 #[derive(Debug)]
 struct Stage<T> {
     radix: usize,
-    /// Butterflies with different twiddle factors.
+    /// Distance of the points of a butterfly.
     span: usize,
-    /// Product of the radices before.
-    stride: usize,
-    /// `e^(-2 pi i k j / (radix span))` for `k < span`, `j < radix`.
+    /// `e^(-2 pi i k j / (radix span))` for `k < span`, `1 <= j < radix`.
     twiddles: Vec<(T, T)>,
     /// `e^(-2 pi i j / radix)` for `j < radix`.
     roots: Vec<(T, T)>,
 }
 
-/// `X_k = sum_j x_j e^(-2 pi i j k / len)` by mixed radices in natural order (Stockham), in
-/// O(len times the sum of its prime factors).
+/// `X_k = sum_j x_j e^(-2 pi i j k / len)` by mixed radices in place, in O(len times the sum of its
+/// prime factors).
 ///
-/// Arrays hold `[len, LANES]`, real and imaginary parts apart. The inverse without its factor
-/// `1 / len` is the same transform with the two parts exchanged before and after.
+/// Arrays hold `len` vectors, real and imaginary parts apart: one transform in each lane. The
+/// spectrum is left in the order in which the passes produce it, which a pointwise product does
+/// not mind and from which [`inverse`](Self::inverse) returns; [`place`](Self::place) tells where a
+/// frequency lies. Blocks are finished one after the other, so that all but the first passes run
+/// in the first cache.
 #[derive(Debug)]
 pub(crate) struct Fourier<T> {
     len: usize,
     stages: Vec<Stage<T>>,
 }
 
+/// Real and imaginary parts.
+type Complex<V> = (V, V);
+
 impl<T: Real> Fourier<T> {
     pub(crate) fn new(len: usize) -> Self {
         let mut stages = Vec::new();
-        let (mut left, mut stride) = (len, 1);
+        let mut left = len;
         while left > 1 {
             let radix = match left {
                 _ if left.is_multiple_of(4) => 4,
@@ -41,20 +43,23 @@ impl<T: Real> Fourier<T> {
             };
             let span = left / radix;
             let twiddles = (0..span)
-                .flat_map(|k| (0..radix).map(move |j| root(k * j, radix * span)))
+                .flat_map(|k| (1..radix).map(move |j| root(k * j, radix * span)))
                 .collect();
             let roots = (0..radix).map(|j| root(j, radix)).collect();
             stages.push(Stage {
                 radix,
                 span,
-                stride,
                 twiddles,
                 roots,
             });
             left = span;
-            stride *= radix;
         }
         Self { len, stages }
+    }
+
+    /// Points.
+    pub(crate) fn len(&self) -> usize {
+        self.len
     }
 
     /// Work of the transform of one lane, in the unit of [`crate::parallel`].
@@ -63,22 +68,38 @@ impl<T: Real> Fourier<T> {
         self.len * radices.max(1)
     }
 
-    /// Transforms `re + i im`; `spare` has the length of both together.
+    /// Where frequency `k` lies in a spectrum.
+    pub(crate) fn place(&self, mut k: usize) -> usize {
+        let mut place = 0;
+        for stage in &self.stages {
+            place += k % stage.radix * stage.span;
+            k /= stage.radix;
+        }
+        place
+    }
+
+    /// Transforms `re + i im`.
     #[inline(always)]
-    pub(crate) fn run<const FUSED: bool>(&self, re: &mut [T], im: &mut [T], spare: &mut [T]) {
-        let size = self.len * LANES;
-        let (re, im) = (&mut re[..size], &mut im[..size]);
-        let (spare_re, spare_im) = spare[..2 * size].split_at_mut(size);
-        for (at, stage) in self.stages.iter().enumerate() {
-            if at % 2 == 0 {
-                stage.pass::<FUSED>((re, im), (spare_re, spare_im));
-            } else {
-                stage.pass::<FUSED>((spare_re, spare_im), (re, im));
+    pub(crate) fn forward<V: Vector<T>>(&self, re: &mut [V], im: &mut [V]) {
+        let (re, im) = (&mut re[..self.len], &mut im[..self.len]);
+        for stage in &self.stages {
+            let blocks = re.chunks_exact_mut(stage.len());
+            for (re, im) in blocks.zip(im.chunks_exact_mut(stage.len())) {
+                stage.forward::<V>(re, im);
             }
         }
-        if self.stages.len() % 2 == 1 {
-            re.copy_from_slice(spare_re);
-            im.copy_from_slice(spare_im);
+    }
+
+    /// `len` times the inverse of [`forward`](Self::forward).
+    #[inline(always)]
+    pub(crate) fn inverse<V: Vector<T>>(&self, re: &mut [V], im: &mut [V]) {
+        // With the parts exchanged, a transform runs backwards.
+        let (re, im) = (&mut im[..self.len], &mut re[..self.len]);
+        for stage in self.stages.iter().rev() {
+            let blocks = re.chunks_exact_mut(stage.len());
+            for (re, im) in blocks.zip(im.chunks_exact_mut(stage.len())) {
+                stage.backward::<V>(re, im);
+            }
         }
     }
 }
@@ -90,153 +111,237 @@ fn root<T: Real>(j: usize, n: usize) -> (T, T) {
 }
 
 impl<T: Real> Stage<T> {
+    /// Points of a block.
     #[inline(always)]
-    fn pass<const FUSED: bool>(&self, from: (&[T], &[T]), to: (&mut [T], &mut [T])) {
-        let width = self.stride * LANES;
-        for k in 0..self.span {
-            let twiddles = &self.twiddles[k * self.radix..][..self.radix];
-            let run = self.radix * width;
-            let to = (&mut to.0[k * run..][..run], &mut to.1[k * run..][..run]);
-            let input = |r: usize| {
-                let start = (k + self.span * r) * width;
-                (&from.0[start..][..width], &from.1[start..][..width])
-            };
-            match self.radix {
-                2 => two::<T, FUSED>([input(0), input(1)], twiddles[1], to, width),
-                4 => {
-                    let inputs = [input(0), input(1), input(2), input(3)];
-                    four::<T, FUSED>(inputs, [twiddles[1], twiddles[2], twiddles[3]], to, width);
+    fn len(&self) -> usize {
+        self.radix * self.span
+    }
+
+    /// Butterflies, then twiddle factors.
+    #[inline(always)]
+    fn forward<V: Vector<T>>(&self, re: &mut [V], im: &mut [V]) {
+        let span = self.span;
+        match self.radix {
+            2 => {
+                for (k, w) in self.twiddles.iter().enumerate() {
+                    let [a, b] = load(re, im, [k, k + span]);
+                    let [a, b] = two::<T, V>(a, b);
+                    store(re, im, [k, k + span], [a, times::<T, V>(b, *w)]);
                 }
-                _ => self.any::<FUSED>(input, twiddles, to, width),
+            }
+            4 => {
+                for (k, w) in self.twiddles.as_chunks::<3>().0.iter().enumerate() {
+                    let at = [k, k + span, k + 2 * span, k + 3 * span];
+                    let [a, b, c, d] = four::<T, V>(load(re, im, at));
+                    let values = [
+                        a,
+                        times::<T, V>(b, w[0]),
+                        times::<T, V>(c, w[1]),
+                        times::<T, V>(d, w[2]),
+                    ];
+                    store(re, im, at, values);
+                }
+            }
+            3 => {
+                let root = self.roots[1];
+                for (k, w) in self.twiddles.as_chunks::<2>().0.iter().enumerate() {
+                    let at = [k, k + span, k + 2 * span];
+                    let [a, b, c] = three::<T, V>(load(re, im, at), root);
+                    let values = [a, times::<T, V>(b, w[0]), times::<T, V>(c, w[1])];
+                    store(re, im, at, values);
+                }
+            }
+            radix => {
+                let mut points = vec![(V::splat(T::ZERO), V::splat(T::ZERO)); radix];
+                for (k, w) in self.twiddles.chunks_exact(radix - 1).enumerate() {
+                    for (r, point) in points.iter_mut().enumerate() {
+                        *point = (re[k + r * span], im[k + r * span]);
+                    }
+                    for j in 0..radix {
+                        let mut sum = self.sum::<V>(&points, j);
+                        if j > 0 {
+                            sum = times::<T, V>(sum, w[j - 1]);
+                        }
+                        (re[k + j * span], im[k + j * span]) = sum;
+                    }
+                }
             }
         }
     }
 
-    /// A butterfly of any radix, by its definition.
+    /// Twiddle factors, then butterflies.
     #[inline(always)]
-    fn any<'a, const FUSED: bool>(
-        &self,
-        input: impl Fn(usize) -> (&'a [T], &'a [T]),
-        twiddles: &[(T, T)],
-        to: (&mut [T], &mut [T]),
-        width: usize,
-    ) {
-        for (j, &twiddle) in twiddles.iter().enumerate() {
-            let (re, im) = (
-                &mut to.0[j * width..][..width],
-                &mut to.1[j * width..][..width],
-            );
-            let (first_re, first_im) = input(0);
-            re.copy_from_slice(first_re);
-            im.copy_from_slice(first_im);
-            for r in 1..self.radix {
-                let (a_re, a_im) = input(r);
-                let root = self.roots[r * j % self.radix];
-                for q in 0..width {
-                    let (x, y) = times::<T, FUSED>((a_re[q], a_im[q]), root);
-                    re[q] += x;
-                    im[q] += y;
+    fn backward<V: Vector<T>>(&self, re: &mut [V], im: &mut [V]) {
+        let span = self.span;
+        match self.radix {
+            2 => {
+                for (k, w) in self.twiddles.iter().enumerate() {
+                    let [a, b] = load(re, im, [k, k + span]);
+                    store(re, im, [k, k + span], two::<T, V>(a, times::<T, V>(b, *w)));
                 }
             }
-            for q in 0..width {
-                (re[q], im[q]) = times::<T, FUSED>((re[q], im[q]), twiddle);
+            4 => {
+                for (k, w) in self.twiddles.as_chunks::<3>().0.iter().enumerate() {
+                    let at = [k, k + span, k + 2 * span, k + 3 * span];
+                    let [a, b, c, d] = load(re, im, at);
+                    let values = [
+                        a,
+                        times::<T, V>(b, w[0]),
+                        times::<T, V>(c, w[1]),
+                        times::<T, V>(d, w[2]),
+                    ];
+                    store(re, im, at, four::<T, V>(values));
+                }
+            }
+            3 => {
+                let root = self.roots[1];
+                for (k, w) in self.twiddles.as_chunks::<2>().0.iter().enumerate() {
+                    let at = [k, k + span, k + 2 * span];
+                    let [a, b, c] = load(re, im, at);
+                    let values = [a, times::<T, V>(b, w[0]), times::<T, V>(c, w[1])];
+                    store(re, im, at, three::<T, V>(values, root));
+                }
+            }
+            radix => {
+                let mut points = vec![(V::splat(T::ZERO), V::splat(T::ZERO)); radix];
+                for (k, w) in self.twiddles.chunks_exact(radix - 1).enumerate() {
+                    for (r, point) in points.iter_mut().enumerate() {
+                        *point = (re[k + r * span], im[k + r * span]);
+                        if r > 0 {
+                            *point = times::<T, V>(*point, w[r - 1]);
+                        }
+                    }
+                    for j in 0..radix {
+                        (re[k + j * span], im[k + j * span]) = self.sum::<V>(&points, j);
+                    }
+                }
             }
         }
     }
+
+    /// Output `j` of a butterfly, by its definition.
+    #[inline(always)]
+    fn sum<V: Vector<T>>(&self, points: &[Complex<V>], j: usize) -> Complex<V> {
+        let mut sum = points[0];
+        let mut turn = 0;
+        for point in &points[1..] {
+            turn += j;
+            if turn >= self.radix {
+                turn -= self.radix;
+            }
+            let term = times::<T, V>(*point, self.roots[turn]);
+            sum = (sum.0.plus(term.0), sum.1.plus(term.1));
+        }
+        sum
+    }
 }
 
-/// The product of two complex numbers.
 #[inline(always)]
-fn times<T: Real, const FUSED: bool>(a: (T, T), b: (T, T)) -> (T, T) {
-    (
-        a.0.mul_add::<FUSED>(b.0, -(a.1 * b.1)),
-        a.0.mul_add::<FUSED>(b.1, a.1 * b.0),
-    )
+fn load<V: Copy, const N: usize>(re: &[V], im: &[V], at: [usize; N]) -> [Complex<V>; N] {
+    let mut values = [(re[0], im[0]); N];
+    for (value, at) in values.iter_mut().zip(at) {
+        *value = (re[at], im[at]);
+    }
+    values
 }
 
 #[inline(always)]
-fn two<T: Real, const FUSED: bool>(
-    [a, b]: [(&[T], &[T]); 2],
-    twiddle: (T, T),
-    to: (&mut [T], &mut [T]),
-    width: usize,
+fn store<V: Copy, const N: usize>(
+    re: &mut [V],
+    im: &mut [V],
+    at: [usize; N],
+    values: [Complex<V>; N],
 ) {
-    let (re0, re1) = to.0.split_at_mut(width);
-    let (im0, im1) = to.1.split_at_mut(width);
-    let (a, b) = (
-        (&a.0[..width], &a.1[..width]),
-        (&b.0[..width], &b.1[..width]),
+    for (at, value) in at.into_iter().zip(values) {
+        (re[at], im[at]) = value;
+    }
+}
+
+/// The product with a complex number.
+#[inline(always)]
+fn times<T: Real, V: Vector<T>>(a: Complex<V>, b: (T, T)) -> Complex<V> {
+    let (re, im) = (V::splat(b.0), V::splat(b.1));
+    let turned = (a.1.times(V::splat(-b.1)), a.0.times(im));
+    (a.0.mul_add(re, turned.0), a.1.mul_add(re, turned.1))
+}
+
+#[inline(always)]
+fn two<T, V: Vector<T>>(a: Complex<V>, b: Complex<V>) -> [Complex<V>; 2] {
+    [
+        (a.0.plus(b.0), a.1.plus(b.1)),
+        (a.0.minus(b.0), a.1.minus(b.1)),
+    ]
+}
+
+#[inline(always)]
+fn three<T: Real, V: Vector<T>>([a, b, c]: [Complex<V>; 3], root: (T, T)) -> [Complex<V>; 3] {
+    let [sum, difference] = two::<T, V>(b, c);
+    // a + Re(root) (b + c), and i Im(root) (b - c).
+    let (re, im) = (V::splat(root.0), V::splat(root.1));
+    let even = (sum.0.mul_add(re, a.0), sum.1.mul_add(re, a.1));
+    let odd = (
+        difference.1.times(V::splat(-root.1)),
+        difference.0.times(im),
     );
-    let (re1, im1) = (&mut re1[..width], &mut im1[..width]);
-    for q in 0..width {
-        let (x, y) = ((a.0[q], a.1[q]), (b.0[q], b.1[q]));
-        (re0[q], im0[q]) = (x.0 + y.0, x.1 + y.1);
-        (re1[q], im1[q]) = times::<T, FUSED>((x.0 - y.0, x.1 - y.1), twiddle);
-    }
+    let [second, third] = two::<T, V>(even, odd);
+    [(a.0.plus(sum.0), a.1.plus(sum.1)), second, third]
 }
 
 #[inline(always)]
-fn four<T: Real, const FUSED: bool>(
-    inputs: [(&[T], &[T]); 4],
-    [w1, w2, w3]: [(T, T); 3],
-    to: (&mut [T], &mut [T]),
-    width: usize,
-) {
-    let [a, b, c, d] = inputs.map(|(re, im)| (&re[..width], &im[..width]));
-    let (re0, rest) = to.0.split_at_mut(width);
-    let (re1, rest) = rest.split_at_mut(width);
-    let (re2, re3) = rest.split_at_mut(width);
-    let (im0, rest) = to.1.split_at_mut(width);
-    let (im1, rest) = rest.split_at_mut(width);
-    let (im2, im3) = rest.split_at_mut(width);
-    let (re3, im3) = (&mut re3[..width], &mut im3[..width]);
-    for q in 0..width {
-        let (even, odd) = (
-            (a.0[q] + c.0[q], a.1[q] + c.1[q]),
-            (b.0[q] + d.0[q], b.1[q] + d.1[q]),
-        );
-        let (x, y) = (
-            (a.0[q] - c.0[q], a.1[q] - c.1[q]),
-            (b.0[q] - d.0[q], b.1[q] - d.1[q]),
-        );
-        (re0[q], im0[q]) = (even.0 + odd.0, even.1 + odd.1);
-        (re2[q], im2[q]) = times::<T, FUSED>((even.0 - odd.0, even.1 - odd.1), w2);
-        // x - i y and x + i y.
-        (re1[q], im1[q]) = times::<T, FUSED>((x.0 + y.1, x.1 - y.0), w1);
-        (re3[q], im3[q]) = times::<T, FUSED>((x.0 - y.1, x.1 + y.0), w3);
-    }
+fn four<T, V: Vector<T>>([a, b, c, d]: [Complex<V>; 4]) -> [Complex<V>; 4] {
+    let ([even, x], [odd, y]) = (two::<T, V>(a, c), two::<T, V>(b, d));
+    let [first, third] = two::<T, V>(even, odd);
+    // x - i y and x + i y.
+    let second = (x.0.plus(y.1), x.1.minus(y.0));
+    let fourth = (x.0.minus(y.1), x.1.plus(y.0));
+    [first, second, third, fourth]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{assert_close, noise};
+    use crate::testing::noise;
+    use crate::vector::{LANES, Plain};
+
+    type Lanes = Plain<f64, false>;
 
     #[test]
     fn every_length_is_the_definition_and_the_inverse_returns() {
         for len in [1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 24, 32, 48, 60, 64, 77] {
             let plan = Fourier::<f64>::new(len);
-            let (re, im) = (noise(len * LANES, 1), noise(len * LANES, 2));
+            let vectors = |seed| -> Vec<Lanes> {
+                let values = noise(len * LANES, seed);
+                values.as_chunks().0.iter().map(Lanes::load).collect()
+            };
+            let numbers = |vector: Lanes| {
+                let mut numbers = [0.0; LANES];
+                vector.store(&mut numbers);
+                numbers
+            };
+            let (re, im) = (vectors(1), vectors(2));
             let (mut x, mut y) = (re.clone(), im.clone());
-            let mut spare = vec![0.0; 2 * len * LANES];
-            plan.run::<false>(&mut x, &mut y, &mut spare);
+            plan.forward(&mut x, &mut y);
             for lane in [0, 5, LANES - 1] {
                 for k in 0..len {
                     let (mut sum_re, mut sum_im) = (0.0, 0.0);
                     for j in 0..len {
-                        let at = j * LANES + lane;
-                        let value = times::<f64, false>((re[at], im[at]), root(j * k, len));
-                        sum_re += value.0;
-                        sum_im += value.1;
+                        let (a, b): (f64, f64) = root(j * k, len);
+                        let (re, im) = (numbers(re[j])[lane], numbers(im[j])[lane]);
+                        sum_re += re * a - im * b;
+                        sum_im += re * b + im * a;
                     }
-                    let at = k * LANES + lane;
-                    let error = (x[at] - sum_re).abs() + (y[at] - sum_im).abs();
+                    let at = plan.place(k);
+                    let (x, y) = (numbers(x[at])[lane], numbers(y[at])[lane]);
+                    let error = (x - sum_re).abs() + (y - sum_im).abs();
                     assert!(error < 1e-14 * len as f64, "{len} {k}: {error:e}");
                 }
             }
-            plan.run::<false>(&mut y, &mut x, &mut spare);
-            let scaled: Vec<f64> = x.iter().map(|x| x / len as f64).collect();
-            assert_close(&scaled, &re, |_| 1e-14);
+            plan.inverse(&mut x, &mut y);
+            for (&found, &given) in x.iter().zip(&re).chain(y.iter().zip(&im)) {
+                for (found, given) in numbers(found).iter().zip(numbers(given)) {
+                    assert!((found / len as f64 - given).abs() < 1e-14);
+                }
+            }
         }
     }
 }

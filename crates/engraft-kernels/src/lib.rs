@@ -14,6 +14,8 @@
 
 #[macro_use]
 mod dispatch;
+#[macro_use]
+mod vector;
 mod adamw;
 mod block_low_rank;
 mod butterfly;
@@ -21,6 +23,8 @@ mod cayley;
 mod circular;
 mod columns;
 mod cosine;
+mod circulant;
+mod circular;
 mod fold;
 mod fourier;
 mod gelu;
@@ -29,8 +33,12 @@ mod hadamard;
 mod khatri_rao;
 mod kron;
 mod kron_matrix;
+mod group;
+mod kron;
+mod lines;
 pub mod math;
 mod matmul;
+mod moves;
 mod norm;
 mod pairs;
 mod parallel;
@@ -41,9 +49,11 @@ mod rotation;
 mod shards;
 mod silu;
 mod softmax;
+mod sparse;
 mod sums;
 #[cfg(test)]
 mod testing;
+mod waves;
 
 pub use adamw::{AdamW, Parameter};
 pub use block_low_rank::BlockLowRank;
@@ -67,7 +77,9 @@ pub use rotation::BlockDiagonal;
 pub use shards::{add_shard, fold_blocks, unfold_blocks};
 pub use silu::{silu, silu_backward};
 pub use softmax::{softmax, softmax_backward};
+pub use sparse::SparseDelta;
 pub use sums::column_sums;
+pub use waves::{PlaneWaves, Tokens};
 
 /// Panics with both lengths unless `found` has the length that the other arguments ask for.
 #[track_caller]

@@ -53,7 +53,10 @@ pub(crate) fn reduce<T: Real, O: Send>(
     let tasks = rows.div_ceil(rows_per_partial).max(1);
     let mut partials = vec![T::ZERO; tasks * len];
     for_each(
-        partials.chunks_mut(len.max(1)).zip(outputs).enumerate(),
+        parts(&mut partials, len, tasks)
+            .into_iter()
+            .zip(outputs)
+            .enumerate(),
         |(task, (sum, output))| {
             let start = task * rows_per_partial;
             run(start..rows.min(start + rows_per_partial), sum, output);
@@ -66,6 +69,15 @@ pub(crate) fn reduce<T: Real, O: Send>(
         }
     }
     total
+}
+
+/// `count` chunks of `len` numbers; those beyond the end of the data are shorter or empty.
+pub(crate) fn parts<T>(mut data: &mut [T], len: usize, count: usize) -> Vec<&mut [T]> {
+    let next = |_| {
+        data.split_off_mut(..len.min(data.len()))
+            .unwrap_or_default()
+    };
+    (0..count).map(next).collect()
 }
 
 /// Rows of one partial sum of [`reduce`] if every row costs `cost`.

@@ -1,6 +1,7 @@
 //! The two floating-point types of the kernels.
 
 use crate::math;
+use crate::vector::{self, Vector};
 use std::fmt::Debug;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub};
 
@@ -24,6 +25,12 @@ pub trait Real:
     + sealed::Sealed
     + 'static
 {
+    /// Vectors under AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    type Avx512: Vector<Self>;
+    /// Vectors under AVX2.
+    #[cfg(target_arch = "x86_64")]
+    type Avx2: Vector<Self>;
     /// 0.
     const ZERO: Self;
     /// 1.
@@ -91,6 +98,10 @@ macro_rules! common {
 }
 
 impl Real for f32 {
+    #[cfg(target_arch = "x86_64")]
+    type Avx512 = vector::Avx512;
+    #[cfg(target_arch = "x86_64")]
+    type Avx2 = vector::Avx2;
     common!();
 
     #[inline(always)]
@@ -105,6 +116,10 @@ impl Real for f32 {
 }
 
 impl Real for f64 {
+    #[cfg(target_arch = "x86_64")]
+    type Avx512 = vector::Plain<Self, true>;
+    #[cfg(target_arch = "x86_64")]
+    type Avx2 = vector::Plain<Self, true>;
     common!();
 
     #[inline(always)]

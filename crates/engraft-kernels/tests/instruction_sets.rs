@@ -1,10 +1,7 @@
 //! Every kernel gives the same numbers, up to rounding, on every instruction set of the machine.
 
 use engraft_kernels::{
-    AdamW, BlockDiagonal, CirculantBlocks, Isa, Kron, PairMaps, Parameter, PlaneMaps,
-    RankOneBlocks, Rotations, cosine_sums, gelu, gelu_backward, isa, layer_norm,
-    layer_norm_backward, limit_isa, rms_norm, rms_norm_backward, silu, silu_backward, softmax,
-    softmax_backward,
+    AdamW, BlockDiagonal, CirculantBlocks, Isa, Kron, PairMaps, Parameter, PlaneMaps, PlaneWaves, RankOneBlocks, Rotations, SparseDelta, Tokens, gelu, gelu_backward, isa, layer_norm, layer_norm_backward, limit_isa, rms_norm, rms_norm_backward, silu, silu_backward, softmax, softmax_backward,
 };
 
 /// Numbers in about `[-2, 2]`.
@@ -65,20 +62,47 @@ fn results() -> Vec<(&'static str, usize, Vec<f32>)> {
     }
 
     let shape = CirculantBlocks {
+        width_in: width,
+        width_out: width,
         inputs: 7,
         outputs: 7,
         size: 12,
     };
-    let w = &gy[..7 * width];
-    shape.apply(&x, w, &mut y);
-    shape.backward_input(&gy, w, &mut gx);
+    let mut w = gy[..7 * width].to_vec();
+    y.fill(0.0);
+    gx.fill(0.0);
+    shape.apply(&x, &w, 1.0, &mut y);
+    let mut gw = vec![0.0; w.len()];
+    shape.backward([&x, &w, &gy], 1.0, Some(&mut gx), Some(&mut gw));
     all.push((
         "circular",
         rows.max(width),
-        [y.clone(), gx.clone(), shape.backward_kernel(&x, &gy)].concat(),
+        [y.clone(), gx.clone(), gw].concat(),
     ));
-    cosine_sums(&x, [rows, width], &mut y);
-    all.push(("cosine_sums", len, y.clone()));
+
+    let positions: Vec<i64> = (0..(width * width / 7) as i64).map(|e| 7 * e).collect();
+    w.truncate(positions.len().min(w.len()));
+    let waves = PlaneWaves {
+        width_in: width,
+        width_out: width,
+        places: &positions[..w.len()],
+    };
+    y.fill(0.0);
+    gx.fill(0.0);
+    waves.apply(Tokens::Rows(&x), &w, 1.0, &mut y);
+    let mut gc = vec![0.0; w.len()];
+    let tokens = Tokens::Rows(&x[..]);
+    waves.backward(tokens, [&w, &gy], 1.0, Some(&mut gx), Some(&mut gc));
+    all.push(("waves", len, [y.clone(), gx.clone(), gc].concat()));
+
+    let sparse = SparseDelta {
+        rows: width,
+        columns: width,
+        positions: &positions,
+    };
+    let mut gv = vec![0.0; positions.len()];
+    sparse.backward_values(&x, &gy, 1.0, &mut gv);
+    all.push(("sparse", rows, gv));
 
     let shape = PairMaps { width, half: 6 };
     shape.apply(&x, &r[..2 * width], &mut y);

@@ -11,7 +11,7 @@ use engraft_tensor::{Init, Key, bridge};
 use rand::seq::index;
 use serde::{Deserialize, Serialize};
 
-use crate::entries::{add_at, stored};
+use crate::entries::{Entries, stored};
 use crate::scores::magnitudes;
 use crate::top::top;
 
@@ -97,24 +97,27 @@ pub struct Dsee {
 }
 
 impl Dsee {
-    /// W + s S.
-    fn sparse(&self, base: &FrozenBase) -> FrozenBase {
-        let values = self.values.val() * self.scaling;
-        base.with_weight(add_at(base.weight.clone(), self.positions.val(), values))
+    /// s S.
+    fn entries(&self) -> Entries {
+        Entries {
+            positions: self.positions.val(),
+            values: self.values.val(),
+            scaling: self.scaling,
+        }
     }
 }
 
 impl Adapter for Dsee {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("dsee", self.dropout, ctx)?;
-        let sparse = self.sparse(base).weight;
+        let sparse = self.entries().added(base).weight;
         let low_rank = self.u.val().matmul(self.v.val()) * self.scaling;
         Ok(base.with_weight(sparse + low_rank))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
         let narrow = dropout(x.clone(), self.dropout, ctx).matmul(self.u.val()) * self.scaling;
-        self.sparse(base).forward(x) + narrow.matmul(self.v.val())
+        self.entries().forward(x, base) + narrow.matmul(self.v.val())
     }
 }
 

@@ -2,7 +2,9 @@
 
 use burn::module::{Param, ParamId};
 use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
+use engraft_core::FrozenBase;
 use engraft_tensor::bridge;
+use engraft_tensor::ops::{sparse_linear, sparse_weight};
 
 /// Indices as a tensor `[n]`.
 pub(crate) fn indices(values: &[usize], device: &Device) -> Tensor<1, Int> {
@@ -16,13 +18,56 @@ pub(crate) fn stored(values: &[usize], device: &Device) -> Param<Tensor<1, Int>>
     Param::initialized(ParamId::new(), indices(values, device))
 }
 
-/// W + S, where S holds `values` `[n]` at the places i d_out + j of `positions` `[n]` and zero
-/// elsewhere.
-pub(crate) fn add_at(weight: Tensor<2>, positions: Tensor<1, Int>, values: Tensor<1>) -> Tensor<2> {
-    let [d_in, d_out] = weight.dims();
-    let flat: Tensor<1> = weight.reshape([d_in * d_out]);
-    flat.select_assign(0, positions, values, IndexingUpdateOp::Add)
-        .reshape([d_in, d_out])
+/// A sparse change s S of a weight [d_in, d_out].
+#[derive(Debug)]
+pub(crate) struct Entries {
+    /// Places i d_out + j, `[n]`.
+    pub positions: Tensor<1, Int>,
+    /// What S holds there, `[n]`.
+    pub values: Tensor<1>,
+    /// s.
+    pub scaling: f64,
+}
+
+impl Entries {
+    /// The entries of S itself.
+    pub fn new(positions: Tensor<1, Int>, values: Tensor<1>) -> Self {
+        Self {
+            positions,
+            values,
+            scaling: 1.0,
+        }
+    }
+
+    /// W + s S and b: one copy of W.
+    pub fn added(self, base: &FrozenBase) -> FrozenBase {
+        let weight = base.weight.clone();
+        base.with_weight(sparse_weight(
+            weight,
+            self.positions,
+            self.values,
+            self.scaling,
+        ))
+    }
+
+    /// x (W + s S) + b, without the gradient of a weight.
+    pub fn forward(self, x: Tensor<2>, base: &FrozenBase) -> Tensor<2> {
+        let frozen = (base.weight.clone(), base.bias.clone());
+        sparse_linear(x, frozen, self.positions, self.values, self.scaling)
+    }
+}
+
+/// W + s S and b, or the base where there is no S.
+pub(crate) fn added(entries: Option<Entries>, base: &FrozenBase) -> FrozenBase {
+    entries.map_or_else(|| base.clone(), |entries| entries.added(base))
+}
+
+/// x (W + s S) + b, or the base's outputs where there is no S.
+pub(crate) fn forward(entries: Option<Entries>, x: Tensor<2>, base: &FrozenBase) -> Tensor<2> {
+    match entries {
+        Some(entries) => entries.forward(x, base),
+        None => base.forward(x),
+    }
 }
 
 /// W with `delta` [n, d_out] added to the rows of `rows` `[n]`.

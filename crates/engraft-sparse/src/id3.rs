@@ -9,7 +9,7 @@ use engraft_core::{
 use engraft_tensor::{Init, bridge};
 use serde::{Deserialize, Serialize};
 
-use crate::entries::{add_at, check_density, places, replace, replace_indices, stored, usage};
+use crate::entries::{Entries, check_density, places, replace, replace_indices, stored, usage};
 use crate::top::top;
 
 /// Configuration of [`Id3`]. Defaults: epsilon = 1 and exponent 1; the density is a choice of the
@@ -80,10 +80,19 @@ pub struct Id3 {
     pub positions: Param<Tensor<1, Int>>,
 }
 
+impl Id3 {
+    fn entries(&self) -> Entries {
+        Entries::new(self.positions.val(), self.values.val())
+    }
+}
+
 impl Adapter for Id3 {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
-        let weight = base.weight.clone();
-        Ok(base.with_weight(add_at(weight, self.positions.val(), self.values.val())))
+        Ok(self.entries().added(base))
+    }
+
+    fn forward(&self, x: Tensor<2>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
+        self.entries().forward(x, base)
     }
 }
 

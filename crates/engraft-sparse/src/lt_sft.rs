@@ -9,7 +9,7 @@ use engraft_core::{
 use engraft_tensor::Init;
 use serde::{Deserialize, Serialize};
 
-use crate::entries::{add_at, check_density, clear, replace_indices, stored};
+use crate::entries::{Entries, check_density, clear, replace_indices, stored};
 use crate::scores::magnitudes;
 use crate::top::top;
 
@@ -71,7 +71,7 @@ impl LtSftConfig {
 /// model together; here each layer has its own share, so that counts and files follow from shapes
 /// alone. Its optional L1 distance to theta0 is left out.
 ///
-/// Activation form: K values added into a copy of W, see [`Shira`](crate::Shira).
+/// Activation form: K values added into copies of panels of W, see [`Shira`](crate::Shira).
 #[derive(Module, Debug)]
 pub struct LtSft {
     /// phi, `[K]`.
@@ -115,10 +115,24 @@ impl LtSftState {
     }
 }
 
+impl LtSft {
+    /// theta1, while it is found.
+    fn dense(&self, base: &FrozenBase) -> FrozenBase {
+        base.with_weight(base.weight.clone() + self.state.delta.val())
+    }
+
+    fn entries(&self) -> Entries {
+        Entries::new(self.positions.val(), self.values.val())
+    }
+}
+
 impl Adapter for LtSft {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
-        let dense = base.weight.clone() + self.state.delta.val();
-        Ok(base.with_weight(add_at(dense, self.positions.val(), self.values.val())))
+        Ok(self.entries().added(&self.dense(base)))
+    }
+
+    fn forward(&self, x: Tensor<2>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
+        self.entries().forward(x, &self.dense(base))
     }
 }
 

@@ -9,7 +9,7 @@ use engraft_core::{
 use engraft_tensor::{Init, bridge};
 use serde::{Deserialize, Serialize};
 
-use crate::entries::add_at;
+use crate::entries::Entries;
 use crate::top::top;
 
 /// Configuration of [`NeuroAda`]. Default: k = 1, the smaller of the two budgets of the authors'
@@ -39,8 +39,7 @@ impl Default for NeuroAdaConfig {
 /// out, as it may be under one threshold for the whole matrix; the choice needs no data, and
 /// merging is an addition.
 ///
-/// Activation form: with k = 1 the d_out inputs are gathered, O(tokens d_out). With more, the
-/// weight form is used: k gathers of that size already move more memory than one copy of W.
+/// Activation form: as of [`Shira`](crate::Shira), k d_out values added into copies of panels of W.
 #[derive(Module, Debug)]
 pub struct NeuroAda {
     /// delta, [k, d_out].
@@ -50,36 +49,23 @@ pub struct NeuroAda {
 }
 
 impl NeuroAda {
-    /// Positions i d_out + j of the entries, row by row of `delta`.
-    fn positions(&self) -> Tensor<1, Int> {
+    /// The entries at i d_out + j, row by row of `delta`.
+    fn entries(&self) -> Entries {
         let inputs = self.inputs.val();
         let [k, d_out] = inputs.dims();
         let columns = Tensor::<1, Int>::arange(0..d_out as i64, &inputs.device());
-        (inputs * d_out as i64 + columns.unsqueeze()).reshape([k * d_out])
+        let positions = (inputs * d_out as i64 + columns.unsqueeze()).reshape([k * d_out]);
+        Entries::new(positions, self.delta.val().reshape([k * d_out]))
     }
 }
 
 impl Adapter for NeuroAda {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
-        let delta = self.delta.val();
-        let entries = delta.dims().iter().product::<usize>();
-        Ok(base.with_weight(add_at(
-            base.weight.clone(),
-            self.positions(),
-            delta.reshape([entries]),
-        )))
+        Ok(self.entries().added(base))
     }
 
-    fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
-        let [k, d_out] = self.inputs.val().dims();
-        if k > 1 {
-            return match self.effective(base, ctx) {
-                Ok(layer) => layer.forward(x),
-                Err(error) => unreachable!("the weight form always exists: {error}"),
-            };
-        }
-        let chosen = x.clone().select(1, self.inputs.val().reshape([d_out]));
-        base.forward(x) + chosen * self.delta.val()
+    fn forward(&self, x: Tensor<2>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
+        self.entries().forward(x, base)
     }
 }
 

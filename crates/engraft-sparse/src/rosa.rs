@@ -10,7 +10,7 @@ use engraft_core::{
 use engraft_tensor::Init;
 use serde::{Deserialize, Serialize};
 
-use crate::entries::{add_at, clear, replace_indices, stored};
+use crate::entries::{Entries, added, clear, forward, replace_indices, stored};
 use crate::scores::{gradient, magnitudes, squared_gradient};
 use crate::top::top;
 use crate::warm_up::{Accumulation, Phase, WarmUp};
@@ -95,14 +95,10 @@ pub struct RosaState {
 }
 
 impl Rosa {
-    /// W + S.
-    fn sparse(&self, base: &FrozenBase) -> FrozenBase {
-        match (&self.values, &self.positions) {
-            (Some(values), Some(positions)) => {
-                base.with_weight(add_at(base.weight.clone(), positions.val(), values.val()))
-            }
-            _ => base.clone(),
-        }
+    /// S.
+    fn entries(&self) -> Option<Entries> {
+        let positions = self.positions.as_ref()?.val();
+        Some(Entries::new(positions, self.values.as_ref()?.val()))
     }
 
     fn low_rank(&self) -> Option<(Tensor<2>, Tensor<2>)> {
@@ -113,7 +109,7 @@ impl Rosa {
 impl Adapter for Rosa {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("rosa", self.dropout, ctx)?;
-        let sparse = self.sparse(base);
+        let sparse = added(self.entries(), base);
         Ok(match self.low_rank() {
             None => sparse,
             Some((a, b)) => base.with_weight(sparse.weight + a.matmul(b) * self.scaling),
@@ -121,7 +117,7 @@ impl Adapter for Rosa {
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
-        let y = self.sparse(base).forward(x.clone());
+        let y = forward(self.entries(), x.clone(), base);
         match self.low_rank() {
             None => y,
             Some((a, b)) => y + (dropout(x, self.dropout, ctx).matmul(a) * self.scaling).matmul(b),

@@ -10,7 +10,7 @@ use engraft_tensor::{Init, bridge};
 use rand::seq::index;
 use serde::{Deserialize, Serialize};
 
-use crate::entries::{add_at, check_density, places, replace, replace_indices, stored, usage};
+use crate::entries::{Entries, check_density, places, replace, replace_indices, stored, usage};
 use crate::exchange::exchange;
 use crate::spiel_state::SpielState;
 
@@ -128,10 +128,19 @@ pub struct Spiel {
     pub state: SpielState,
 }
 
+impl Spiel {
+    fn entries(&self) -> Entries {
+        Entries::new(self.positions.val(), self.values.val())
+    }
+}
+
 impl Adapter for Spiel {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
-        let weight = base.weight.clone();
-        Ok(base.with_weight(add_at(weight, self.positions.val(), self.values.val())))
+        Ok(self.entries().added(base))
+    }
+
+    fn forward(&self, x: Tensor<2>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
+        self.entries().forward(x, base)
     }
 }
 

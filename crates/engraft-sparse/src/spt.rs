@@ -11,7 +11,7 @@ use engraft_core::{
 use engraft_tensor::{Init, bridge};
 use serde::{Deserialize, Serialize};
 
-use crate::entries::{add_at, stored};
+use crate::entries::{Entries, added, forward, stored};
 use crate::scores::{magnitudes, squared_gradient};
 use crate::spt_budget::{SptBudget, allocation};
 use crate::top::top;
@@ -73,12 +73,16 @@ pub struct Spt {
     pub b: Option<Param<Tensor<2>>>,
 }
 
+impl Spt {
+    fn entries(&self) -> Option<Entries> {
+        let positions = self.positions.as_ref()?.val();
+        Some(Entries::new(positions, self.values.as_ref()?.val()))
+    }
+}
+
 impl Adapter for Spt {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
-        let mut weight = base.weight.clone();
-        if let (Some(values), Some(positions)) = (&self.values, &self.positions) {
-            weight = add_at(weight, positions.val(), values.val());
-        }
+        let mut weight = added(self.entries(), base).weight;
         if let (Some(a), Some(b)) = (&self.a, &self.b) {
             weight = weight + a.val().matmul(b.val());
         }
@@ -86,13 +90,7 @@ impl Adapter for Spt {
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
-        let layer = match (&self.values, &self.positions) {
-            (Some(values), Some(positions)) => {
-                base.with_weight(add_at(base.weight.clone(), positions.val(), values.val()))
-            }
-            _ => base.clone(),
-        };
-        let y = layer.forward(x.clone());
+        let y = forward(self.entries(), x.clone(), base);
         match (&self.a, &self.b) {
             (Some(a), Some(b)) => y + x.matmul(a.val()).matmul(b.val()),
             _ => y,

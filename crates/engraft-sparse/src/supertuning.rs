@@ -9,7 +9,7 @@ use engraft_core::{
 use engraft_tensor::Init;
 use serde::{Deserialize, Serialize};
 
-use crate::entries::{add_at, indices, stored};
+use crate::entries::{Entries, added, forward, indices, stored};
 use crate::scores::magnitudes;
 use crate::top::{bottom, top};
 
@@ -112,14 +112,13 @@ pub struct SuperTuning {
 }
 
 impl SuperTuning {
-    /// W + S.
-    fn sparse(&self, base: &FrozenBase) -> FrozenBase {
+    /// S.
+    fn entries(&self) -> Option<Entries> {
         let positions = match (&self.positions, &self.derived) {
             (Some(positions), _) => positions.val(),
-            (None, Some(positions)) => positions.clone(),
-            (None, None) => return base.clone(),
+            (None, derived) => derived.clone()?,
         };
-        base.with_weight(add_at(base.weight.clone(), positions, self.values.val()))
+        Some(Entries::new(positions, self.values.val()))
     }
 
     fn low_rank(&self) -> Option<(Tensor<2>, Tensor<2>)> {
@@ -130,7 +129,7 @@ impl SuperTuning {
 impl Adapter for SuperTuning {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("supertuning", self.dropout, ctx)?;
-        let sparse = self.sparse(base);
+        let sparse = added(self.entries(), base);
         Ok(match self.low_rank() {
             None => sparse,
             Some((a, b)) => base.with_weight(sparse.weight + a.matmul(b) * self.scaling),
@@ -138,7 +137,7 @@ impl Adapter for SuperTuning {
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
-        let y = self.sparse(base).forward(x.clone());
+        let y = forward(self.entries(), x.clone(), base);
         match self.low_rank() {
             None => y,
             Some((a, b)) => y + (dropout(x, self.dropout, ctx).matmul(a) * self.scaling).matmul(b),

@@ -7,10 +7,10 @@ use engraft_core::{
     Parts, Result, check_dropout, dropout, refuse_dropout,
 };
 use engraft_tensor::Init;
-use engraft_tensor::ops::circular;
+use engraft_tensor::ops::{circular, circular_weight};
 use serde::{Deserialize, Serialize};
 
-use crate::surm::{SurmForm, identity, padded, reversed, side};
+use crate::surm::{SurmForm, reversed, side};
 
 /// Configuration of [`SurmCirculant`]. Defaults of the authors' code: two vectors, s = 1.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -63,33 +63,26 @@ pub struct SurmCirculant {
 }
 
 impl SurmCirculant {
-    /// The first column of s C, [1, d].
-    fn column(&self) -> Tensor<2> {
+    /// The first column of C^T, [1, 1, d].
+    fn kernel(&self) -> Tensor<3> {
         let column = match &self.c {
             Some(c) => self.a.val() * c.val(),
             None => self.a.val(),
         };
-        (column * self.scaling).unsqueeze()
-    }
-
-    /// s x C^T, cut to the layer's outputs.
-    fn update(&self, x: Tensor<2>, d_out: usize) -> Tensor<2> {
-        let d = self.a.dims()[0];
-        let kernel = reversed(self.column()).unsqueeze::<3>();
-        circular(padded(x, d), kernel).narrow(1, 0, d_out)
+        reversed(column.unsqueeze()).unsqueeze()
     }
 }
 
 impl Adapter for SurmCirculant {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("surm-circulant", self.dropout, ctx)?;
-        let update = self.update(identity(base.d_in(), &base.weight), base.d_out());
-        Ok(base.with_weight(base.weight.clone() + update))
+        let weight = circular_weight(base.weight.clone(), self.kernel(), self.scaling);
+        Ok(base.with_weight(weight))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
-        let update = self.update(dropout(x.clone(), self.dropout, ctx), base.d_out());
-        base.forward(x) + update
+        let dropped = dropout(x.clone(), self.dropout, ctx);
+        base.forward(x) + circular(dropped, self.kernel(), base.d_out(), self.scaling)
     }
 }
 

@@ -1,13 +1,13 @@
 //! FourierFT: a few coefficients of the update's Fourier transform.
 
 use burn::module::{Module, Param};
-use burn::tensor::{IndexingUpdateOp, Int, Tensor};
+use burn::tensor::{Int, Tensor};
 use engraft_core::{
     Adapter, AtInit, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method,
     MethodMeta, Parts, Result,
 };
 use engraft_tensor::Init;
-use engraft_tensor::ops::cosine_sums;
+use engraft_tensor::ops::{Spectrum, waves_linear, waves_weight};
 use serde::{Deserialize, Serialize};
 
 use crate::spectrum::{admit_entries, entries, indices, positive_entries};
@@ -50,11 +50,9 @@ impl Default for FourierFtConfig {
 /// equations 2 to 4. The inverse transform carries 1 / (d_in d_out) as in the authors' code and in
 /// PEFT; the paper's equation omits it.
 ///
-/// The activation form is the weight form: n coefficients are put into a matrix, a fast transform
-/// of O(d_in d_out log(d_in d_out)) makes the update, and one product follows, whose backward pass
-/// has one product of d_in d_out more a token than the frozen layer's. As a sum of 2 n rank-one
-/// terms the update would cost 4 n (d_in + d_out) multiply-adds a token and step in each direction:
-/// less only for n below about d / 8 on a square layer, 96 at d = 768.
+/// The activation form transforms each token, moves its n frequencies to the output's and transforms
+/// back: O(d_in log d_in + d_out log d_out + n), where a product with the update as a matrix costs
+/// d_in d_out, and its backward pass one such product more than the frozen layer's.
 #[derive(Module, Debug)]
 pub struct FourierFt {
     /// c, `[n]`.
@@ -65,19 +63,27 @@ pub struct FourierFt {
     places: Tensor<1, Int>,
 }
 
+impl FourierFt {
+    /// The places of the coefficients, and the scale of their waves.
+    fn waves(&self, base: &FrozenBase) -> Spectrum {
+        let shape = [base.d_in(), base.d_out()];
+        Spectrum {
+            shape,
+            places: self.places.clone(),
+            scaling: self.scaling / (shape[0] * shape[1]) as f64,
+        }
+    }
+}
+
 impl Adapter for FourierFt {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
-        let (d_in, d_out) = (base.d_in(), base.d_out());
-        let options = (&base.device(), base.dtype());
-        let scaled = self.spectrum.val() * (self.scaling / (d_in * d_out) as f64);
-        let dense = Tensor::<1>::zeros([d_in * d_out], options).select_assign(
-            0,
-            self.places.clone(),
-            scaled,
-            IndexingUpdateOp::Add,
-        );
-        let update = cosine_sums(dense.reshape([d_in, d_out]));
-        Ok(base.with_weight(base.weight.clone() + update))
+        let (weight, c) = (base.weight.clone(), self.spectrum.val());
+        Ok(base.with_weight(waves_weight(weight, c, self.waves(base))))
+    }
+
+    fn forward(&self, x: Tensor<2>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
+        let frozen = (base.weight.clone(), base.bias.clone());
+        waves_linear(x, frozen, self.spectrum.val(), self.waves(base))
     }
 }
 

@@ -74,10 +74,15 @@ impl SurmLdr {
         let length = fast_length(2 * d);
         let kernels = reversed(padded(self.h.val(), length)).unsqueeze_dim(1);
         let convolved: Tensor<3> =
-            circular(padded(x, length), kernels).reshape([tokens, r, length]);
+            circular(x, kernels, r * length, 1.0).reshape([tokens, r, length]);
         let skewed = convolved.clone().narrow(2, 0, d) - convolved.narrow(2, d, d);
-        let kernels = reversed(self.g.val() * self.scaling).unsqueeze_dim(0);
-        circular(skewed.reshape([tokens, r * d]), kernels).narrow(1, 0, d_out)
+        let kernels = reversed(self.g.val()).unsqueeze_dim(0);
+        circular(
+            skewed.reshape([tokens, r * d]),
+            kernels,
+            d_out,
+            self.scaling,
+        )
     }
 }
 

@@ -70,7 +70,7 @@ fn symmetric_toeplitz(x: Tensor<2>, t: Tensor<1>, width: usize) -> Tensor<2> {
         let mirrored = t.narrow(0, 1, d - 1).flip([0]).unsqueeze();
         kernel = Tensor::cat(vec![kernel, mirrored], 1);
     }
-    circular(padded(x, length), kernel.unsqueeze()).narrow(1, 0, width)
+    circular(x, kernel.unsqueeze(), width, 1.0)
 }
 
 impl SurmToeplitz {

@@ -1,11 +1,12 @@
 //! WaveFT: a few wavelet coefficients of the update.
 
 use burn::module::{Module, Param};
-use burn::tensor::{IndexingUpdateOp, Int, Tensor};
+use burn::tensor::{Int, Tensor};
 use engraft_core::{
     Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method, MethodMeta,
     Parts, Result,
 };
+use engraft_tensor::ops::{sparse_linear, sparse_weight};
 use engraft_tensor::{Init, bridge};
 use serde::{Deserialize, Serialize};
 
@@ -76,9 +77,9 @@ impl WaveFtConfig {
 /// a coefficient near a border keeps only what lies inside the weight, and the bands of an odd
 /// layer are shifted by half of that. Without the transform this is SHiRA with a scale.
 ///
-/// The activation form is the weight form: a coefficient adds L x L values to the weight, so that
-/// n L^2 scattered additions make the update (10,368 for the defaults, against d_in d_out L of a
-/// dense transform), and one product follows.
+/// A coefficient adds L x L values to the weight, so that the update is sparse: n L^2 additions
+/// (10,368 for the defaults, against d_in d_out L of a dense transform) into copies of panels of W
+/// and one product, with a sampled product for the gradient.
 #[derive(Module, Debug)]
 pub struct WaveFt {
     /// c, `[n]`.
@@ -91,15 +92,25 @@ pub struct WaveFt {
     places: Tensor<1, Int>,
 }
 
+impl WaveFt {
+    /// What the coefficients add at their places over s, [n L^2].
+    fn added(&self) -> Tensor<1> {
+        let [n, patch] = self.values.dims();
+        let coefficients = self.spectrum.val().unsqueeze_dim::<2>(1);
+        (coefficients * self.values.clone()).reshape([n * patch])
+    }
+}
+
 impl Adapter for WaveFt {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
-        let (d_in, d_out) = (base.d_in(), base.d_out());
-        let [n, patch] = self.values.dims();
-        let scaled = (self.spectrum.val() * self.scaling).unsqueeze_dim::<2>(1);
-        let added = (scaled * self.values.clone()).reshape([n * patch]);
-        let flat: Tensor<1> = base.weight.clone().reshape([d_in * d_out]);
-        let changed = flat.select_assign(0, self.places.clone(), added, IndexingUpdateOp::Add);
-        Ok(base.with_weight(changed.reshape([d_in, d_out])))
+        let (weight, places) = (base.weight.clone(), self.places.clone());
+        let weight = sparse_weight(weight, places, self.added(), self.scaling);
+        Ok(base.with_weight(weight))
+    }
+
+    fn forward(&self, x: Tensor<2>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
+        let frozen = (base.weight.clone(), base.bias.clone());
+        sparse_linear(x, frozen, self.places.clone(), self.added(), self.scaling)
     }
 }
 

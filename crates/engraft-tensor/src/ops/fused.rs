@@ -10,7 +10,7 @@ mod flex;
 
 use std::fmt::Debug;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor};
 use engraft_kernels::{Mat, Real};
 
 /// A tensor as a kernel sees it.
@@ -86,6 +86,17 @@ pub(crate) fn fused<const D: usize>(
     {
         let _ = kernel;
         Err(inputs)
+    }
+}
+
+/// Whether a tensor's numbers are slices on the host.
+pub(crate) fn on_host<const D: usize>(tensor: &Tensor<D, Int>) -> bool {
+    #[cfg(feature = "flex")]
+    return flex::on_flex(&tensor.clone().into_dispatch().kind);
+    #[cfg(not(feature = "flex"))]
+    {
+        let _ = tensor;
+        false
     }
 }
 

@@ -61,7 +61,7 @@ pub(super) fn run(
     })
 }
 
-fn on_flex(kind: &DispatchTensorKind) -> bool {
+pub(super) fn on_flex(kind: &DispatchTensorKind) -> bool {
     match kind {
         DispatchTensorKind::Flex(_) => true,
         DispatchTensorKind::Autodiff(inner) => on_flex(inner),
