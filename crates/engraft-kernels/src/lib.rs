@@ -30,6 +30,7 @@ mod real;
 mod rotation;
 mod silu;
 mod softmax;
+mod squares;
 #[cfg(test)]
 mod testing;
 
@@ -45,6 +46,7 @@ pub use real::Real;
 pub use rotation::BlockDiagonal;
 pub use silu::{silu, silu_backward};
 pub use softmax::{softmax, softmax_backward};
+pub use squares::{scale, sum_of_squares};
 
 /// Panics with both lengths unless `found` has the length that the other arguments ask for.
 #[track_caller]

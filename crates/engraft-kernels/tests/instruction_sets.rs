@@ -100,8 +100,10 @@ fn results() -> Vec<(&'static str, usize, Vec<f32>)> {
         gradient: &gy,
         first_moment: &mut m,
         second_moment: &mut v,
+        lr: 1e-3,
+        step: 1,
     };
-    AdamW::default().step(1, vec![parameter]);
+    AdamW::default().step(vec![parameter]);
     all.push(("adamw", 1, [values, m, v].concat()));
     all
 }

@@ -1,8 +1,9 @@
 //! Flex tensors as slices.
 #![cfg(feature = "flex")]
 
+use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
-use burn::tensor::{DType, Shape, TensorData};
+use burn::tensor::{DType, Shape, Tensor, TensorData};
 
 /// A kernel y = f(x_1, ..., x_n) over slices of one length, in either precision.
 pub(super) struct Elementwise<const N: usize> {
@@ -85,4 +86,24 @@ pub(super) fn shaped<const N: usize>(
         _ => return Err(inputs),
     };
     Ok(FlexTensor::from_data(data))
+}
+
+/// Whether the tensor's numbers are singles or doubles in memory, without autodiff.
+pub(super) fn is_host(tensor: &Tensor<1>) -> bool {
+    matches!(tensor.dtype(), DType::F32 | DType::F64)
+        && tensor.clone().try_into_primitive::<Flex>().is_ok()
+}
+
+/// The memory behind a tensor for which [`is_host`] holds, in order and without more than its
+/// numbers; it is the tensor's own where nothing else looks at it.
+pub(super) fn own(tensor: Tensor<1>) -> FlexTensor {
+    let shared = tensor
+        .try_into_primitive::<Flex>()
+        .expect("the caller has seen that it is on flex");
+    shared.to_contiguous()
+}
+
+/// The tensor of this memory.
+pub(super) fn release(memory: FlexTensor) -> Tensor<1> {
+    Tensor::from_primitive::<Flex>(memory)
 }

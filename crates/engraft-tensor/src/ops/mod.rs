@@ -3,11 +3,15 @@
 //! On the flex backend they run on `engraft-kernels`; on every other backend, and in half
 //! precision, they are the composition of Burn's operations that they are tested against.
 
+mod adamw;
 mod circular;
+mod clip;
 mod cosine;
 mod flex;
 mod gelu;
 
+pub use adamw::{AdamW, AdamWParameter, adamw};
 pub use circular::{circulant_matrix, circular};
+pub use clip::clip_norm;
 pub use cosine::cosine_sums;
 pub use gelu::gelu;
