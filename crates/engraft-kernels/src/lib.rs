@@ -15,6 +15,7 @@
 #[macro_use]
 mod dispatch;
 mod adamw;
+mod attention;
 mod circular;
 mod cosine;
 mod fold;
@@ -35,6 +36,7 @@ mod squares;
 mod testing;
 
 pub use adamw::{AdamW, Parameter};
+pub use attention::{Attention, Mask, RowStatistics};
 pub use circular::CirculantBlocks;
 pub use cosine::cosine_sums;
 pub use dispatch::{Isa, isa, limit_isa};
