@@ -24,6 +24,7 @@ mod gelu;
 mod givens;
 mod kron;
 pub mod math;
+mod matmul;
 mod norm;
 mod parallel;
 mod product;
@@ -32,6 +33,7 @@ mod rotation;
 mod silu;
 mod softmax;
 mod squares;
+mod sums;
 #[cfg(test)]
 mod testing;
 
@@ -43,12 +45,14 @@ pub use dispatch::{Isa, isa, limit_isa};
 pub use gelu::{gelu, gelu_backward};
 pub use givens::{givens_stage, givens_stage_backward};
 pub use kron::Kron;
+pub use matmul::{Mat, Onto, matmul};
 pub use norm::{Moments, layer_norm, layer_norm_backward, rms_norm, rms_norm_backward};
 pub use real::Real;
 pub use rotation::BlockDiagonal;
 pub use silu::{silu, silu_backward};
 pub use softmax::{softmax, softmax_backward};
 pub use squares::{scale, sum_of_squares};
+pub use sums::column_sums;
 
 /// Panics with both lengths unless `found` has the length that the other arguments ask for.
 #[track_caller]

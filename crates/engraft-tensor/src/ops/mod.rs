@@ -8,10 +8,17 @@ mod circular;
 mod clip;
 mod cosine;
 mod flex;
+mod fused;
 mod gelu;
+mod linear;
+mod low_rank;
+#[cfg(test)]
+mod testing;
 
 pub use adamw::{AdamW, AdamWParameter, adamw};
 pub use circular::{circulant_matrix, circular};
 pub use clip::clip_norm;
 pub use cosine::cosine_sums;
 pub use gelu::gelu;
+pub use linear::{linear, matmul};
+pub use low_rank::{low_rank, low_rank_update};
