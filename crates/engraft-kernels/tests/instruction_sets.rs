@@ -3,7 +3,8 @@
 use engraft_kernels::{
     AdamW, BlockDiagonal, CirculantBlocks, Isa, Kron, Parameter, cosine_sums, gelu, gelu_backward,
     givens_stage, givens_stage_backward, isa, layer_norm, layer_norm_backward, limit_isa, rms_norm,
-    rms_norm_backward, silu, silu_backward, softmax, softmax_backward,
+    rms_norm_backward, sigmoid, sigmoid_backward, silu, silu_backward, softmax, softmax_backward,
+    tanh, tanh_backward,
 };
 
 /// Numbers in about `[-2, 2]`.
@@ -29,6 +30,12 @@ fn results() -> Vec<(&'static str, usize, Vec<f32>)> {
     silu(&x, &mut y);
     silu_backward(&x, &gy, &mut gx);
     all.push(("silu", 1, [y.clone(), gx.clone()].concat()));
+    sigmoid(&x, &mut y);
+    sigmoid_backward(&x, &gy, &mut gx);
+    all.push(("sigmoid", 1, [y.clone(), gx.clone()].concat()));
+    tanh(&x, &mut y);
+    tanh_backward(&x, &gy, &mut gx);
+    all.push(("tanh", 1, [y.clone(), gx.clone()].concat()));
     softmax(&x, width, &mut y);
     softmax_backward(&y, &gy, width, &mut gx);
     all.push(("softmax", width, [y.clone(), gx.clone()].concat()));
