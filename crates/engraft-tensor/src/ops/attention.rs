@@ -92,7 +92,11 @@ impl Kernel for Fused {
 /// Unless the shapes fit, the heads are a multiple of the key heads, and there are keys, at least
 /// as many as queries if causal.
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, weighing: Weighing) -> Tensor<4> {
-    let Weighing { scale, causal, mask } = weighing;
+    let Weighing {
+        scale,
+        causal,
+        mask,
+    } = weighing;
     let scale = scale.unwrap_or_else(|| (q.dims()[3] as f64).sqrt().recip());
     let mut inputs: Vec<Operand> = vec![q.into(), k.into(), v.into()];
     inputs.extend(mask.map(|mask| mask.detach().into()));
@@ -127,7 +131,9 @@ fn composed(
         let unseen = Tensor::from_data(data.convert_dtype(dtype), (&scores.device(), dtype));
         scores = scores + unseen;
     }
-    activation::softmax(scores, 3).matmul(spread(v)).swap_dims(1, 2)
+    activation::softmax(scores, 3)
+        .matmul(spread(v))
+        .swap_dims(1, 2)
 }
 
 #[cfg(test)]
