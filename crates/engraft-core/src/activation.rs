@@ -1,6 +1,7 @@
 //! The nonlinearity between the two projections.
 
-use burn::tensor::{Tensor, activation};
+use burn::tensor::Tensor;
+use engraft_tensor::ops;
 use serde::{Deserialize, Serialize};
 
 /// f in U f(D h).
@@ -26,11 +27,11 @@ impl Activation {
     /// f(x), entry by entry.
     pub fn apply<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
-            Self::Relu => activation::relu(x),
-            Self::Gelu => engraft_tensor::ops::gelu(x),
-            Self::Silu => activation::silu(x),
-            Self::Tanh => activation::tanh(x),
-            Self::Sigmoid => activation::sigmoid(x),
+            Self::Relu => ops::relu(x),
+            Self::Gelu => ops::gelu(x),
+            Self::Silu => ops::silu(x),
+            Self::Tanh => ops::tanh(x),
+            Self::Sigmoid => ops::sigmoid(x),
             Self::Identity => x,
         }
     }

@@ -159,7 +159,8 @@ impl<G: Evolve> DynEvolve for G {
 
 /// A module as a training loop sees it.
 pub trait Trained: Module {
-    /// Frozen parameters, by path, whose gradient the next update is to compute as well.
+    /// Frozen parameters, by path, whose gradient the next update is to compute as well. The module
+    /// is in training state.
     fn wanted(&self, time: Time) -> Vec<String> {
         let _ = time;
         Vec::new()
@@ -203,7 +204,7 @@ impl<M: Adaptable> Trained for Adapted<M> {
         if wanted.is_empty() {
             return wanted;
         }
-        let frozen = params::list(self);
+        let frozen = params::list_present(self);
         wanted.retain(|path| {
             frozen
                 .iter()

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
-
-/// Added to the norm before dividing by it, as in PyTorch's `clip_grad_norm_`.
-const NORM_EPSILON: f64 = 1e-6;
+use engraft_tensor::ops;
 
 /// The gradients of a module's trained parameters, flattened, by path. Parameters that the loss
 /// does not depend on have none.
@@ -75,22 +73,9 @@ impl Gradients {
 
     /// Scales all gradients by min(1, max / (norm + 1e-6)), where norm is the Euclidean norm of
     /// all gradients together, as PyTorch's `clip_grad_norm_` does. Returns the norm before
-    /// clipping, `[1]`, or nothing if there is no gradient. Nothing is read back from the device.
+    /// clipping, `[1]`, or nothing if there is no gradient: [`ops::clip_norm`].
     pub fn clip(&mut self, max: f64) -> Option<Tensor<1>> {
-        let norm = self
-            .0
-            .values()
-            .map(|gradient| gradient.clone().powi_scalar(2).sum())
-            .reduce(|sum, one| {
-                let dtype = sum.dtype();
-                sum + one.cast(dtype)
-            })?
-            .sqrt();
-        let scale = ((norm.clone() + NORM_EPSILON).recip() * max).clamp_max(1.0);
-        for gradient in self.0.values_mut() {
-            *gradient = gradient.clone() * scale.clone().cast(gradient.dtype());
-        }
-        Some(norm)
+        ops::clip_norm(self.0.values_mut(), max)
     }
 }
 

@@ -19,6 +19,11 @@ pub struct Found {
 /// The parameters of a module in record order. The module is looked at in training state, because
 /// a module in validation has no gradients to show.
 pub fn list<M: Module>(module: &M) -> Vec<Found> {
+    list_present(&module.clone().train())
+}
+
+/// The parameters of a module in record order, in the state that it is in.
+pub(crate) fn list_present<M: Module>(module: &M) -> Vec<Found> {
     struct List {
         path: Vec<String>,
         found: Vec<Found>,
@@ -50,7 +55,7 @@ pub fn list<M: Module>(module: &M) -> Vec<Found> {
         path: Vec::new(),
         found: Vec::new(),
     };
-    module.clone().train().visit(&mut list);
+    module.visit(&mut list);
     list.found
 }
 

@@ -10,8 +10,6 @@ const COST: usize = 16;
 /// defaults.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamW {
-    /// Learning rate.
-    pub lr: f64,
     /// Decay of the first moment.
     pub beta1: f64,
     /// Decay of the second moment.
@@ -25,7 +23,6 @@ pub struct AdamW {
 impl Default for AdamW {
     fn default() -> Self {
         Self {
-            lr: 1e-3,
             beta1: 0.9,
             beta2: 0.999,
             eps: 1e-8,
@@ -45,6 +42,10 @@ pub struct Parameter<'a, T> {
     pub first_moment: &'a mut [T],
     /// Moving average of the squared gradient, updated; zeros before the first step.
     pub second_moment: &'a mut [T],
+    /// Learning rate.
+    pub lr: f64,
+    /// Number of this step of the parameter, counted from 1.
+    pub step: u64,
 }
 
 /// What one step multiplies by, after bias correction.
@@ -55,12 +56,20 @@ struct Factors<T> {
     beta2: T,
     one_minus_beta2: T,
     step_size: T,
-    root_correction: T,
     eps: T,
 }
 
+/// A run of one parameter: values, gradient and both moments.
+struct Chunk<'a, T> {
+    values: &'a mut [T],
+    gradient: &'a [T],
+    first_moment: &'a mut [T],
+    second_moment: &'a mut [T],
+    factors: Factors<T>,
+}
+
 impl AdamW {
-    /// Makes step number `step`, counted from 1, on all parameters, as PyTorch's `AdamW` does:
+    /// Makes a step on every parameter, as PyTorch's `AdamW` does:
     ///
     /// ```text
     /// p <- p (1 - lr weight_decay)
@@ -68,33 +77,43 @@ impl AdamW {
     /// p <- p - lr / (1 - beta1^step) * m / (sqrt(v) / sqrt(1 - beta2^step) + eps)
     /// ```
     ///
+    /// One pass: four numbers read and three written for each of a parameter.
+    ///
     /// # Panics
     ///
-    /// If `step` is 0 or the arrays of a parameter differ in length.
-    pub fn step<T: Real>(&self, step: u64, parameters: Vec<Parameter<'_, T>>) {
+    /// If a `step` is 0 or the arrays of a parameter differ in length.
+    pub fn step<T: Real>(&self, parameters: Vec<Parameter<'_, T>>) {
+        let total = parameters.iter().map(|p| p.values.len()).sum();
+        let len = rows_per_task(total, COST);
+        let tasks: Vec<_> = parameters
+            .into_iter()
+            .flat_map(|parameter| {
+                let factors = self.factors(parameter.lr, parameter.step);
+                parameter.chunks(len, factors)
+            })
+            .collect();
+        for_each(tasks.into_iter(), update);
+    }
+
+    /// With `c = sqrt(1 - beta2^step)` the last line of a step is
+    /// `p <- p - lr c / (1 - beta1^step) * m / (sqrt(v) + eps c)`, which divides once.
+    fn factors<T: Real>(&self, lr: f64, step: u64) -> Factors<T> {
         assert!(step > 0, "step: found 0, expected at least 1");
         let correction = |beta: f64| 1.0 - beta.powf(step as f64);
-        let factors = Factors {
-            keep: T::from_f64(1.0 - self.lr * self.weight_decay),
+        let root = correction(self.beta2).sqrt();
+        Factors {
+            keep: T::from_f64(1.0 - lr * self.weight_decay),
             one_minus_beta1: T::from_f64(1.0 - self.beta1),
             beta2: T::from_f64(self.beta2),
             one_minus_beta2: T::from_f64(1.0 - self.beta2),
-            step_size: T::from_f64(self.lr / correction(self.beta1)),
-            root_correction: T::from_f64(correction(self.beta2).sqrt()),
-            eps: T::from_f64(self.eps),
-        };
-        let total = parameters.iter().map(|p| p.values.len()).sum();
-        let chunk = rows_per_task(total, COST);
-        let tasks: Vec<_> = parameters
-            .into_iter()
-            .flat_map(|p| p.chunks(chunk))
-            .collect();
-        for_each(tasks.into_iter(), |p| update(p, factors));
+            step_size: T::from_f64(lr * root / correction(self.beta1)),
+            eps: T::from_f64(self.eps * root),
+        }
     }
 }
 
-impl<'a, T> Parameter<'a, T> {
-    fn chunks(self, len: usize) -> impl Iterator<Item = Self> {
+impl<'a, T: Real> Parameter<'a, T> {
+    fn chunks(self, len: usize, factors: Factors<T>) -> impl Iterator<Item = Chunk<'a, T>> {
         let count = self.values.len();
         expect_len("gradient", self.gradient, count);
         expect_len("first_moment", self.first_moment, count);
@@ -108,25 +127,27 @@ impl<'a, T> Parameter<'a, T> {
             .chunks_mut(len)
             .zip(self.gradient.chunks(len))
             .zip(moments);
-        arrays.map(|((values, gradient), (first_moment, second_moment))| Self {
-            values,
-            gradient,
-            first_moment,
-            second_moment,
-        })
+        arrays.map(
+            move |((values, gradient), (first_moment, second_moment))| Chunk {
+                values,
+                gradient,
+                first_moment,
+                second_moment,
+                factors,
+            },
+        )
     }
 }
 
 simd! {
-    fn update<T, const FUSED: bool>(parameter: Parameter<'_, T>, factors: Factors<T>) {
-        let f = factors;
-        let Parameter { values, gradient, first_moment, second_moment } = parameter;
+    fn update<T, const FUSED: bool>(chunk: Chunk<'_, T>) {
+        let Chunk { values, gradient, first_moment, second_moment, factors: f } = chunk;
         let moments = first_moment.iter_mut().zip(second_moment);
         for ((p, &g), (m, v)) in values.iter_mut().zip(gradient).zip(moments) {
             *m = f.one_minus_beta1.mul_add::<FUSED>(g - *m, *m);
             *v = f.beta2.mul_add::<FUSED>(*v, f.one_minus_beta2 * g * g);
-            let denominator = v.sqrt() / f.root_correction + f.eps;
-            *p = f.keep.mul_add::<FUSED>(*p, -(f.step_size * (*m / denominator)));
+            let ratio = *m / (v.sqrt() + f.eps);
+            *p = f.keep.mul_add::<FUSED>(*p, -(f.step_size * ratio));
         }
     }
 }
@@ -138,9 +159,8 @@ mod tests {
     use proptest::prelude::*;
 
     /// The algorithm of the paper with bias-corrected moments, number by number.
-    fn reference(hyper: AdamW, steps: &[Vec<f64>], start: &[f64]) -> Vec<f64> {
+    fn reference(hyper: AdamW, lr: f64, steps: &[Vec<f64>], start: &[f64]) -> Vec<f64> {
         let AdamW {
-            lr,
             beta1,
             beta2,
             eps,
@@ -159,7 +179,7 @@ mod tests {
         (0..start.len()).map(run).collect()
     }
 
-    fn train<T: Real>(hyper: AdamW, steps: &[Vec<T>], start: &[T]) -> Vec<T> {
+    fn train<T: Real>(hyper: AdamW, lr: f64, steps: &[Vec<T>], start: &[T]) -> Vec<T> {
         let mut values = start.to_vec();
         let (mut m, mut v) = (vec![T::ZERO; start.len()], vec![T::ZERO; start.len()]);
         for (t, gradient) in (1..).zip(steps) {
@@ -171,23 +191,19 @@ mod tests {
                 v.split_at_mut(cut),
             );
             let (a, b) = gradient.split_at(cut);
-            hyper.step(
-                t,
-                vec![
-                    Parameter {
-                        values: values.0,
-                        gradient: a,
-                        first_moment: m.0,
-                        second_moment: v.0,
+            let both = [(values.0, a, m.0, v.0), (values.1, b, m.1, v.1)];
+            let parameters =
+                both.map(
+                    |(values, gradient, first_moment, second_moment)| Parameter {
+                        values,
+                        gradient,
+                        first_moment,
+                        second_moment,
+                        lr,
+                        step: t,
                     },
-                    Parameter {
-                        values: values.1,
-                        gradient: b,
-                        first_moment: m.1,
-                        second_moment: v.1,
-                    },
-                ],
-            );
+                );
+            hyper.step(parameters.into());
         }
         values
     }
@@ -198,16 +214,16 @@ mod tests {
             len in 0usize..70, count in 1usize..6, seed: u64,
             lr in 1e-4..0.1f64, weight_decay in 0.0..0.5f64, beta1 in 0.0..0.99f64,
         ) {
-            let hyper = AdamW { lr, weight_decay, beta1, ..AdamW::default() };
+            let hyper = AdamW { weight_decay, beta1, ..AdamW::default() };
             let start = noise(len, seed);
             let steps: Vec<_> = (0..count).map(|t| noise(len, seed ^ (t as u64 + 1))).collect();
-            let expected = reference(hyper, &steps, &start);
-            assert_close(&train(hyper, &steps, &start), &expected, |_| 1e-13);
+            let expected = reference(hyper, lr, &steps, &start);
+            assert_close(&train(hyper, lr, &steps, &start), &expected, |_| 1e-13);
             let steps: Vec<_> = steps.iter().map(|g| narrow(g)).collect();
             let start = narrow(&start);
             let wide: Vec<_> = steps.iter().map(|g| widen(g)).collect();
-            let expected = reference(hyper, &wide, &widen(&start));
-            assert_close(&train(hyper, &steps, &start), &expected, |_| {
+            let expected = reference(hyper, lr, &wide, &widen(&start));
+            assert_close(&train(hyper, lr, &steps, &start), &expected, |_| {
                 2f64.powi(-24) * count as f64 * (4.0 + 200.0 * lr)
             });
         }
@@ -216,17 +232,21 @@ mod tests {
     #[test]
     fn threads_do_not_change_a_bit() {
         let steps: Vec<_> = (1..4).map(|t| narrow(&noise(300_001, t))).collect();
-        assert_thread_independent(|| train(AdamW::default(), &steps, &steps[0]));
+        assert_thread_independent(|| train(AdamW::default(), 1e-3, &steps, &steps[0]));
     }
 
     #[test]
     fn zero_gradients_only_decay_and_nan_stays_where_it_is() {
         let hyper = AdamW {
-            lr: 0.1,
             weight_decay: 0.5,
             ..AdamW::default()
         };
-        let p = train(hyper, &[vec![0.0f32, f32::NAN, 0.0]], &[1.0, 1.0, -2.0]);
+        let p = train(
+            hyper,
+            0.1,
+            &[vec![0.0f32, f32::NAN, 0.0]],
+            &[1.0, 1.0, -2.0],
+        );
         assert_eq!([p[0], p[2]], [0.95, -1.9]);
         assert!(p[1].is_nan());
     }

@@ -1,9 +1,9 @@
 //! GELU in its exact form, by the normal distribution function.
 
-use crate::parallel::{for_each, rows_per_task};
-use crate::{Real, expect_len};
+use crate::Real;
+use crate::elementwise::{map, map_backward};
 
-/// Work of one element, in the unit of [`rows_per_task`].
+/// Work of one element, in the unit of [`rows_per_task`](crate::parallel::rows_per_task).
 const COST: usize = 32;
 
 /// `y = x Phi(x)` elementwise, `Phi` the standard normal distribution function
@@ -13,11 +13,7 @@ const COST: usize = 32;
 ///
 /// Unless `x` and `y` have one length.
 pub fn gelu<T: Real>(x: &[T], y: &mut [T]) {
-    expect_len("y", y, x.len());
-    let chunk = rows_per_task(x.len(), COST);
-    for_each(x.chunks(chunk).zip(y.chunks_mut(chunk)), |(x, y)| {
-        forward(x, y)
-    });
+    map(x, y, COST, forward);
 }
 
 /// `gx = gy (Phi(x) + x phi(x))` elementwise, `phi` the standard normal density.
@@ -26,14 +22,7 @@ pub fn gelu<T: Real>(x: &[T], y: &mut [T]) {
 ///
 /// Unless `x`, `gy` and `gx` have one length.
 pub fn gelu_backward<T: Real>(x: &[T], gy: &[T], gx: &mut [T]) {
-    expect_len("gy", gy, x.len());
-    expect_len("gx", gx, x.len());
-    let chunk = rows_per_task(x.len(), COST);
-    let tasks = x
-        .chunks(chunk)
-        .zip(gy.chunks(chunk))
-        .zip(gx.chunks_mut(chunk));
-    for_each(tasks, |((x, gy), gx)| backward(x, gy, gx));
+    map_backward(x, gy, gx, COST, backward);
 }
 
 /// `x` no lower than where `Phi` has vanished, so that minus infinity times 0 is not met.

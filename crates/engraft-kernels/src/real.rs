@@ -49,6 +49,8 @@ pub trait Real:
     fn mul_add<const FUSED: bool>(self, factor: Self, addend: Self) -> Self;
     /// `e^self`.
     fn exp<const FUSED: bool>(self) -> Self;
+    /// Hyperbolic tangent.
+    fn tanh<const FUSED: bool>(self) -> Self;
     /// Distribution function and density of the standard normal law.
     fn normal<const FUSED: bool>(self) -> (Self, Self);
 }
@@ -110,6 +112,11 @@ impl Real for f32 {
     }
 
     #[inline(always)]
+    fn tanh<const FUSED: bool>(self) -> Self {
+        math::tanh::<FUSED>(self)
+    }
+
+    #[inline(always)]
     fn normal<const FUSED: bool>(self) -> (Self, Self) {
         math::normal::<FUSED>(self)
     }
@@ -125,6 +132,11 @@ impl Real for f64 {
     #[inline(always)]
     fn exp<const FUSED: bool>(self) -> Self {
         libm::exp(self)
+    }
+
+    #[inline(always)]
+    fn tanh<const FUSED: bool>(self) -> Self {
+        libm::tanh(self)
     }
 
     #[inline(always)]

@@ -1,9 +1,10 @@
 //! SiLU, also called swish.
 
-use crate::parallel::{for_each, rows_per_task};
-use crate::{Real, expect_len};
+use crate::Real;
+use crate::elementwise::{map, map_backward};
+use crate::sigmoid::sigmoids;
 
-/// Work of one element, in the unit of [`rows_per_task`].
+/// Work of one element, in the unit of [`rows_per_task`](crate::parallel::rows_per_task).
 const COST: usize = 24;
 
 /// `y = x s(x)` elementwise, `s(x) = 1 / (1 + e^-x)`
@@ -13,11 +14,7 @@ const COST: usize = 24;
 ///
 /// Unless `x` and `y` have one length.
 pub fn silu<T: Real>(x: &[T], y: &mut [T]) {
-    expect_len("y", y, x.len());
-    let chunk = rows_per_task(x.len(), COST);
-    for_each(x.chunks(chunk).zip(y.chunks_mut(chunk)), |(x, y)| {
-        forward(x, y)
-    });
+    map(x, y, COST, forward);
 }
 
 /// `gx = gy s(x) (1 + x (1 - s(x)))` elementwise.
@@ -26,27 +23,7 @@ pub fn silu<T: Real>(x: &[T], y: &mut [T]) {
 ///
 /// Unless `x`, `gy` and `gx` have one length.
 pub fn silu_backward<T: Real>(x: &[T], gy: &[T], gx: &mut [T]) {
-    expect_len("gy", gy, x.len());
-    expect_len("gx", gx, x.len());
-    let chunk = rows_per_task(x.len(), COST);
-    let tasks = x
-        .chunks(chunk)
-        .zip(gy.chunks(chunk))
-        .zip(gx.chunks_mut(chunk));
-    for_each(tasks, |((x, gy), gx)| backward(x, gy, gx));
-}
-
-/// `(s(x), s(-x))`, both without cancellation.
-#[inline(always)]
-fn sigmoids<T: Real, const FUSED: bool>(x: T) -> (T, T) {
-    let e = (-x.abs()).exp::<FUSED>();
-    let large = T::ONE / (T::ONE + e);
-    let small = e * large;
-    if x < T::ZERO {
-        (small, large)
-    } else {
-        (large, small)
-    }
+    map_backward(x, gy, gx, COST, backward);
 }
 
 /// `x` no further from 0 than where the sigmoid is 0 or 1 in this type.

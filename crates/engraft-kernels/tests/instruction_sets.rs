@@ -1,7 +1,7 @@
 //! Every kernel gives the same numbers, up to rounding, on every instruction set of the machine.
 
 use engraft_kernels::{
-    AdamW, BlockDiagonal, CirculantBlocks, Isa, Kron, PairMaps, Parameter, PlaneMaps, PlaneWaves, RankOneBlocks, Rotations, SparseDelta, Tokens, gelu, gelu_backward, isa, layer_norm, layer_norm_backward, limit_isa, rms_norm, rms_norm_backward, silu, silu_backward, softmax, softmax_backward,
+    AdamW, BlockDiagonal, CirculantBlocks, Isa, Kron, PairMaps, Parameter, PlaneMaps, PlaneWaves, RankOneBlocks, Rotations, SparseDelta, Tokens, gelu, gelu_backward, isa, layer_norm, layer_norm_backward, limit_isa, rms_norm, rms_norm_backward, sigmoid, sigmoid_backward, silu, silu_backward, softmax, softmax_backward, tanh, tanh_backward,
 };
 
 /// Numbers in about `[-2, 2]`.
@@ -27,6 +27,12 @@ fn results() -> Vec<(&'static str, usize, Vec<f32>)> {
     silu(&x, &mut y);
     silu_backward(&x, &gy, &mut gx);
     all.push(("silu", 1, [y.clone(), gx.clone()].concat()));
+    sigmoid(&x, &mut y);
+    sigmoid_backward(&x, &gy, &mut gx);
+    all.push(("sigmoid", 1, [y.clone(), gx.clone()].concat()));
+    tanh(&x, &mut y);
+    tanh_backward(&x, &gy, &mut gx);
+    all.push(("tanh", 1, [y.clone(), gx.clone()].concat()));
     softmax(&x, width, &mut y);
     softmax_backward(&y, &gy, width, &mut gx);
     all.push(("softmax", width, [y.clone(), gx.clone()].concat()));
@@ -147,8 +153,10 @@ fn results() -> Vec<(&'static str, usize, Vec<f32>)> {
         gradient: &gy,
         first_moment: &mut m,
         second_moment: &mut v,
+        lr: 1e-3,
+        step: 1,
     };
-    AdamW::default().step(1, vec![parameter]);
+    AdamW::default().step(vec![parameter]);
     all.push(("adamw", 1, [values, m, v].concat()));
     all
 }

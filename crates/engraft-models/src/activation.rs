@@ -1,6 +1,6 @@
 //! Elementwise activations.
 
-use burn::tensor::{Tensor, activation};
+use burn::tensor::Tensor;
 use engraft_tensor::ops;
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,7 @@ impl Activation {
     /// The activation of every entry.
     pub fn forward<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
-            Self::Relu => activation::relu(x),
+            Self::Relu => ops::relu(x),
             Self::Gelu => ops::gelu(x),
         }
     }

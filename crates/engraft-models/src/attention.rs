@@ -1,8 +1,9 @@
 //! Multi-head self-attention.
 
 use burn::module::Module;
-use burn::tensor::{Tensor, activation};
+use burn::tensor::Tensor;
 use engraft_core::{Ctx, Linear, ModelShapes, Part, Site, SiteKind, Slots};
+use engraft_tensor::ops::{Weighing, attention};
 
 use crate::init::Start;
 
@@ -41,18 +42,17 @@ impl Attention {
     /// Attends within each sequence of [batch, tokens, width].
     pub fn forward(&self, x: Tensor<3>, ctx: &Ctx) -> Tensor<3> {
         let [batch, tokens, width] = x.dims();
-        let d = width / self.heads;
-        let split = |y: Tensor<3>| y.reshape([batch, tokens, self.heads, d]).swap_dims(1, 2);
-        // Scaling the queries costs less than scaling the scores.
-        let q = split(self.q_proj.forward(x.clone(), ctx) * (d as f64).sqrt().recip());
+        let split = |y: Tensor<3>| y.reshape([batch, tokens, self.heads, width / self.heads]);
+        let q = split(self.q_proj.forward(x.clone(), ctx));
         let k = split(self.k_proj.forward(x.clone(), ctx));
         let v = split(self.v_proj.forward(x, ctx));
-        let (k, v) = self.key_value.key_value(k, v, ctx);
-        let attended = activation::softmax(q.matmul(k.swap_dims(2, 3)), 3).matmul(v);
-        self.out_proj.forward(
-            attended.swap_dims(1, 2).reshape([batch, tokens, width]),
-            ctx,
-        )
+        let heads_first = |y: Tensor<4>| y.swap_dims(1, 2);
+        let (k, v) = self
+            .key_value
+            .key_value(heads_first(k), heads_first(v), ctx);
+        let attended = attention(q, heads_first(k), heads_first(v), Weighing::default());
+        self.out_proj
+            .forward(attended.reshape([batch, tokens, width]), ctx)
     }
 
     pub(crate) fn slots(&mut self, slots: &mut Slots<'_>) {

@@ -2,9 +2,8 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use burn::tensor::module::layer_norm;
 use engraft_core::{Ctx, ModelShapes, Part, Site, SiteKind, Slots};
-use engraft_tensor::Init;
+use engraft_tensor::{Init, ops};
 
 use crate::init::Start;
 
@@ -38,7 +37,7 @@ impl LayerNorm {
     /// Normalises the last axis of [..., width].
     pub fn forward<const D: usize>(&self, x: Tensor<D>, ctx: &Ctx) -> Tensor<D> {
         self.output.hidden(
-            layer_norm(x, self.gamma.val(), Some(self.beta.val()), self.epsilon),
+            ops::layer_norm(x, self.gamma.val(), self.beta.val(), self.epsilon),
             ctx,
         )
     }

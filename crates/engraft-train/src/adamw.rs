@@ -1,9 +1,10 @@
 //! AdamW.
 
 use burn::tensor::Tensor;
+use engraft_tensor::ops;
 use serde::{Deserialize, Serialize};
 
-use crate::optimizer::State;
+use crate::optimizer::{State, Step};
 
 /// AdamW with decoupled weight decay; the defaults are PyTorch's `torch.optim.AdamW`.
 ///
@@ -41,29 +42,29 @@ impl Default for AdamW {
 }
 
 impl AdamW {
-    /// The parameter after one step with gradient g.
-    pub(crate) fn update(
-        &self,
-        state: &mut State,
-        p: Tensor<1>,
-        g: Tensor<1>,
-        lr: f64,
-    ) -> Tensor<1> {
-        let Self {
-            beta1,
-            beta2,
-            epsilon,
-            weight_decay,
-        } = *self;
-        let t = state.step as f64;
-        let first = g.clone() * (1.0 - beta1);
-        let second = g.clone() * g * (1.0 - beta2);
-        let (m, v) = match <[Tensor<1>; 2]>::try_from(std::mem::take(&mut state.moments)) {
-            Ok([m, v]) => (m * beta1 + first, v * beta2 + second),
-            Err(_) => (first, second),
+    /// Values and states after a step of every parameter: [`ops::adamw`].
+    pub(crate) fn update(&self, steps: Vec<Step>) -> Vec<(Tensor<1>, State)> {
+        let config = ops::AdamW {
+            beta1: self.beta1,
+            beta2: self.beta2,
+            eps: self.epsilon,
+            weight_decay: self.weight_decay,
         };
-        state.moments = vec![m.clone(), v.clone()];
-        let root = v.sqrt() * (1.0 - beta2.powf(t)).sqrt().recip() + epsilon;
-        p * (1.0 - lr * weight_decay) - m / root * (lr / (1.0 - beta1.powf(t)))
+        let counts: Vec<u64> = steps.iter().map(|step| step.state.step).collect();
+        let parameters = steps.into_iter().map(|step| ops::AdamWParameter {
+            values: step.values,
+            gradient: step.gradient,
+            moments: step.state.moments.try_into().ok(),
+            lr: step.lr,
+            step: step.state.step,
+        });
+        let stepped = ops::adamw(&config, parameters.collect()).into_iter();
+        stepped
+            .zip(counts)
+            .map(|((values, moments), step)| {
+                let moments = moments.into();
+                (values, State { step, moments })
+            })
+            .collect()
     }
 }

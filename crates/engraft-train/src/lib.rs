@@ -23,6 +23,7 @@ mod optimizer;
 mod pretrain;
 mod schedule;
 mod sgd;
+mod taking;
 #[cfg(test)]
 mod testing;
 mod train_config;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::Module;
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
 use engraft_core::{Gradients, Reset};
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,7 @@ use crate::adamw::AdamW;
 use crate::error::{Error, Result};
 use crate::learning_rates::LearningRates;
 use crate::sgd::Sgd;
+use crate::taking::{Putting, Taking};
 
 /// Which optimiser.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -70,12 +71,21 @@ impl OptimizerConfig {
 }
 
 /// What an optimiser remembers of one parameter.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct State {
     /// Steps taken.
     pub step: u64,
     /// Running means, flattened: m and v, or the velocity, or none.
     pub moments: Vec<Tensor<1>>,
+}
+
+/// A parameter about to take a step, flattened.
+pub(crate) struct Step {
+    pub values: Tensor<1>,
+    pub gradient: Tensor<1>,
+    pub lr: f64,
+    /// Of which `step` counts this one already.
+    pub state: State,
 }
 
 /// An optimiser with its state by parameter path.
@@ -101,49 +111,36 @@ impl Optimizer {
     }
 
     /// The module after one step. Parameters without gradient are untouched: no decay, no state.
+    ///
+    /// All others are taken out of the module, stepped together and put back, so that each is the
+    /// only owner of its memory while it changes.
     pub fn step<M: Module>(&mut self, module: M, gradients: &Gradients, lr: f64) -> M {
-        struct Update<'a> {
-            path: Vec<String>,
-            optimizer: &'a mut Optimizer,
-            gradients: &'a Gradients,
-            lr: f64,
+        let mut taking = Taking::new(gradients);
+        let module = module.map(&mut taking);
+        let (mut steps, mut kept) = (Vec::new(), Vec::new());
+        for taken in taking.taken {
+            let mut state = self.states.remove(&taken.path).unwrap_or_default();
+            state.step += 1;
+            steps.push(Step {
+                values: taken.values,
+                gradient: taken.gradient,
+                lr: lr * self.rates.factor(&taken.path),
+                state,
+            });
+            kept.push((taken.path, taken.place));
         }
-        impl ModuleMapper for Update<'_> {
-            fn enter_module(&mut self, name: &str, _: &str) {
-                self.path.push(name.to_owned());
+        let stepped = match &self.config {
+            OptimizerConfig::AdamW(config) => config.update(steps),
+            OptimizerConfig::Sgd(config) => {
+                steps.into_iter().map(|step| config.update(step)).collect()
             }
-            fn exit_module(&mut self, _: &str, _: &str) {
-                self.path.pop();
-            }
-            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-                let path = self.path.join(".");
-                let Some(gradient) = self.gradients.get(&path) else {
-                    return param;
-                };
-                let lr = self.lr * self.optimizer.rates.factor(&path);
-                param.map(|old| {
-                    let (shape, strategy) = (old.dims(), old.gradient_checkpointing_strategy());
-                    let new = self.optimizer.update(
-                        &path,
-                        old.inner().flatten(0, D - 1),
-                        gradient.clone(),
-                        lr,
-                    );
-                    let new = Tensor::from_inner(new.reshape(shape));
-                    strategy
-                        .map_or(new.clone(), |strategy| {
-                            new.with_gradient_checkpointing_strategy(strategy)
-                        })
-                        .require_grad()
-                })
-            }
+        };
+        let mut values = Vec::new();
+        for ((path, place), (value, state)) in kept.into_iter().zip(stepped) {
+            self.states.insert(path, state);
+            values.push((place, value));
         }
-        module.map(&mut Update {
-            path: Vec::new(),
-            optimizer: self,
-            gradients,
-            lr,
-        })
+        module.map(&mut Putting::new(values))
     }
 
     /// Sets the moments of entries that mean something else from now on to zero.
@@ -164,18 +161,6 @@ impl Optimizer {
             }
         }
     }
-
-    fn update(&mut self, path: &str, p: Tensor<1>, g: Tensor<1>, lr: f64) -> Tensor<1> {
-        let state = self.states.entry(path.to_owned()).or_insert(State {
-            step: 0,
-            moments: Vec::new(),
-        });
-        state.step += 1;
-        match &self.config {
-            OptimizerConfig::AdamW(config) => config.update(state, p, g, lr),
-            OptimizerConfig::Sgd(config) => config.update(state, p, g, lr),
-        }
-    }
 }
 
 /// The tensor with zeros at these positions.
@@ -194,6 +179,8 @@ fn zeroed(tensor: Tensor<1>, entries: &[usize]) -> Tensor<1> {
 mod tests {
     use burn::tensor::{DType, Device};
     use engraft_tensor::bridge::{tensor, values};
+
+    use burn::module::Param;
 
     use super::*;
     use crate::learning_rates::RatePattern;

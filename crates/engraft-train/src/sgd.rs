@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::optimizer::State;
+use crate::optimizer::{State, Step};
 
 /// Stochastic gradient descent; the defaults are PyTorch's `torch.optim.SGD`.
 ///
@@ -24,32 +24,33 @@ pub struct Sgd {
 }
 
 impl Sgd {
-    /// The parameter after one step with gradient g.
-    pub(crate) fn update(
-        &self,
-        state: &mut State,
-        p: Tensor<1>,
-        g: Tensor<1>,
-        lr: f64,
-    ) -> Tensor<1> {
+    /// Values and state after a step of one parameter.
+    pub(crate) fn update(&self, step: Step) -> (Tensor<1>, State) {
         let Self {
             momentum,
             nesterov,
             weight_decay,
         } = *self;
+        let Step {
+            values: p,
+            gradient: g,
+            lr,
+            mut state,
+        } = step;
         let g = if weight_decay == 0.0 {
             g
         } else {
             g + p.clone() * weight_decay
         };
         if momentum == 0.0 {
-            return p - g * lr;
+            return (p - g * lr, state);
         }
         let v = match state.moments.pop() {
             Some(v) => v * momentum + g.clone(),
             None => g.clone(),
         };
         state.moments.push(v.clone());
-        p - if nesterov { g + v * momentum } else { v } * lr
+        let direction = if nesterov { g + v * momentum } else { v };
+        (p - direction * lr, state)
     }
 }
