@@ -43,7 +43,7 @@ impl<const N: usize> Elementwise<N> {
 }
 
 /// The same tensor with its elements in row-major order.
-fn contiguous(tensor: FlexTensor) -> FlexTensor {
+pub(super) fn contiguous(tensor: FlexTensor) -> FlexTensor {
     if tensor.is_contiguous() {
         tensor
     } else {

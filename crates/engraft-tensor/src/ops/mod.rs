@@ -8,6 +8,7 @@ mod cosine;
 mod flex;
 mod fused;
 mod gelu;
+mod grouped;
 mod linear;
 mod low_rank;
 #[cfg(test)]
@@ -16,5 +17,6 @@ mod testing;
 pub use circular::{circulant_matrix, circular};
 pub use cosine::cosine_sums;
 pub use gelu::gelu;
+pub use grouped::{Factors, RowTokens, grouped, grouped_low_rank};
 pub use linear::{linear, matmul};
 pub use low_rank::{low_rank, low_rank_update};
