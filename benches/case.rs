@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use engraft_benches::measure::{self, Budget};
+use engraft_benches::merge::Merge;
+use engraft_benches::mixed::{Mixed, Rows};
 use engraft_benches::training::Training;
 use serde_json::json;
 
@@ -20,9 +22,9 @@ struct Args {
     /// Counted runs.
     #[arg(long, default_value_t = 15)]
     runs: usize,
-    /// `train`.
+    /// `train`, `mixed` or `merge`.
     kind: String,
-    /// What to time: `stack4 lora_r8`.
+    /// What to time: `stack4 lora_r8`, `stack4 lora_r8 ADAPTERS TOKENS`, `lora_r8 SIZE`.
     what: Vec<String>,
 }
 
@@ -63,6 +65,46 @@ fn run(args: &Args) -> Result<serde_json::Value, String> {
                 "bench": "train", "net": net, "method": method, "threads": args.threads,
                 "trainable": training.trained(), "build_ms": build_ms, "rss_delta_mb": delta,
                 "ms": timing.ms, "ms_min": timing.ms_min, "n": timing.n,
+            }))
+        }
+        ("mixed", [net, method, adapters, tokens]) => {
+            let count = |word: &str| {
+                let number = word
+                    .parse::<usize>()
+                    .map_err(|error| format!("{word}: {error}"));
+                number.and_then(|n| {
+                    if n > 0 {
+                        Ok(n)
+                    } else {
+                        Err("0: expected at least 1".into())
+                    }
+                })
+            };
+            let mut case = Mixed::new(net, method, count(adapters)?, count(tokens)?)
+                .map_err(|error| error.to_string())?;
+            let what: serde_json::Map<_, _> = Rows::ALL
+                .into_iter()
+                .map(|(name, rows)| {
+                    case.choose(rows);
+                    let timing = measure::time(budget, || drop(case.run(rows)));
+                    (name.to_owned(), json!(timing))
+                })
+                .collect();
+            Ok(json!({
+                "bench": "mixed", "net": net, "method": method, "adapters": adapters,
+                "seq": tokens, "threads": args.threads, "what": what,
+            }))
+        }
+        ("merge", [method, size]) => {
+            let size = size.parse().map_err(|error| format!("{size}: {error}"))?;
+            let mut case = Merge::new(method, size).map_err(|error| error.to_string())?;
+            case.run().map_err(|error| error.to_string())?;
+            let timing = measure::time(budget, || case.run().expect("it ran once"));
+            let copy = measure::time(budget, || drop(std::hint::black_box(case.copy())));
+            Ok(json!({
+                "bench": "merge", "method": method, "size": size, "threads": args.threads,
+                "ms": timing.ms, "ms_min": timing.ms_min, "n": timing.n,
+                "copy_ms": copy.ms, "copy_ms_min": copy.ms_min,
             }))
         }
         _ => Err(format!(

@@ -2,9 +2,13 @@
 //!
 //! - [`step`]: one adapted layer, forward and backward, for criterion;
 //! - [`training`]: a whole training step of a small network, as Python's script times it;
+//! - [`mixed`]: inference on a batch whose rows have different adapters;
+//! - [`merge`]: folding an adapter into a large weight;
 //! - [`measure`]: how a case is timed in a process of its own.
 
 pub mod measure;
+pub mod merge;
+pub mod mixed;
 mod shapes;
 pub mod step;
 pub mod training;
