@@ -16,6 +16,7 @@ use crate::ctx::{Ctx, Mode};
 use crate::error::{Error, Result};
 use crate::evolve::DynEvolve;
 use crate::method::AnyMethod;
+use crate::named::Named;
 use crate::params::{self, Found};
 use crate::plan::Plan;
 use crate::set::{Composition, unknown_adapter};
@@ -99,7 +100,7 @@ pub struct Adapted<M: Module> {
     /// State shared between layers.
     pub bank: Bank,
     #[module(skip)]
-    pub(crate) held: Vec<Held>,
+    pub(crate) held: Named<Held>,
     #[module(skip)]
     pub(crate) disabled: bool,
     /// Positions of the adapters whose selected values are in the model, in order of activation;
@@ -136,7 +137,7 @@ impl<M: Adaptable> Adapted<M> {
         Self {
             model,
             bank: Bank::default(),
-            held: Vec::new(),
+            held: Named::default(),
             disabled: false,
             live: Vec::new(),
             suspended: Vec::new(),
@@ -178,12 +179,9 @@ impl<M: Adaptable> Adapted<M> {
         injection: &Injection,
         calibration: &Calibration,
     ) -> Result<()> {
-        if let Some(attachment) = self
-            .attachments()
-            .find(|attachment| attachment.name == name)
-        {
+        if let Some(held) = self.held.get(name) {
             return Err(Error::AlreadyAdapted {
-                path: format!("the model ({})", attachment.method),
+                path: format!("the model ({})", held.attachment.method),
                 name: name.to_owned(),
             });
         }
@@ -195,11 +193,11 @@ impl<M: Adaptable> Adapted<M> {
         }
         self.refuse_while_merged()?;
         let plan = Plan::new(method, &self.model.shapes(), injection)?;
-        let before = self.clone();
+        let before = self.activity();
         // The new adapter becomes the active one: what others selected goes back to its original.
         self.disable(false);
         self.activate(&[], Composition::Sum)?;
-        self.held.push(Held {
+        let held = Held {
             attachment: Attachment {
                 name: name.to_owned(),
                 method: method.meta().id.to_owned(),
@@ -216,14 +214,12 @@ impl<M: Adaptable> Adapted<M> {
             counts: plan.counts(),
             evolve: method.parts().evolve.clone(),
             regularised: method.meta().regularised,
-            original: params::read(&self.model, |path| {
-                plan.params.iter().any(|chosen| chosen == path)
-            }),
+            original: self.values_of(&plan.params),
             parked: BTreeMap::new(),
-        });
+        };
+        self.held.push(name, held);
         if let Err(error) = self.graft(name, method, &plan, injection.seed, calibration) {
-            // Removing what was added would not bring back which adapters were active.
-            *self = before;
+            self.undo(name, before);
             return Err(error);
         }
         self.select(&plan.params, true);
@@ -254,7 +250,7 @@ impl<M: Adaptable> Adapted<M> {
 
     /// What is attached.
     pub fn attachments(&self) -> impl Iterator<Item = &Attachment> {
-        self.held.iter().map(|held| &held.attachment)
+        self.held.iter().map(|(_, held)| &held.attachment)
     }
 
     /// What an adapter trains and stores.
@@ -275,15 +271,9 @@ impl<M: Adaptable> Adapted<M> {
 
     /// Position of an attachment.
     pub(crate) fn index(&self, name: &str) -> Result<usize> {
-        self.attachments()
-            .position(|attachment| attachment.name == name)
-            .ok_or_else(|| {
-                unknown_adapter(
-                    name,
-                    self.attachments()
-                        .map(|attachment| attachment.name.as_str()),
-                )
-            })
+        self.held
+            .position(name)
+            .ok_or_else(|| unknown_adapter(name, self.held.names()))
     }
 }
 

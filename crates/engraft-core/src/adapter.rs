@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use burn::module::{Module, ModuleDisplay};
 use burn::tensor::{DType, Device, Int, Tensor};
 use engraft_tensor::Key;
+use engraft_tensor::ops::Factors;
 use serde_json::Value;
 
 use crate::bank::{Bank, BankSpec};
@@ -36,6 +37,27 @@ pub trait Adapter: Module + ModuleDisplay + Sync + 'static {
                 unreachable!("an adapter without a weight form overrides `forward`: {error}")
             }
         }
+    }
+
+    /// Whether the adapted layer is the frozen one plus [`update`](Self::update). The frozen
+    /// products of a batch whose rows have different adapters are then one product.
+    const ADDITIVE: bool = false;
+
+    /// What an additive adapter adds to the frozen output: tokens x [tokens, d_in] to
+    /// [tokens, d_out].
+    fn update(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
+        let _ = base;
+        match self.factors(ctx) {
+            Some(factors) => factors.update(x),
+            None => unreachable!("an additive adapter without factors overrides `update`"),
+        }
+    }
+
+    /// The update as s ((x A) B + c), where it is that and the factors are at hand: what
+    /// different adapters add to the rows of a batch is then one pass.
+    fn factors(&self, ctx: &Ctx) -> Option<Factors> {
+        let _ = ctx;
+        None
     }
 
     /// The activation form on an embedding: one row index of W per token to y [tokens, d_out], the
@@ -223,6 +245,9 @@ pub trait Graft: Clone + fmt::Debug + Send + Sync + 'static {
 pub struct AdapterOps {
     effective: fn(&dyn Any, &FrozenBase, &Ctx) -> Result<FrozenBase>,
     forward: fn(&dyn Any, Tensor<2>, &FrozenBase, &Ctx) -> Tensor<2>,
+    additive: bool,
+    update: fn(&dyn Any, Tensor<2>, &FrozenBase, &Ctx) -> Tensor<2>,
+    factors: fn(&dyn Any, &Ctx) -> Option<Factors>,
     lookup: fn(&dyn Any, Tensor<1, Int>, &FrozenBase, &Ctx) -> Tensor<2>,
     rebase: fn(&dyn Any, &FrozenBase) -> Option<FrozenBase>,
     penalty: fn(&dyn Any, &FrozenBase, &Ctx) -> Option<Tensor<1>>,
@@ -247,6 +272,9 @@ impl AnyAdapter {
                 &AdapterOps {
                     effective: |module, base, ctx| typed::<A>(module).effective(base, ctx),
                     forward: |module, x, base, ctx| typed::<A>(module).forward(x, base, ctx),
+                    additive: A::ADDITIVE,
+                    update: |module, x, base, ctx| typed::<A>(module).update(x, base, ctx),
+                    factors: |module, ctx| typed::<A>(module).factors(ctx),
                     lookup: |module, indices, base, ctx| {
                         typed::<A>(module).lookup(indices, base, ctx)
                     },
@@ -269,6 +297,21 @@ impl AnyAdapter {
     /// See [`Adapter::forward`].
     pub fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
         (self.ops().forward)(self.any(), x, base, ctx)
+    }
+
+    /// See [`Adapter::ADDITIVE`].
+    pub fn is_additive(&self) -> bool {
+        self.ops().additive
+    }
+
+    /// See [`Adapter::update`].
+    pub fn update(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
+        (self.ops().update)(self.any(), x, base, ctx)
+    }
+
+    /// See [`Adapter::factors`].
+    pub fn factors(&self, ctx: &Ctx) -> Option<Factors> {
+        (self.ops().factors)(self.any(), ctx)
     }
 
     /// See [`Adapter::lookup`].

@@ -1,13 +1,13 @@
 //! What a forward pass tells the adapters.
 
-use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::Tensor;
 use engraft_tensor::Key;
 
 use crate::bank::Bank;
 use crate::conv2d::Image;
+use crate::rows::RowChoice;
 use crate::statistics::Observer;
 
 /// Whether dropout and sampling are on.
@@ -23,68 +23,6 @@ pub enum Mode {
         /// The optimizer step.
         step: u64,
     },
-}
-
-/// Which adapter each row of a batch uses; `None` is the base model.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RowChoice(Vec<Option<String>>);
-
-impl RowChoice {
-    /// One name, or the base, per batch row.
-    pub fn new(rows: Vec<Option<String>>) -> Self {
-        Self(rows)
-    }
-
-    /// Number of batch rows.
-    pub fn rows(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Names in use, without the base.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().flatten().map(String::as_str)
-    }
-
-    /// Applies `apply` once per distinct choice to the positions of the tokens that made it, and
-    /// puts the results back in their places.
-    ///
-    /// # Panics
-    /// If the number of tokens is not a multiple of the number of batch rows.
-    pub(crate) fn dispatch(
-        &self,
-        tokens: usize,
-        device: &Device,
-        mut apply: impl FnMut(Option<&str>, Tensor<1, Int>) -> Tensor<2>,
-    ) -> Tensor<2> {
-        assert!(
-            tokens.is_multiple_of(self.rows()),
-            "{tokens} tokens cannot be shared among {} batch rows",
-            self.rows()
-        );
-        let per_row = tokens / self.rows();
-        let mut groups: BTreeMap<Option<&str>, Vec<i64>> = BTreeMap::new();
-        for (row, name) in self.0.iter().enumerate() {
-            groups
-                .entry(name.as_deref())
-                .or_default()
-                .extend((row * per_row) as i64..((row + 1) * per_row) as i64);
-        }
-        let index = |values: Vec<i64>| {
-            let len = values.len();
-            Tensor::<1, Int>::from_data(TensorData::new(values, [len]), device)
-        };
-        let mut place = vec![0; tokens];
-        let mut outputs = Vec::with_capacity(groups.len());
-        let mut position = 0;
-        for (name, members) in groups {
-            for token in &members {
-                place[*token as usize] = position;
-                position += 1;
-            }
-            outputs.push(apply(name, index(members)));
-        }
-        Tensor::cat(outputs, 0).select(0, index(place))
-    }
 }
 
 static EMPTY: LazyLock<Bank> = LazyLock::new(Bank::default);

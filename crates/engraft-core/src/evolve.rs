@@ -12,7 +12,7 @@ use std::fmt;
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-use crate::adaptable::{Adaptable, Slot};
+use crate::adaptable::{Adaptable, Slot, Slots};
 use crate::adapted::Adapted;
 use crate::adapter::{Adapter, AnyAdapter, Graft};
 use crate::base::FrozenBase;
@@ -192,7 +192,7 @@ pub trait Trained: Module {
 impl<M: Adaptable> Trained for Adapted<M> {
     fn wanted(&self, time: Time) -> Vec<String> {
         let mut wanted = Vec::new();
-        for held in &self.held {
+        for (_, held) in self.held.iter() {
             let Some(evolve) = &held.evolve else { continue };
             let layers = &held.attachment.layers;
             let chosen = layers
@@ -214,13 +214,13 @@ impl<M: Adaptable> Trained for Adapted<M> {
     }
 
     fn penalty(&mut self, mode: Mode) -> Option<Tensor<1>> {
-        if !self.held.iter().any(|held| held.regularised) {
+        if !self.held.iter().any(|(_, held)| held.regularised) {
             return None;
         }
-        let bank = self.bank.clone();
-        let ctx = crate::Ctx::new(&bank, mode);
+        let Self { model, bank, .. } = self;
+        let ctx = crate::Ctx::new(bank, mode);
         let mut total: Option<Tensor<1>> = None;
-        self.each_slot(|_, slot| {
+        let mut add = |_: &str, slot: Slot<'_>| {
             if let Slot::Linear(linear) = slot
                 && let Some(own) = linear.penalty(&ctx)
             {
@@ -229,7 +229,8 @@ impl<M: Adaptable> Trained for Adapted<M> {
                     None => own,
                 });
             }
-        });
+        };
+        model.slots(&mut Slots::new(&mut add));
         total
     }
 
@@ -285,7 +286,7 @@ impl<M: Adaptable> Trained for Adapted<M> {
     }
 
     fn evolves(&self, path: &str) -> bool {
-        self.held.iter().any(|held| {
+        self.held.iter().any(|(_, held)| {
             held.evolve.is_some() && path.contains(&format!(".adapters.{}.", held.attachment.name))
         })
     }

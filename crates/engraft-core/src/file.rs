@@ -208,10 +208,33 @@ impl<M: Adaptable> Adapted<M> {
         injection: &Injection,
         tensors: &BTreeMap<String, TensorData>,
     ) -> Result<()> {
-        let before = self.clone();
         let calibration = self.placeholder(method, injection)?;
+        let before = self.activity();
         self.attach_as_told(name, method, injection, &calibration)?;
-        let mut expected = self.adapter_tensors(name)?;
+        if let Err(reason) = self.with_aside(Some(name), |alone| alone.fill(name, tensors)) {
+            self.undo(name, before);
+            return Err(Error::BadConfig {
+                what: format!("tensors of adapter `{name}`"),
+                reason,
+            });
+        }
+        self.each_slot(|_, slot| {
+            if let Slot::Linear(linear) = slot {
+                linear.refresh(name);
+            }
+        });
+        Ok(())
+    }
+
+    /// Gives the parameters of an adapter these values, or says what does not fit.
+    fn fill(
+        &mut self,
+        name: &str,
+        tensors: &BTreeMap<String, TensorData>,
+    ) -> std::result::Result<(), String> {
+        let mut expected = self
+            .adapter_tensors(name)
+            .map_err(|error| error.to_string())?;
         let given = strip(GIVEN, tensors);
         for entry in given.keys() {
             if let Some(shape) = self.bank.frozen_shape(entry) {
@@ -221,23 +244,15 @@ impl<M: Adaptable> Adapted<M> {
                 );
             }
         }
-        if let Err(reason) = compare(&expected, tensors) {
-            *self = before;
-            return Err(Error::BadConfig {
-                what: format!("tensors of adapter `{name}`"),
-                reason,
-            });
-        }
+        compare(&expected, tensors)?;
         for (entry, value) in given {
             self.bank.give(&entry, value);
         }
         self.model = params::write(self.model.clone(), strip("model.", tensors));
-        self.bank = params::write(self.bank.clone(), strip("bank.", tensors));
-        self.each_slot(|_, slot| {
-            if let Slot::Linear(linear) = slot {
-                linear.refresh();
-            }
-        });
+        let shared = strip("bank.", tensors);
+        if !shared.is_empty() {
+            self.bank = params::write(self.bank.clone(), shared);
+        }
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::adaptable::{Adaptable, Slot};
+use crate::adaptable::{Adaptable, Slot, Slots};
 use crate::adapted::{Adapted, Injection};
 use crate::adapter::{AnyAdapter, InitContext};
 use crate::bank::{Bank, BankSpec};
@@ -82,12 +82,13 @@ impl<M: Adaptable> Adapted<M> {
             &home.device(),
             home.dtype(),
         );
-        let bank = self.bank.clone();
+        let Self { model, bank, .. } = self;
+        let bank = &*bank;
         let made = match &parts.model {
             Some(model) => model
                 .graft(
                     &bases,
-                    &InitContext::new(seed, "", name, &reference, &bank)
+                    &InitContext::new(seed, "", name, &reference, bank)
                         .with_calibration(calibration),
                 )?
                 .into_iter()
@@ -108,20 +109,21 @@ impl<M: Adaptable> Adapted<M> {
             seed,
             plan,
             parts,
-            bank: &bank,
+            bank,
             calibration,
             reference: &reference,
             made,
         };
         let mut outcome = Ok(());
-        self.each_slot(|path, slot| {
+        let mut fill = |path: &str, slot: Slot<'_>| {
             if outcome.is_ok() {
                 outcome = match slot {
                     Slot::Linear(linear) => graftage.linear(path, linear),
                     Slot::Site(site) => graftage.site(path, site),
                 };
             }
-        });
+        };
+        model.slots(&mut Slots::new(&mut fill));
         outcome
     }
 

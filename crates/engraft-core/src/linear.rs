@@ -97,14 +97,7 @@ impl Linear {
         }
         let ctx = ctx.at(&self.path);
         match ctx.rows() {
-            // An adapter that this layer lacks is the base.
-            Some(rows) => rows.dispatch(input.tokens(), &input.device(), |name, members| {
-                let chosen: Vec<_> = name
-                    .and_then(|name| self.adapters.acting(name))
-                    .into_iter()
-                    .collect();
-                self.compose(&chosen, &input.select(members), &base, &ctx.without_rows())
-            }),
+            Some(rows) => self.mixed(rows, &input, &base, &ctx.without_rows()),
             None => self.compose(&self.adapters.active(), &input, &base, &ctx),
         }
     }
@@ -115,7 +108,7 @@ impl Linear {
     }
 
     /// The chosen adapters together, activation form.
-    fn compose(
+    pub(crate) fn compose(
         &self,
         chosen: &[(&str, &AnyAdapter)],
         input: &Input,
@@ -157,6 +150,11 @@ impl Linear {
         self.rebased.get(name).unwrap_or(base)
     }
 
+    /// Whether the adapter `name` brought a base along.
+    pub(crate) fn has_own_base(&self, name: &str) -> bool {
+        self.rebased.get(name).is_some()
+    }
+
     /// The weight form of the active adapters together.
     ///
     /// # Errors
@@ -195,7 +193,7 @@ impl Linear {
         self.refuse_while_merged(path)?;
         self.adapters.add(path, name, adapter)?;
         self.path = path.to_owned();
-        self.refresh();
+        self.refresh(name);
         Ok(())
     }
 
@@ -206,14 +204,8 @@ impl Linear {
 
     /// Puts another adapter in the place of the one called `name`.
     pub(crate) fn replace(&mut self, name: &str, adapter: AnyAdapter) {
-        self.adapters.change(|known, held| {
-            if known == name {
-                adapter.clone()
-            } else {
-                held.clone()
-            }
-        });
-        self.refresh();
+        self.adapters.replace(name, adapter);
+        self.refresh(name);
     }
 
     /// What the active adapters add to the training loss, `[1]`.
@@ -232,15 +224,30 @@ impl Linear {
         self.rebased.remove(name);
     }
 
-    /// Computes the bases again that adapters bring along, after their values were loaded.
-    pub fn refresh(&mut self) {
-        let base = self.base();
-        self.rebased = Named::default();
-        for (name, adapter) in self.adapters.iter() {
-            if let Some(own) = adapter.rebase(&base) {
-                self.rebased.push(name, own);
-            }
+    /// Computes the base again that the adapter `name` brings along, after its values changed.
+    pub fn refresh(&mut self, name: &str) {
+        self.rebased.remove(name);
+        let own = self.adapters.get(name).ok();
+        if let Some(own) = own.and_then(|adapter| adapter.rebase(&self.base())) {
+            self.rebased.push(name, own);
         }
+    }
+
+    /// Takes all adapters and their bases out; see [`AdapterSet::set_aside`].
+    pub(crate) fn set_aside(
+        &mut self,
+        kept: Option<&str>,
+    ) -> (Named<AnyAdapter>, Named<FrozenBase>) {
+        (
+            self.adapters.set_aside(kept),
+            std::mem::take(&mut self.rebased),
+        )
+    }
+
+    /// Puts back what was [set aside](Self::set_aside).
+    pub(crate) fn put_back(&mut self, adapters: Named<AnyAdapter>, bases: Named<FrozenBase>) {
+        self.adapters.put_back(adapters);
+        self.rebased = bases;
     }
 
     /// Replaces every adapter by the one whose exact derivative its gradient is.

@@ -1,6 +1,6 @@
 //! Folding adapters into the base weights, and out again.
 
-use crate::adaptable::{Adaptable, Slot};
+use crate::adaptable::{Adaptable, Slot, Slots};
 use crate::adapted::Adapted;
 use crate::ctx::{Ctx, Mode};
 use crate::error::{Error, Result};
@@ -13,14 +13,14 @@ impl<M: Adaptable> Adapted<M> {
     /// adapters are merged already; they stay so.
     pub fn merge(&mut self) -> Result<()> {
         self.refuse_while_merged()?;
-        let bank = self.bank.clone();
-        let ctx = Ctx::new(&bank, Mode::Eval);
         let method = self
             .attachments()
             .last()
             .map_or_else(String::new, |attachment| attachment.method.clone());
+        let Self { model, bank, .. } = self;
+        let ctx = Ctx::new(bank, Mode::Eval);
         let mut outcome = Ok(());
-        self.each_slot(|path, slot| {
+        let mut fold = |path: &str, slot: Slot<'_>| {
             let merged = match slot {
                 Slot::Linear(linear) if linear.adapters.active().is_empty() => Ok(()),
                 Slot::Linear(linear) => linear.merge(&ctx),
@@ -34,7 +34,8 @@ impl<M: Adaptable> Adapted<M> {
             if outcome.is_ok() {
                 outcome = merged;
             }
-        });
+        };
+        model.slots(&mut Slots::new(&mut fold));
         if outcome.is_err() {
             self.unmerge();
         }

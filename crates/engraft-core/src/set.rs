@@ -99,7 +99,7 @@ impl<T> AdapterSet<T> {
         if self.switch.disabled {
             None
         } else {
-            self.named.iter().find(|(known, _)| *known == name)
+            self.named.get_named(name)
         }
     }
 
@@ -121,6 +121,40 @@ impl<T> AdapterSet<T> {
     /// The adapters with their names, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
         self.named.iter()
+    }
+
+    /// Which adapters act.
+    pub(crate) fn switch(&self) -> &Switch {
+        &self.switch
+    }
+
+    /// Makes those act that acted when `switch` was taken.
+    pub(crate) fn restore(&mut self, switch: Switch) {
+        self.switch = switch;
+    }
+
+    /// Puts another adapter in the place of the one called `name`.
+    pub(crate) fn replace(&mut self, name: &str, adapter: T) {
+        if let Some(held) = self.named.get_mut(name) {
+            *held = adapter;
+        }
+    }
+
+    /// Takes all adapters out but the one attached last, if it is called `kept`.
+    pub(crate) fn set_aside(&mut self, kept: Option<&str>) -> Named<T> {
+        let mut aside = std::mem::take(&mut self.named);
+        if let Some((name, adapter)) = kept.and_then(|name| Some((name, aside.remove(name)?))) {
+            self.named.push(name, adapter);
+        }
+        aside
+    }
+
+    /// Puts the adapters back that were [set aside](Self::set_aside), before what is here now.
+    pub(crate) fn put_back(&mut self, aside: Named<T>) {
+        let kept = std::mem::replace(&mut self.named, aside);
+        for (name, adapter) in kept {
+            self.named.push(name, adapter);
+        }
     }
 
     /// Replaces every adapter.

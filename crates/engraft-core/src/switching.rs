@@ -6,9 +6,9 @@ use burn::tensor::TensorData;
 
 use crate::adaptable::{Adaptable, Slot};
 use crate::adapted::{Adapted, Held};
-use crate::ctx::RowChoice;
 use crate::error::Result;
 use crate::params;
+use crate::rows::RowChoice;
 use crate::set::Composition;
 
 impl<M: Adaptable> Adapted<M> {
@@ -29,7 +29,7 @@ impl<M: Adaptable> Adapted<M> {
             self.suspended = live;
         } else {
             self.park();
-            live.into_iter().for_each(|index| self.unpark(index));
+            self.unpark(live);
         }
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         self.each_slot(|_, slot| match slot {
@@ -70,7 +70,7 @@ impl<M: Adaptable> Adapted<M> {
             self.park();
         } else {
             let live = std::mem::take(&mut self.suspended);
-            live.into_iter().for_each(|index| self.unpark(index));
+            self.unpark(live);
         }
     }
 
@@ -84,11 +84,14 @@ impl<M: Adaptable> Adapted<M> {
         self.unmerge();
         let live = self.live.clone();
         self.park();
-        let held = self.held.remove(index);
-        for other in live.into_iter().filter(|other| *other != index) {
-            // Positions behind the removed one moved up.
-            self.unpark(other - usize::from(other > index));
-        }
+        let held = self.held.remove(name).expect("it has a position");
+        // Positions behind the removed one moved up.
+        let others = live.into_iter().filter(|other| *other != index);
+        self.unpark(
+            others
+                .map(|other| other - usize::from(other > index))
+                .collect(),
+        );
         self.each_slot(|_, slot| match slot {
             Slot::Linear(linear) => linear.remove(name),
             Slot::Site(site) => drop(site.adapters.remove(name)),
@@ -107,37 +110,71 @@ impl<M: Adaptable> Adapted<M> {
 
     /// Sets whether these parameters of the model are trained.
     pub(crate) fn select(&mut self, paths: &[String], trained: bool) {
-        if !paths.is_empty() {
-            self.model = params::set_trained(self.model.clone(), |path| {
+        if paths.is_empty() {
+            return;
+        }
+        self.with_aside(None, |bare| {
+            bare.model = params::set_trained(bare.model.clone(), |path| {
                 paths.iter().any(|chosen| chosen == path).then_some(trained)
             });
+        });
+    }
+
+    /// The values of these parameters of the model.
+    pub(crate) fn values_of(&mut self, paths: &[String]) -> BTreeMap<String, TensorData> {
+        if paths.is_empty() {
+            return BTreeMap::new();
         }
+        self.with_aside(None, |bare| {
+            params::read(&bare.model, |path| {
+                paths.iter().any(|chosen| chosen == path)
+            })
+        })
+    }
+
+    /// Whether an adapter of these positions selected parameters of the model.
+    fn selects(&self, positions: &[usize]) -> bool {
+        let selected = |&index: &usize| !self.held[index].attachment.params.is_empty();
+        positions.iter().any(selected)
     }
 
     /// Takes every adapter's selected values out of the model; the originals take their places.
     fn park(&mut self) {
         let live = std::mem::take(&mut self.live);
-        for &index in &live {
-            let own = self.values_in_model(index);
-            self.held[index].parked.extend(own);
+        if !self.selects(&live) {
+            return;
         }
-        for index in live {
-            let original = self.held[index].original.clone();
-            self.model = params::write(self.model.clone(), original);
-        }
+        self.with_aside(None, |bare| {
+            for &index in &live {
+                let own = bare.values_in_model(index);
+                bare.held[index].parked.extend(own);
+            }
+            for index in live {
+                let original = bare.held[index].original.clone();
+                bare.model = params::write(bare.model.clone(), original);
+            }
+        });
     }
 
-    /// Puts an adapter's selected values into the model. Values of the same parameters that belong
-    /// to adapters put there before it are parked.
-    fn unpark(&mut self, index: usize) {
-        let own = std::mem::take(&mut self.held[index].parked);
-        for other in self.live.clone() {
-            let mut covered = self.values_in_model(other);
-            covered.retain(|path, _| own.contains_key(path));
-            self.held[other].parked.extend(covered);
+    /// Puts the selected values of these adapters into the model, one after the other. Values of
+    /// the same parameters that belong to adapters put there before are parked.
+    pub(crate) fn unpark(&mut self, positions: Vec<usize>) {
+        if !self.selects(&positions) {
+            self.live.extend(positions);
+            return;
         }
-        self.model = params::write(self.model.clone(), own);
-        self.live.push(index);
+        self.with_aside(None, |bare| {
+            for index in positions {
+                let own = std::mem::take(&mut bare.held[index].parked);
+                for other in bare.live.clone() {
+                    let mut covered = bare.values_in_model(other);
+                    covered.retain(|path, _| own.contains_key(path));
+                    bare.held[other].parked.extend(covered);
+                }
+                bare.model = params::write(bare.model.clone(), own);
+                bare.live.push(index);
+            }
+        });
     }
 
     /// The selected values of an adapter that are in the model, not parked.
@@ -145,6 +182,9 @@ impl<M: Adaptable> Adapted<M> {
         let Held {
             attachment, parked, ..
         } = &self.held[index];
+        if attachment.params.is_empty() {
+            return BTreeMap::new();
+        }
         params::read(&self.model, |path| {
             attachment.params.iter().any(|chosen| chosen == path) && !parked.contains_key(path)
         })

@@ -1,7 +1,7 @@
 //! Every kernel gives the same numbers, up to rounding, on every instruction set of the machine.
 
 use engraft_kernels::{
-    AdamW, BlockDiagonal, CirculantBlocks, Isa, Kron, PairMaps, Parameter, PlaneMaps, PlaneWaves, RankOneBlocks, Rotations, SparseDelta, Tokens, gelu, gelu_backward, isa, layer_norm, layer_norm_backward, limit_isa, rms_norm, rms_norm_backward, sigmoid, sigmoid_backward, silu, silu_backward, softmax, softmax_backward, tanh, tanh_backward,
+    AdamW, BlockDiagonal, CirculantBlocks, Group, GroupedRows, Isa, Kron, LowRank, PairMaps, Parameter, PlaneMaps, PlaneWaves, RankOneBlocks, Rotations, SparseDelta, Tokens, gelu, gelu_backward, isa, layer_norm, layer_norm_backward, limit_isa, rms_norm, rms_norm_backward, sigmoid, sigmoid_backward, silu, silu_backward, softmax, softmax_backward, tanh, tanh_backward,
 };
 
 /// Numbers in about `[-2, 2]`.
@@ -146,6 +146,25 @@ fn results() -> Vec<(&'static str, usize, Vec<f32>)> {
     let (ga, gb) = kron.backward(&x, &gy, Some(&mut gx));
     all.push(("kron", width, [y, gx].concat()));
     all.push(("kron, factors", rows * 21 * 21, [ga, gb].concat()));
+
+    let update = LowRank {
+        a: &r[..5 * width],
+        b: &gamma.repeat(5),
+        offset: Some(&beta),
+        scale: 0.5,
+    };
+    let group = Group {
+        update,
+        rows: &[3, 1, 36],
+    };
+    let shape = GroupedRows {
+        d_in: width,
+        d_out: width,
+        tokens: 1,
+    };
+    y = gy.clone();
+    shape.add(&x, &mut y, &[group]);
+    all.push(("grouped", 5 * width, y));
 
     let (mut values, mut m, mut v) = (x.clone(), vec![0.0; len], vec![0.0; len]);
     let parameter = Parameter {

@@ -7,7 +7,7 @@ use engraft_core::{
     Parts, Result, Scaling, check_dropout, dropout, positive_rank, refuse_dropout,
 };
 use engraft_tensor::Init;
-use engraft_tensor::ops::{low_rank, low_rank_update};
+use engraft_tensor::ops::{Factors, low_rank, low_rank_update};
 use serde::{Deserialize, Serialize};
 
 /// How A starts. B starts at zero.
@@ -79,6 +79,21 @@ pub struct Lora {
 }
 
 impl Lora {
+    /// Whether inputs of A are dropped.
+    fn drops(&self, ctx: &Ctx) -> bool {
+        ctx.is_training() && self.dropout > 0.0
+    }
+
+    /// What is added to the frozen output for tokens whose inputs are not dropped.
+    fn addition(&self) -> Factors {
+        Factors {
+            a: self.a.val(),
+            b: self.b.val(),
+            offset: self.c.as_ref().map(|c| c.val()),
+            scaling: self.scaling,
+        }
+    }
+
     /// The layer W + s A B, b + s c with this A.
     pub(crate) fn layer(&self, a: Tensor<2>, base: &FrozenBase) -> FrozenBase {
         let weight = low_rank_update(base.weight.clone(), a, self.b.val(), self.scaling);
@@ -105,18 +120,28 @@ impl Lora {
 }
 
 impl Adapter for Lora {
+    const ADDITIVE: bool = true;
+
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("lora", self.dropout, ctx)?;
         Ok(self.layer(self.a.val(), base))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
-        if self.dropout == 0.0 || !ctx.is_training() {
+        if !self.drops(ctx) {
             let (weight, bias) = (base.weight.clone(), self.offset(base));
             return low_rank(x, weight, bias, self.a.val(), self.b.val(), self.scaling);
         }
         let narrow = dropout(x.clone(), self.dropout, ctx).matmul(self.a.val());
         self.widen(x, narrow, base)
+    }
+
+    fn update(&self, x: Tensor<2>, _: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
+        self.addition().update(dropout(x, self.dropout, ctx))
+    }
+
+    fn factors(&self, ctx: &Ctx) -> Option<Factors> {
+        (!self.drops(ctx)).then(|| self.addition())
     }
 
     /// Gathers rows of A: nothing of the vocabulary's size is formed. There is no dropout on

@@ -5,6 +5,15 @@ use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{DType, Tensor};
 
+/// The same tensor with its elements in row-major order.
+pub(super) fn contiguous(tensor: FlexTensor) -> FlexTensor {
+    if tensor.is_contiguous() {
+        tensor
+    } else {
+        tensor.to_contiguous()
+    }
+}
+
 /// Whether the tensor's numbers are singles or doubles in memory, without autodiff.
 pub(super) fn is_host(tensor: &Tensor<1>) -> bool {
     matches!(tensor.dtype(), DType::F32 | DType::F64)

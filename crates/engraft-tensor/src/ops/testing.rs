@@ -12,6 +12,14 @@ pub(crate) struct Drawn {
 }
 
 impl Drawn {
+    /// These numbers in this shape.
+    pub fn new(flat: Tensor<1>, shape: &[usize]) -> Self {
+        Self {
+            flat,
+            shape: shape.to_vec(),
+        }
+    }
+
     /// As a tensor of its shape.
     pub fn tensor<const D: usize>(&self) -> Tensor<D> {
         let shape: [usize; D] = self.shape.clone().try_into().expect("of this rank");

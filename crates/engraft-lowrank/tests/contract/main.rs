@@ -1,4 +1,6 @@
-//! The methods of this crate keep their declarations.
+//! The methods of this crate keep their declarations; many adapters share a model and a batch.
+
+mod mixed;
 
 use engraft_core::MethodEntry;
 use engraft_lowrank::{DoraConfig, LoraConfig, VeraConfig};

@@ -1,0 +1,154 @@
+//! Batches whose rows use different adapters.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::{Device, Int, Tensor};
+use engraft_tensor::ops::{RowTokens, grouped, grouped_low_rank};
+
+use crate::adapter::AnyAdapter;
+use crate::base::FrozenBase;
+use crate::ctx::Ctx;
+use crate::input::Input;
+use crate::linear::Linear;
+
+/// Which adapter each row of a batch uses; `None` is the base model. Rows are grouped by adapter
+/// once, when this is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowChoice {
+    rows: usize,
+    groups: Vec<RowGroup>,
+}
+
+/// The rows of a batch that use one adapter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RowGroup {
+    /// Its name; `None` is the base model.
+    pub name: Option<String>,
+    /// Their positions in the batch, in order.
+    pub rows: Vec<usize>,
+}
+
+impl RowChoice {
+    /// One name, or the base, per batch row.
+    pub fn new(rows: Vec<Option<String>>) -> Self {
+        let count = rows.len();
+        let mut groups: BTreeMap<Option<String>, Vec<usize>> = BTreeMap::new();
+        for (row, name) in rows.into_iter().enumerate() {
+            groups.entry(name).or_default().push(row);
+        }
+        let groups = groups.into_iter();
+        Self {
+            rows: count,
+            groups: groups.map(|(name, rows)| RowGroup { name, rows }).collect(),
+        }
+    }
+
+    /// Number of batch rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The distinct names in use, without the base.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.groups.iter().filter_map(|group| group.name.as_deref())
+    }
+
+    /// How the tokens are shared among the rows.
+    ///
+    /// # Panics
+    /// If the number of tokens is not a multiple of the number of batch rows.
+    fn share(&self, tokens: usize) -> RowTokens {
+        assert!(
+            tokens.is_multiple_of(self.rows),
+            "{tokens} tokens cannot be shared among {} batch rows",
+            self.rows
+        );
+        RowTokens(tokens / self.rows)
+    }
+
+    /// Applies `apply` once per distinct choice to the positions of the tokens that made it, and
+    /// puts the results back in their places.
+    ///
+    /// # Panics
+    /// If the number of tokens is not a multiple of the number of batch rows.
+    pub(crate) fn dispatch(
+        &self,
+        tokens: usize,
+        device: &Device,
+        mut apply: impl FnMut(Option<&str>, Tensor<1, Int>) -> Tensor<2>,
+    ) -> Tensor<2> {
+        let share = self.share(tokens);
+        let outputs = self
+            .groups
+            .iter()
+            .map(|group| apply(group.name.as_deref(), share.positions(&group.rows, device)));
+        let outputs = Tensor::cat(outputs.collect(), 0);
+        let order = self.groups.iter().flat_map(|group| &group.rows);
+        let mut places = vec![0; self.rows];
+        order.enumerate().for_each(|(at, &row)| places[row] = at);
+        outputs.select(0, share.positions(&places, device))
+    }
+}
+
+impl Linear {
+    /// Each row of the batch through its own adapter; one that this layer lacks is the base.
+    pub(crate) fn mixed(
+        &self,
+        rows: &RowChoice,
+        input: &Input,
+        base: &FrozenBase,
+        ctx: &Ctx,
+    ) -> Tensor<2> {
+        let chosen = |name: Option<&str>| -> Vec<(&str, &AnyAdapter)> {
+            let adapter = name.and_then(|name| self.adapters.acting(name));
+            adapter.into_iter().collect()
+        };
+        if let [all] = &rows.groups[..] {
+            return self.compose(&chosen(all.name.as_deref()), input, base, ctx);
+        }
+        let added = match input {
+            Input::Tokens(x) => self.added(rows, x, base, ctx),
+            Input::Indices(_) => None,
+        };
+        added.unwrap_or_else(|| {
+            rows.dispatch(input.tokens(), &input.device(), |name, members| {
+                self.compose(&chosen(name), &input.select(members), base, ctx)
+            })
+        })
+    }
+
+    /// The frozen product of all rows together, and what the adapters add to it; `None` where one
+    /// of them does more than add, or has a base of its own.
+    fn added(
+        &self,
+        rows: &RowChoice,
+        x: &Tensor<2>,
+        base: &FrozenBase,
+        ctx: &Ctx,
+    ) -> Option<Tensor<2>> {
+        let share = rows.share(x.dims()[0]);
+        let (mut adapters, mut members) = (Vec::new(), Vec::new());
+        for group in &rows.groups {
+            let name = group.name.as_deref();
+            if let Some((name, adapter)) = name.and_then(|name| self.adapters.acting(name)) {
+                if !adapter.is_additive() || self.has_own_base(name) {
+                    return None;
+                }
+                adapters.push(adapter);
+                members.push(group.rows.as_slice());
+            }
+        }
+        let y = base.forward(x.clone());
+        let factors = adapters.iter().map(|adapter| adapter.factors(ctx));
+        let together: Option<Vec<_>> = factors
+            .zip(&members)
+            .map(|(factors, rows)| Some((factors?, *rows)))
+            .collect();
+        Some(match together {
+            Some(groups) => grouped_low_rank(y, x.clone(), share, &groups),
+            None => grouped(y, x.clone(), share, &members, |group, x| {
+                adapters[group].update(x, base, ctx)
+            }),
+        })
+    }
+}
