@@ -85,6 +85,15 @@ impl Svd {
         })
     }
 
+    /// Frobenius norm of what [`truncated`](Self::truncated) leaves out, the root of the sum of
+    /// the squares of the other singular values; to rounding also where it is small.
+    ///
+    /// Errors: a rank above the number of triples.
+    pub fn truncation_error(&self, rank: usize) -> Result<f64> {
+        check_rank("truncation error", rank, 0, self.s.len())?;
+        Ok(self.s[rank..].iter().fold(0.0, |norm: f64, &s| norm.hypot(s)))
+    }
+
     /// The product U diag(s) V^T, m x n.
     pub fn reconstruct(&self) -> Result<Matrix> {
         self.u.scale_columns(&self.s)?.matmul(&self.vt)
