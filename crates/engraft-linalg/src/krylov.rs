@@ -193,7 +193,10 @@ fn column_norms(block: &Matrix) -> Vec<f64> {
     let mut squares = vec![0.0; block.cols()];
     for i in 0..block.rows() {
         let row = block.row(i).iter();
-        squares.iter_mut().zip(row).for_each(|(sum, x)| *sum += x * x);
+        squares
+            .iter_mut()
+            .zip(row)
+            .for_each(|(sum, x)| *sum += x * x);
     }
     squares.into_iter().map(f64::sqrt).collect()
 }
@@ -221,7 +224,10 @@ impl<A: Operator + ?Sized> Operator for Deflated<'_, A> {
     }
 
     fn transpose_times(&self, x: &Matrix) -> Matrix {
-        without(&self.a.transpose_times(&without(x, &self.found.u)), &self.vt)
+        without(
+            &self.a.transpose_times(&without(x, &self.found.u)),
+            &self.vt,
+        )
     }
 
     fn epsilon(&self) -> f64 {
@@ -230,7 +236,10 @@ impl<A: Operator + ?Sized> Operator for Deflated<'_, A> {
 
     fn to_matrix(&self) -> Matrix {
         let part = self.found.reconstruct().expect("triples fit each other");
-        self.a.to_matrix().sub(&part).expect("as large as the whole")
+        self.a
+            .to_matrix()
+            .sub(&part)
+            .expect("as large as the whole")
     }
 }
 
@@ -247,9 +256,8 @@ mod tests {
         let exact = svd(a).unwrap();
         let narrow: Vec<f32> = a.to_f32();
         let single = MatrixView::new(a.rows(), a.cols(), &narrow).unwrap();
-        let of = |a: &dyn Operator| {
-            leading_svd(a, rank, &mut ChaCha8Rng::seed_from_u64(1)).unwrap()
-        };
+        let of =
+            |a: &dyn Operator| leading_svd(a, rank, &mut ChaCha8Rng::seed_from_u64(1)).unwrap();
         // In f32 each product errs by a few roundings of its terms.
         for (found, tolerance) in [(of(a), 4e-13), (of(&single), 2e-6)] {
             let bound = tolerance * exact.s[0];
@@ -260,7 +268,9 @@ mod tests {
             assert!(orthonormality(&found.vt.transpose()) <= 1e-12);
             let v = found.vt.transpose();
             let right = a.matmul(&v).unwrap();
-            let right = right.sub(&found.u.scale_columns(&found.s).unwrap()).unwrap();
+            let right = right
+                .sub(&found.u.scale_columns(&found.s).unwrap())
+                .unwrap();
             let left = a.transpose_matmul(&found.u).unwrap();
             let left = left.sub(&v.scale_columns(&found.s).unwrap()).unwrap();
             for residual in [right, left] {
@@ -286,7 +296,10 @@ mod tests {
             let (u, v) = (orthogonal(270, 5), orthogonal(270, 6));
             u.scale_columns(&s).unwrap().matmul(&v).unwrap()
         };
-        check(&with(&|i| if i < 12 { 5.0 } else { 3.0 / (1 + i) as f64 }), 16);
+        check(
+            &with(&|i| if i < 12 { 5.0 } else { 3.0 / (1 + i) as f64 }),
+            16,
+        );
         check(&with(&|i| if i < 3 { 7.0 } else { 6.0 }), 16);
         check(&orthogonal(256, 7), 10);
         check(&with(&|i| if i < 5 { 2.0 } else { 0.0 }), 9);

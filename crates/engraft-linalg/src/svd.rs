@@ -91,7 +91,9 @@ impl Svd {
     /// Errors: a rank above the number of triples.
     pub fn truncation_error(&self, rank: usize) -> Result<f64> {
         check_rank("truncation error", rank, 0, self.s.len())?;
-        Ok(self.s[rank..].iter().fold(0.0, |norm: f64, &s| norm.hypot(s)))
+        Ok(self.s[rank..]
+            .iter()
+            .fold(0.0, |norm: f64, &s| norm.hypot(s)))
     }
 
     /// The product U diag(s) V^T, m x n.

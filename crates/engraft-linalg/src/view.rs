@@ -86,13 +86,20 @@ impl<'a, T: Real> MatrixView<'a, T> {
         let x: Vec<T> = x.as_slice().iter().map(|&x| T::round(x)).collect();
         let x = MatRef::from_row_major_slice(&x, self.cols, k);
         let mut out = Matrix::zeros(self.rows, k);
-        strips(out.entries_mut(), STRIP * k, self.data.len() * k, |at, out| {
-            let rows = out.len() / k;
-            let mut strip = vec![T::round(0.0); out.len()];
-            let target = MatMut::from_row_major_slice_mut(&mut strip, rows, k);
-            multiply(target, a.subrows(at * STRIP, rows), x);
-            out.iter_mut().zip(&strip).for_each(|(out, &y)| *out = y.into());
-        });
+        strips(
+            out.entries_mut(),
+            STRIP * k,
+            self.data.len() * k,
+            |at, out| {
+                let rows = out.len() / k;
+                let mut strip = vec![T::round(0.0); out.len()];
+                let target = MatMut::from_row_major_slice_mut(&mut strip, rows, k);
+                multiply(target, a.subrows(at * STRIP, rows), x);
+                out.iter_mut()
+                    .zip(&strip)
+                    .for_each(|(out, &y)| *out = y.into());
+            },
+        );
         out
     }
 
@@ -100,19 +107,31 @@ impl<'a, T: Real> MatrixView<'a, T> {
     pub(crate) fn transpose_times(&self, x: &Matrix) -> Matrix {
         let (a, k) = (self.view(), x.cols());
         // Column-major, as is the product: rows of A are then read as they lie.
-        let x: Vec<T> = x.transpose().as_slice().iter().map(|&x| T::round(x)).collect();
+        let x: Vec<T> = x
+            .transpose()
+            .as_slice()
+            .iter()
+            .map(|&x| T::round(x))
+            .collect();
         let x = MatRef::from_column_major_slice(&x, self.rows, k);
         let mut out = Matrix::zeros(self.cols, k);
-        strips(out.entries_mut(), STRIP * k, self.data.len() * k, |at, out| {
-            let cols = out.len() / k;
-            let mut strip = vec![T::round(0.0); out.len()];
-            let target = MatMut::from_column_major_slice_mut(&mut strip, cols, k);
-            multiply(target, a.subcols(at * STRIP, cols).transpose(), x);
-            for (i, out) in out.chunks_exact_mut(k).enumerate() {
-                let entries = strip[i..].iter().step_by(cols);
-                out.iter_mut().zip(entries).for_each(|(out, &y)| *out = y.into());
-            }
-        });
+        strips(
+            out.entries_mut(),
+            STRIP * k,
+            self.data.len() * k,
+            |at, out| {
+                let cols = out.len() / k;
+                let mut strip = vec![T::round(0.0); out.len()];
+                let target = MatMut::from_column_major_slice_mut(&mut strip, cols, k);
+                multiply(target, a.subcols(at * STRIP, cols).transpose(), x);
+                for (i, out) in out.chunks_exact_mut(k).enumerate() {
+                    let entries = strip[i..].iter().step_by(cols);
+                    out.iter_mut()
+                        .zip(entries)
+                        .for_each(|(out, &y)| *out = y.into());
+                }
+            },
+        );
         out
     }
 
@@ -198,7 +217,10 @@ mod tests {
         assert!(error <= bound::<T>(m, norms), "{error:e}");
 
         let (b, c) = (narrow(&y), narrow(&x.transpose()));
-        let (b, c) = (MatrixView::new(m, k, &b).unwrap(), MatrixView::new(k, n, &c).unwrap());
+        let (b, c) = (
+            MatrixView::new(m, k, &b).unwrap(),
+            MatrixView::new(k, n, &c).unwrap(),
+        );
         let found = a.plus_product(-0.5, &b, &c).unwrap();
         let found = MatrixView::new(m, n, &found).unwrap().to_matrix();
         let product = b.to_matrix().matmul(&c.to_matrix()).unwrap();
