@@ -1,4 +1,7 @@
-//! What the benchmarks time: a layer with one adapter, forward and backward.
+//! What the benchmarks time: a layer with one adapter, forward and backward; how an adapter
+//! starts.
+
+pub mod init;
 
 use burn::tensor::{DType, Device, Tensor};
 use engraft_core::{AnyAdapter, AnyMethod, Bank, Ctx, FrozenBase, InitContext, LayerShape, Mode};
