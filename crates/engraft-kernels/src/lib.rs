@@ -23,6 +23,7 @@ mod gelu;
 mod givens;
 mod kron;
 pub mod math;
+mod matmul;
 mod norm;
 mod parallel;
 mod product;
@@ -30,6 +31,7 @@ mod real;
 mod rotation;
 mod silu;
 mod softmax;
+mod sums;
 #[cfg(test)]
 mod testing;
 
@@ -40,11 +42,13 @@ pub use dispatch::{Isa, isa, limit_isa};
 pub use gelu::{gelu, gelu_backward};
 pub use givens::{givens_stage, givens_stage_backward};
 pub use kron::Kron;
+pub use matmul::{Mat, Onto, matmul};
 pub use norm::{Moments, layer_norm, layer_norm_backward, rms_norm, rms_norm_backward};
 pub use real::Real;
 pub use rotation::BlockDiagonal;
 pub use silu::{silu, silu_backward};
 pub use softmax::{softmax, softmax_backward};
+pub use sums::column_sums;
 
 /// Panics with both lengths unless `found` has the length that the other arguments ask for.
 #[track_caller]

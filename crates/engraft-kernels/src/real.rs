@@ -47,7 +47,7 @@ pub trait Real:
 }
 
 mod sealed {
-    pub trait Sealed {}
+    pub trait Sealed: faer::traits::ComplexField {}
     impl Sealed for f32 {}
     impl Sealed for f64 {}
 }

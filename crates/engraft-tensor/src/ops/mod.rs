@@ -6,8 +6,15 @@
 mod circular;
 mod cosine;
 mod flex;
+mod fused;
 mod gelu;
+mod linear;
+mod low_rank;
+#[cfg(test)]
+mod testing;
 
 pub use circular::{circulant_matrix, circular};
 pub use cosine::cosine_sums;
 pub use gelu::gelu;
+pub use linear::{linear, matmul};
+pub use low_rank::{low_rank, low_rank_update};
