@@ -309,7 +309,8 @@ mod tests {
 
     #[test]
     fn threads_do_not_matter_and_scale_does_not() {
-        let a = seeded(400, 300, 9);
+        // Just large enough to run in parallel.
+        let a = seeded(420, 340, 9);
         let of = |a: &Matrix| leading_svd(a, 8, &mut ChaCha8Rng::seed_from_u64(1)).unwrap();
         let pool = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();

@@ -51,6 +51,6 @@ pub use operator::Operator;
 pub use polar::{Polar, polar, procrustes};
 pub use qr::{Qr, householder_qr, qr, solve};
 pub use randomized::{gaussian, randomized_svd, randomized_svd_with, residual};
-pub use svd::{Svd, svd};
+pub use svd::{Svd, singular_values, svd};
 pub use tensor_train::{TensorTrain, tt_svd};
 pub use view::{MatrixView, Real};
