@@ -1,12 +1,10 @@
 //! How long adapters take to start on one square layer, as a user gets them: from the model's
 //! tensors to the attached adapter with its residual weight, calibration included.
 
-use std::time::{Duration, Instant};
-
 use burn::tensor::{DType, Device, Tensor};
 use engraft::{Adapted, Injection, Key, Mode};
 use engraft_core::AnyMethod;
-use engraft_linalg::{Matrix, sum_svd};
+use engraft_linalg::sum_svd;
 use engraft_models::{Mlp, MlpConfig};
 use engraft_tensor::{Init, bridge};
 use serde_json::{Value, json};
@@ -69,11 +67,11 @@ impl InitLayer {
         }
     }
 
-    /// Time from the model to the adapted model.
+    /// From the model to the adapted model.
     ///
     /// # Panics
     /// If the adapter cannot be made.
-    pub fn time(&self, case: &InitCase) -> Duration {
+    pub fn start(&self, case: &InitCase) {
         let entry = engraft::METHODS
             .iter()
             .find(|entry| entry.meta.id == case.method);
@@ -82,7 +80,6 @@ impl InitLayer {
             .expect("a method of the registry");
         let mut adapted = Adapted::new(self.model.clone());
         let injection = Injection::new(0);
-        let start = Instant::now();
         let calibration = adapted.calibrate(&method, &injection, [()], |model, ()| {
             let y = model
                 .model
@@ -92,40 +89,54 @@ impl InitLayer {
         calibration
             .and_then(|seen| adapted.attach_calibrated("bench", &method, &injection, &seen))
             .expect("the layer is admissible");
-        start.elapsed()
+        std::hint::black_box(adapted);
     }
 }
 
-/// Time of the best factors of rank 16 of 0.5 A_1 B_1 + 0.3 A_2 B_2 + 0.2 A_3 B_3, LoRA factors of
-/// the ranks 8, 16 and 8 on a square layer, from tensors to tensors.
-///
-/// # Panics
-/// If `side` is below 16.
-pub fn time_svd_merge(side: usize) -> Duration {
-    let device = Device::default();
-    let draw = |shape, role: &str| {
-        let key = Key::new(0).child(role);
-        Init::Normal { std: 0.02 }.tensor::<2>(shape, &key, &device, DType::F32)
-    };
-    let factors = [8, 16, 8].map(|rank| (draw([side, rank], "a"), draw([rank, side], "b")));
-    let start = Instant::now();
-    let host: Vec<(Matrix, Matrix)> = factors
-        .iter()
-        .map(|(a, b)| (bridge::to_matrix(a), bridge::to_matrix(b)))
-        .collect();
-    let terms: Vec<(f64, &Matrix, &Matrix)> = [0.5, 0.3, 0.2]
-        .into_iter()
-        .zip(&host)
-        .map(|(weight, (a, b))| (weight, a, b))
-        .collect();
-    let merged = sum_svd(&terms)
-        .and_then(|all| all.truncated(16))
-        .expect("finite factors");
-    let left = merged
-        .u
-        .scale_columns(&merged.s)
-        .expect("a value for each column");
-    let back = [&left, &merged.vt].map(|factor| bridge::from_matrix(factor, &device, DType::F32));
-    std::hint::black_box(back);
-    start.elapsed()
+/// The best factors of rank 16 of 0.5 A_1 B_1 + 0.3 A_2 B_2 + 0.2 A_3 B_3, LoRA factors of the ranks 8,
+/// 16 and 8 on a square layer in f32.
+#[derive(Debug)]
+pub struct FactorMerge {
+    /// A_i and B_i.
+    factors: [(Tensor<2>, Tensor<2>); 3],
+}
+
+impl FactorMerge {
+    /// Random factors of a layer of `side` inputs and outputs, at least 16.
+    pub fn new(side: usize) -> Self {
+        let draw = |shape, role: String| {
+            let key = Key::new(0).child(&role);
+            Init::Normal { std: 0.02 }.tensor(shape, &key, &Device::default(), DType::F32)
+        };
+        Self {
+            factors: [(1, 8), (2, 16), (3, 8)].map(|(i, rank)| {
+                let (a, b) = (
+                    draw([side, rank], format!("a{i}")),
+                    draw([rank, side], format!("b{i}")),
+                );
+                (a, b)
+            }),
+        }
+    }
+
+    /// From the tensors of the factors to those of the merged ones.
+    ///
+    /// # Panics
+    /// If the factors have fewer than 16 inputs or outputs.
+    pub fn run(&self) -> (Tensor<2>, Tensor<2>) {
+        let host = self.factors.each_ref();
+        let host = host.map(|(a, b)| (bridge::to_matrix(a), bridge::to_matrix(b)));
+        let [one, two, three] = &host;
+        let terms = [
+            (0.5, &one.0, &one.1),
+            (0.3, &two.0, &two.1),
+            (0.2, &three.0, &three.1),
+        ];
+        let merged = sum_svd(&terms).and_then(|all| all.truncated(16));
+        let merged = merged.expect("finite factors of at least that rank");
+        let left = merged.u.scale_columns(&merged.s);
+        let tensor = |factor| bridge::from_matrix(factor, &Device::default(), DType::F32);
+        let left = left.expect("a value for each column");
+        (tensor(&left), tensor(&merged.vt))
+    }
 }

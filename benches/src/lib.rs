@@ -1,113 +1,19 @@
-//! What the benchmarks time: a layer with one adapter, forward and backward; how an adapter
-//! starts.
+//! What the benchmarks time.
+//!
+//! - [`step`]: one adapted layer, forward and backward, for criterion;
+//! - [`training`]: a whole training step of a small network, as Python's script times it;
+//! - [`limit`]: the products that a frozen network needs;
+//! - [`growth`]: one adapted layer at any size;
+//! - [`init`]: how an adapter starts, and the merge of low-rank factors;
+//! - [`measure`]: how a case is timed in a process of its own.
 
+pub mod growth;
 pub mod init;
+pub mod limit;
+pub mod measure;
+mod shapes;
+pub mod step;
+pub mod training;
 
-use burn::tensor::{DType, Device, Tensor};
-use engraft_core::{AnyAdapter, AnyMethod, Bank, Ctx, FrozenBase, InitContext, LayerShape, Mode};
-use engraft_tensor::{Init, Key};
-use serde::Deserialize;
-
-/// A layer shape from `shapes.toml`.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Layer {
-    /// Rows of the input.
-    pub tokens: usize,
-    /// Inputs.
-    pub d_in: usize,
-    /// Outputs.
-    pub d_out: usize,
-}
-
-/// All layer shapes.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Shapes {
-    /// In order.
-    pub layer: Vec<Layer>,
-}
-
-impl Shapes {
-    /// The shapes of `shapes.toml`.
-    ///
-    /// # Panics
-    /// If the file is malformed.
-    pub fn load() -> Self {
-        toml::from_str(include_str!("../shapes.toml")).expect("shapes.toml is valid")
-    }
-}
-
-/// A frozen layer with an adapter, and an input that needs a gradient as in the middle of a model.
-#[derive(Debug)]
-pub struct Step {
-    x: Tensor<2>,
-    base: FrozenBase,
-    bank: Bank,
-    adapter: Option<AnyAdapter>,
-}
-
-impl Step {
-    /// The frozen layer alone, or with the adapter of a method that admits it.
-    ///
-    /// # Panics
-    /// If the adapter cannot be made.
-    pub fn new(layer: Layer, method: Option<&AnyMethod>) -> Self {
-        let device = Device::default().autodiff();
-        let draw = |rows, cols, role: &str| {
-            Init::Normal { std: 0.02 }.tensor(
-                [rows, cols],
-                &Key::new(0).child(role),
-                &device,
-                DType::F32,
-            )
-        };
-        let base = FrozenBase::new(draw(layer.d_in, layer.d_out, "w"), None);
-        let mut bank = Bank::default();
-        let adapter = method
-            .and_then(|method| method.parts().graft.clone())
-            .map(|graft| {
-                let shape = LayerShape::linear("layer", layer.d_in, layer.d_out, false);
-                bank.grow("bench", &graft.banks(&[shape]), 0, &device, DType::F32);
-                graft
-                    .init(&base, &InitContext::new(0, "layer", "bench", &base, &bank))
-                    .expect("the layer is admissible")
-            });
-        Self {
-            x: draw(layer.tokens, layer.d_in, "x").require_grad(),
-            base,
-            bank,
-            adapter,
-        }
-    }
-
-    /// Forward and backward in activation form.
-    pub fn activation_form(&self) {
-        let ctx = Ctx::new(&self.bank, Mode::Eval);
-        let y = match &self.adapter {
-            Some(adapter) => adapter.forward(self.x.clone(), &self.base, &ctx),
-            None => self.base.forward(self.x.clone()),
-        };
-        self.backward(y);
-    }
-
-    /// Forward and backward through the weight form.
-    ///
-    /// # Panics
-    /// If the adapter has none.
-    pub fn weight_form(&self) {
-        let ctx = Ctx::new(&self.bank, Mode::Eval);
-        let adapter = self.adapter.as_ref().expect("an adapted layer");
-        self.backward(
-            adapter
-                .effective(&self.base, &ctx)
-                .expect("a weight form")
-                .forward(self.x.clone()),
-        );
-    }
-
-    fn backward(&self, y: Tensor<2>) {
-        let gradients = y.sum().backward();
-        std::hint::black_box(self.x.grad(&gradients));
-    }
-}
+pub use shapes::{Layer, Method, Net, Shapes};
+pub use step::Step;

@@ -3,6 +3,8 @@
 use burn::module::Module;
 use burn::tensor::{DType, Device, Int, Tensor};
 
+use engraft_tensor::ops::linear;
+
 use crate::shape::LayerShape;
 
 /// Weight and bias of a layer, seen as the linear map y = x W + b.
@@ -29,7 +31,7 @@ impl FrozenBase {
 
     /// y = x W + b for tokens x: [tokens, d_in].
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        self.add_bias(x.matmul(self.weight.clone()))
+        linear(x, self.weight.clone(), self.bias.clone())
     }
 
     /// y = W[i, :] + b for one index i per token: the rows of an embedding.

@@ -7,6 +7,7 @@ use engraft_core::{
     Parts, Result, Scaling, check_dropout, dropout, positive_rank, refuse_dropout,
 };
 use engraft_tensor::Init;
+use engraft_tensor::ops::{low_rank, low_rank_update};
 use serde::{Deserialize, Serialize};
 
 /// How A starts. B starts at zero.
@@ -80,15 +81,17 @@ pub struct Lora {
 impl Lora {
     /// The layer W + s A B, b + s c with this A.
     pub(crate) fn layer(&self, a: Tensor<2>, base: &FrozenBase) -> FrozenBase {
-        let weight = base.weight.clone() + a.matmul(self.b.val()) * self.scaling;
-        let bias = match &self.c {
-            Some(c) => {
-                let c = c.val() * self.scaling;
-                Some(base.bias.clone().map_or(c.clone(), |bias| bias + c))
-            }
-            None => base.bias.clone(),
+        let weight = low_rank_update(base.weight.clone(), a, self.b.val(), self.scaling);
+        FrozenBase::new(weight, self.offset(base))
+    }
+
+    /// b + s c.
+    fn offset(&self, base: &FrozenBase) -> Option<Tensor<1>> {
+        let Some(c) = &self.c else {
+            return base.bias.clone();
         };
-        FrozenBase::new(weight, bias)
+        let c = c.val() * self.scaling;
+        Some(base.bias.clone().map_or(c.clone(), |bias| bias + c))
     }
 
     /// y for tokens x and x A, [tokens, r].
@@ -108,6 +111,10 @@ impl Adapter for Lora {
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
+        if self.dropout == 0.0 || !ctx.is_training() {
+            let (weight, bias) = (base.weight.clone(), self.offset(base));
+            return low_rank(x, weight, bias, self.a.val(), self.b.val(), self.scaling);
+        }
         let narrow = dropout(x.clone(), self.dropout, ctx).matmul(self.a.val());
         self.widen(x, narrow, base)
     }

@@ -4,44 +4,6 @@
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{DType, Shape, TensorData};
 
-/// A kernel y = f(x_1, ..., x_n) over slices of one length, in either precision.
-pub(super) struct Elementwise<const N: usize> {
-    pub f32: fn([&[f32]; N], &mut [f32]),
-    pub f64: fn([&[f64]; N], &mut [f64]),
-}
-
-impl<const N: usize> Elementwise<N> {
-    /// Applies the kernel to tensors of one shape and precision; `None` where there is no kernel
-    /// for the precision.
-    pub(super) fn apply(&self, inputs: [FlexTensor; N]) -> Option<FlexTensor> {
-        let inputs = inputs.map(contiguous);
-        let shape = inputs[0].layout().shape().clone();
-        match inputs[0].dtype() {
-            DType::F32 => {
-                let mut output = vec![0.0f32; shape.num_elements()];
-                (self.f32)(
-                    inputs
-                        .each_ref()
-                        .map(|input| input.as_slice::<f32>().expect("made contiguous")),
-                    &mut output,
-                );
-                Some(FlexTensor::from_data(TensorData::new(output, shape)))
-            }
-            DType::F64 => {
-                let mut output = vec![0.0f64; shape.num_elements()];
-                (self.f64)(
-                    inputs
-                        .each_ref()
-                        .map(|input| input.as_slice::<f64>().expect("made contiguous")),
-                    &mut output,
-                );
-                Some(FlexTensor::from_data(TensorData::new(output, shape)))
-            }
-            _ => None,
-        }
-    }
-}
-
 /// The same tensor with its elements in row-major order.
 fn contiguous(tensor: FlexTensor) -> FlexTensor {
     if tensor.is_contiguous() {

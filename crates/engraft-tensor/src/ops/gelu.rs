@@ -1,86 +1,33 @@
 //! GELU with its own kernel.
 
-use burn::backend::autodiff::Autodiff;
-use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
-use burn::backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor};
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, activation};
+use engraft_kernels::Real;
 
-/// GELU and its derivative as backend operations.
-#[backend_extension(Autodiff, Flex: cfg(feature = "flex"), NdArray: cfg(feature = "ndarray"), Cube: cfg(any(feature = "wgpu", feature = "cuda")))]
-pub trait GeluOps: Backend {
-    /// x Phi(x).
-    fn exact_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::gelu(x)
+use super::fused::{Input, Kernel, Returned, fused};
+
+#[derive(Debug, Clone)]
+struct Gelu;
+
+impl Kernel for Gelu {
+    fn shape(&self, shapes: &[&[usize]]) -> Vec<usize> {
+        shapes[0].to_vec()
     }
 
-    /// gy (Phi(x) + x phi(x)).
-    fn exact_gelu_backward(x: FloatTensor<Self>, gy: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::gelu_backward(x, gy)
-    }
-}
-
-#[cfg(feature = "flex")]
-impl GeluOps for burn::backend::Flex {
-    fn exact_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        let kernel = super::flex::Elementwise {
-            f32: |[x], y| engraft_kernels::gelu(x, y),
-            f64: |[x], y| engraft_kernels::gelu(x, y),
-        };
-        kernel
-            .apply([x.clone()])
-            .unwrap_or_else(|| <Self as burn::backend::ops::ActivationOps<Self>>::gelu(x))
+    fn forward<T: Real>(&self, x: &[Input<'_, T>], y: &mut [T], _: &[bool]) -> Vec<Vec<T>> {
+        engraft_kernels::gelu(x[0].data, y);
+        Vec::new()
     }
 
-    fn exact_gelu_backward(x: FloatTensor<Self>, gy: FloatTensor<Self>) -> FloatTensor<Self> {
-        let kernel = super::flex::Elementwise {
-            f32: |[x, gy], gx| engraft_kernels::gelu_backward(x, gy, gx),
-            f64: |[x, gy], gx| engraft_kernels::gelu_backward(x, gy, gx),
-        };
-        kernel.apply([x.clone(), gy.clone()]).unwrap_or_else(|| {
-            <Self as burn::backend::ops::ActivationOps<Self>>::gelu_backward(x, gy)
-        })
-    }
-}
-
-#[cfg(feature = "ndarray")]
-#[expect(
-    deprecated,
-    reason = "deprecated upstream, kept as a second CPU opinion"
-)]
-impl GeluOps for burn::backend::NdArray {}
-
-#[cfg(any(feature = "wgpu", feature = "cuda"))]
-impl GeluOps for burn::backend::Cube {}
-
-impl<B: GeluOps, C: CheckpointStrategy> GeluOps for Autodiff<B, C> {
-    fn exact_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        #[derive(Debug)]
-        struct Gelu;
-
-        impl<B: GeluOps> Backward<B, 1> for Gelu {
-            type State = B::FloatTensorPrimitive;
-
-            fn backward(
-                self,
-                ops: Ops<Self::State, 1>,
-                grads: &mut Gradients,
-                _: &mut Checkpointer,
-            ) {
-                let x = ops.state;
-                unary::<B, _>(ops.parents, ops.node, grads, |gy| {
-                    B::exact_gelu_backward(x, gy)
-                });
-            }
-        }
-
-        match Gelu.prepare::<C>([x.node()]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => {
-                prep.finish(x.primitive().clone(), B::exact_gelu(x.into_primitive()))
-            }
-            OpsKind::UnTracked(prep) => prep.finish(B::exact_gelu(x.into_primitive())),
-        }
+    fn backward<T: Real>(
+        &self,
+        x: &[Input<'_, T>],
+        _: &[Vec<T>],
+        gy: &[T],
+        _: &[bool],
+    ) -> Vec<Option<Vec<T>>> {
+        let mut gx = vec![T::ZERO; gy.len()];
+        engraft_kernels::gelu_backward(x[0].data, gy, &mut gx);
+        vec![Some(gx)]
     }
 }
 
@@ -90,7 +37,8 @@ impl<B: GeluOps, C: CheckpointStrategy> GeluOps for Autodiff<B, C> {
 /// The derivative is Phi(x) + x phi(x); its kernel reads x once instead of composing six
 /// operations.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    Tensor::from_dispatch(<Dispatch as GeluOps>::exact_gelu(x.into_dispatch()))
+    fused(Gelu, vec![x.into()])
+        .unwrap_or_else(|inputs| activation::gelu(Returned::new(inputs).next::<D>()))
 }
 
 #[cfg(test)]
