@@ -60,7 +60,7 @@ impl Graft for OloraConfig {
         // The first r columns of Q and rows of R need only the first r columns of W^T: Q_r R_rr is
         // their decomposition, and R_r = Q_r^T W^T.
         let numeric = |error| ctx.numeric(error);
-        let first = base.weight.clone().slice([0..self.rank]);
+        let first = base.weight.clone().narrow(0, 0, self.rank);
         let first = qr(&bridge::to_matrix(&first).transpose()).map_err(numeric)?;
         let mut a0 = HostMatrix::new(&base.weight).times(&first.q);
         a0.check_finite("qr").map_err(numeric)?;
