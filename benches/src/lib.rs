@@ -6,9 +6,11 @@
 //! - [`growth`]: one adapted layer at any size;
 //! - [`mixed`]: inference on a batch whose rows have different adapters;
 //! - [`merge`]: folding an adapter into a large weight;
+//! - [`init`]: how an adapter starts, and the merge of low-rank factors;
 //! - [`measure`]: how a case is timed in a process of its own.
 
 pub mod growth;
+pub mod init;
 pub mod limit;
 pub mod measure;
 pub mod merge;

@@ -1,7 +1,10 @@
 //! Every kernel gives the same numbers, up to rounding, on every instruction set of the machine.
 
 use engraft_kernels::{
-    AdamW, BlockDiagonal, CirculantBlocks, Group, GroupedRows, Isa, Kron, LowRank, PairMaps, Parameter, PlaneMaps, PlaneWaves, RankOneBlocks, Rotations, SparseDelta, Tokens, gelu, gelu_backward, isa, layer_norm, layer_norm_backward, limit_isa, rms_norm, rms_norm_backward, sigmoid, sigmoid_backward, silu, silu_backward, softmax, softmax_backward, tanh, tanh_backward,
+    AdamW, BlockDiagonal, CirculantBlocks, Group, GroupedRows, Isa, Kron, LowRank, PairMaps,
+    Parameter, PlaneMaps, PlaneWaves, RankOneBlocks, Rotations, SparseDelta, Tokens, gelu,
+    gelu_backward, isa, layer_norm, layer_norm_backward, limit_isa, rms_norm, rms_norm_backward,
+    sigmoid, sigmoid_backward, silu, silu_backward, softmax, softmax_backward, tanh, tanh_backward,
 };
 
 /// Numbers in about `[-2, 2]`.

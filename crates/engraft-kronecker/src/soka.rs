@@ -6,8 +6,9 @@ use engraft_core::{
     Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method, MethodMeta,
     Parts, Result, check_dropout, positive_rank, refuse_dropout,
 };
-use engraft_linalg::{Matrix, kronecker_svd};
+use engraft_linalg::{Matrix, Operator, leading_svd, singular_values};
 use engraft_tensor::bridge;
+use engraft_tensor::host::HostMatrix;
 use engraft_tensor::ops::{kronecker, kronecker_update};
 use serde::{Deserialize, Serialize};
 
@@ -68,8 +69,9 @@ impl Default for SokaConfig {
 /// | A0, B0 | as A and B | frozen, in the adapter file |
 ///
 /// d_in = m_in n_in and d_out = m_out n_out, see [`factorisation`]. U, s and V are the singular
-/// value decomposition of W rearranged so that a Kronecker product is an outer product
-/// ([`engraft_linalg::kronecker_svd`]).
+/// value decomposition of W rearranged so that a Kronecker product is an outer product (as in
+/// [`engraft_linalg::kronecker_svd`]), the leading triples and, where a criterion needs them, all
+/// values.
 ///
 /// Chong and Qu, Singular Value Decomposition on Kronecker Adaptation for Large Language Models,
 /// arXiv 2506.15251 (KPSVD, and the selection of r by energy threshold and elbow point). No code
@@ -150,22 +152,32 @@ impl Graft for SokaConfig {
     }
 
     fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<Soka> {
-        let (a_shape, b_shape, _) = self.shapes(base.d_in(), base.d_out());
-        let most = a_shape
-            .iter()
-            .product::<usize>()
-            .min(b_shape.iter().product());
-        let weight = bridge::to_matrix(&base.weight);
-        let terms = kronecker_svd(&weight, a_shape.into(), b_shape.into(), most)
-            .map_err(|error| ctx.numeric(error))?;
-        let rank = self.chosen(&terms.s);
-        let stacked = |factors: &[Matrix], [rows, cols]: [usize; 2]| {
-            let values = (0..rank)
-                .flat_map(|k| factors[k].scale(terms.s[k].sqrt()).into_vec())
-                .collect();
+        let numeric = |error| ctx.numeric(error);
+        let (a_shape, b_shape, most) = self.shapes(base.d_in(), base.d_out());
+        let ([m_in, m_out], [n_in, n_out]) = (a_shape, b_shape);
+        // Row (i, j) holds the block (i, j) of W: a Kronecker product becomes an outer product.
+        let blocks = base
+            .weight
+            .clone()
+            .detach()
+            .reshape([m_in, n_in, m_out, n_out])
+            .swap_dims(1, 2)
+            .reshape([m_in * m_out, n_in * n_out]);
+        let blocks = HostMatrix::new(&blocks);
+        let terms = leading_svd(&blocks, most, &mut ctx.key.child("svd").rng()).map_err(numeric)?;
+        let rank = match self.selection {
+            Selection::Fixed => most,
+            // The criteria look at all values.
+            _ => self.chosen(&singular_values(&blocks.to_matrix()).map_err(numeric)?),
+        };
+        let roots: Vec<f64> = terms.s.iter().map(|s| s.sqrt()).collect();
+        let a0 = terms.u.scale_columns(&roots).map_err(numeric)?.transpose();
+        let b0 = terms.vt.scale_rows(&roots).map_err(numeric)?;
+        let stacked = |factors: &Matrix, [rows, cols]: [usize; 2]| {
+            let values = factors.as_slice()[..rank * rows * cols].to_vec();
             bridge::tensor(values, [rank, rows, cols], &ctx.device, ctx.dtype)
         };
-        let (a0, b0) = (stacked(&terms.a, a_shape), stacked(&terms.b, b_shape));
+        let (a0, b0) = (stacked(&a0, a_shape), stacked(&b0, b_shape));
         let frozen = |value: Tensor<3>| Param::from_tensor(value).set_require_grad(false);
         Ok(Soka {
             a: Param::from_tensor(a0.clone()),

@@ -1,7 +1,9 @@
 //! Host linear algebra for parameter-efficient fine-tuning.
 //!
 //! Everything works on one small owned type, the row-major `f64` [`Matrix`], and is meant for
-//! initialisation, merging and analysis, not for the training step.
+//! initialisation, merging and analysis, not for the training step. What needs only products with
+//! a large matrix takes any [`Operator`]: a [`MatrixView`] reads a weight where it lies, in its own
+//! precision.
 //!
 //! Three rules hold throughout:
 //!
@@ -17,11 +19,15 @@ mod angles;
 mod arithmetic;
 mod cayley;
 mod error;
+mod factored;
 mod givens;
 mod householder;
 mod jacobi;
 mod kronecker;
+mod krylov;
 mod matrix;
+mod operator;
+mod orthonormal;
 mod parallel;
 mod polar;
 mod qr;
@@ -30,16 +36,21 @@ mod svd;
 mod tensor_train;
 #[cfg(test)]
 mod testing;
+mod view;
 
 pub use angles::principal_angles;
 pub use cayley::{cayley, cayley_neumann, inverse_cayley, pack_skew, packed_len, skew};
 pub use error::{LinalgError, Result};
+pub use factored::{product_svd, sum_svd};
 pub use givens::{Givens, GivensFactors, givens_factorize};
 pub use householder::{Householder, HouseholderFactors, householder_factorize};
 pub use kronecker::{KroneckerSvd, kronecker_svd, rearrange, restore};
+pub use krylov::leading_svd;
 pub use matrix::Matrix;
+pub use operator::Operator;
 pub use polar::{Polar, polar, procrustes};
 pub use qr::{Qr, householder_qr, qr, solve};
 pub use randomized::{gaussian, randomized_svd, randomized_svd_with, residual};
-pub use svd::{Svd, svd};
+pub use svd::{Svd, singular_values, svd};
 pub use tensor_train::{TensorTrain, tt_svd};
+pub use view::{MatrixView, Real};

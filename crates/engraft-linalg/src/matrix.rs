@@ -5,6 +5,7 @@ use std::ops::Range;
 use faer::{Mat, MatMut, MatRef};
 
 use crate::error::{LinalgError, Result, Shape};
+use crate::view::{MatrixView, Real};
 
 /// Dense matrix in f64, row-major: entry (i, j) lies at `i * cols + j`.
 ///
@@ -206,6 +207,15 @@ impl Matrix {
         }
     }
 
+    /// The matrix, borrowed.
+    pub fn as_view(&self) -> MatrixView<'_, f64> {
+        MatrixView::new(self.rows, self.cols, &self.data).expect("a matrix holds what it says")
+    }
+
+    pub(crate) fn entries_mut(&mut self) -> &mut [f64] {
+        &mut self.data
+    }
+
     pub(crate) fn view(&self) -> MatRef<'_, f64> {
         MatRef::from_row_major_slice(&self.data, self.rows, self.cols)
     }
@@ -225,8 +235,8 @@ impl Matrix {
         )
     }
 
-    pub(crate) fn from_view(view: MatRef<'_, f64>) -> Self {
-        Self::from_fn(view.nrows(), view.ncols(), |i, j| view[(i, j)])
+    pub(crate) fn from_view<T: Real>(view: MatRef<'_, T>) -> Self {
+        Self::from_fn(view.nrows(), view.ncols(), |i, j| view[(i, j)].into())
     }
 }
 

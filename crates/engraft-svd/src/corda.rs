@@ -4,19 +4,15 @@ use engraft_core::{
     Counts, Family, FrozenBase, Graft, InitContext, LayerShape, Method, MethodMeta, Needs, Parts,
     Result, Scaling, admit_rank,
 };
-use engraft_linalg::{LinalgError, Matrix, solve, svd};
-use engraft_tensor::bridge;
+use engraft_linalg::{LinalgError, Matrix, Operator, Svd, svd};
+use engraft_tensor::host::HostMatrix;
 use serde::{Deserialize, Serialize};
 
 use crate::residual_lora::{self, ResidualLora};
-use crate::spectrum::last;
+use crate::spectrum::{last, leading_of};
 
-/// First damping of the covariance, relative to its mean diagonal entry.
+/// Damping of the covariance, relative to its mean diagonal entry.
 const DAMPING: f64 = 0.01;
-/// Frobenius norm of C C^-1 - I that is accurate enough.
-const ACCURACY: f64 = 0.05;
-/// Doublings of the damping before the covariance is called hopeless.
-const DOUBLINGS: usize = 64;
 
 /// Which end of the context-oriented spectrum is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -35,9 +31,11 @@ pub enum CordaMode {
 ///
 /// Yang et al., CorDA: Context-Oriented Decomposition Adaptation of Large Language Models for
 /// Task-Aware Parameter-Efficient Fine-tuning, arXiv 2406.05223, section 3. As in the authors' code
-/// and PEFT 0.21.2, C is the mean over batches of X^T X for inputs divided by their maximum, and
-/// 0.01 of its mean diagonal entry, doubled until |C C^-1 - I| < 0.05, is added to its diagonal.
-/// Everything is computed in f64, where one damping is enough; PEFT uses f32. Its adapter is a
+/// and PEFT 0.21.2, C is the mean over batches of X^T X for inputs divided by their maximum, with
+/// 0.01 of its mean diagonal entry added to its diagonal. They double that until a computed inverse
+/// has |C C^-1 - I| < 0.05; here there is no inverse that could be inaccurate, as C W v = s u gives
+/// A0 = W V_r (S_r s)^-1/2, and the condition of C is at most 100 d_in. The largest triples take
+/// products with C and W alone ([`engraft_linalg::leading_svd`]), the smallest all of C W. Its adapter is a
 /// [`ResidualLora`]; A0 and B0 are stored, so that a file needs neither data nor the residual. Paper
 /// defaults: rank 128, alpha = rank, 256 samples.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -67,26 +65,50 @@ impl Default for CordaConfig {
     }
 }
 
-/// A damped covariance and its inverse.
-fn damped(covariance: &Matrix) -> Result<(Matrix, Matrix), LinalgError> {
-    let n = covariance.rows();
-    let mean = (0..n).map(|i| covariance.get(i, i)).sum::<f64>() / n as f64;
-    let unit = Matrix::identity(n);
-    let attempt = |damping: f64| {
-        let fixed = covariance.add(&unit.scale(damping * mean))?;
-        let inverse = solve(&fixed, &unit)?;
-        let error = fixed.matmul(&inverse)?.sub(&unit)?.frobenius_norm();
-        Ok((error < ACCURACY, fixed, inverse))
-    };
-    let mut damping = DAMPING;
-    for _ in 0..DOUBLINGS {
-        // A matrix that is still singular is damped more, like one whose inverse is inaccurate.
-        if let Ok((true, fixed, inverse)) = attempt(damping) {
-            return Ok((fixed, inverse));
-        }
-        damping *= 2.0;
+/// C W, known by its products: it is never formed unless all of it is decomposed.
+struct Seen {
+    /// The sum of the batches' covariances.
+    moment: HostMatrix,
+    batches: f64,
+    /// What is added to the diagonal of their mean.
+    damping: f64,
+    weight: HostMatrix,
+}
+
+impl Seen {
+    /// C X.
+    fn covariance(&self, x: &Matrix) -> Matrix {
+        let product = self.moment.times(x).scale(1.0 / self.batches);
+        let damped = product.add(&x.scale(self.damping));
+        damped.expect("a square matrix keeps the shape")
     }
-    attempt(damping).map(|(_, fixed, inverse)| (fixed, inverse))
+}
+
+impl Operator for Seen {
+    fn shape(&self) -> (usize, usize) {
+        self.weight.shape()
+    }
+
+    fn times(&self, x: &Matrix) -> Matrix {
+        self.covariance(&self.weight.times(x))
+    }
+
+    fn transpose_times(&self, x: &Matrix) -> Matrix {
+        self.weight.transpose_times(&self.covariance(x))
+    }
+
+    fn epsilon(&self) -> f64 {
+        self.weight.epsilon()
+    }
+
+    fn to_matrix(&self) -> Matrix {
+        let mut covariance = self.moment.to_matrix().scale(1.0 / self.batches);
+        for i in 0..covariance.rows() {
+            covariance.row_mut(i)[i] += self.damping;
+        }
+        let product = covariance.matmul(&self.weight.to_matrix());
+        product.expect("a row of the weight for each input")
+    }
 }
 
 impl Graft for CordaConfig {
@@ -113,17 +135,42 @@ impl Graft for CordaConfig {
         let Some(moment) = &statistics.scaled_moment else {
             return Err(ctx.numeric("the calibration has no covariance of the inputs"));
         };
-        let covariance = bridge::to_matrix(moment).scale(1.0 / statistics.batches.max(1) as f64);
-        let (covariance, inverse) = damped(&covariance).map_err(numeric)?;
-        let seen = covariance
-            .matmul(&bridge::to_matrix(&base.weight))
-            .and_then(|seen| svd(&seen))
-            .map_err(numeric)?;
-        let mut triples = match self.mode {
-            CordaMode::InstructionPreviewed => seen.truncated(self.rank).map_err(numeric)?,
-            CordaMode::KnowledgePreserved => last(&seen, self.rank, ctx)?,
+        let (moment, weight) = (HostMatrix::new(moment), HostMatrix::new(&base.weight));
+        let batches = statistics.batches.max(1) as f64;
+        let mean = moment.diagonal().iter().sum::<f64>() / (base.d_in() as f64 * batches);
+        if !(mean > 0.0 && mean.is_finite()) {
+            return Err(ctx.numeric(format!(
+                "the mean square of the scaled inputs is {mean}, expected a positive number"
+            )));
+        }
+        let seen = Seen {
+            moment,
+            batches,
+            damping: DAMPING * mean,
+            weight,
         };
-        triples.u = inverse.matmul(&triples.u).map_err(numeric)?;
+        let triples = match self.mode {
+            CordaMode::InstructionPreviewed => leading_of(&seen, self.rank, 0, ctx)?,
+            CordaMode::KnowledgePreserved => {
+                last(&svd(&seen.to_matrix()).map_err(numeric)?, self.rank, ctx)?
+            }
+        };
+        // C W v = s u, so that C^-1 u = W v / s: no inverse is needed.
+        let inverse: Vec<f64> = triples
+            .s
+            .iter()
+            .map(|&s| if s > f64::MIN_POSITIVE { 1.0 / s } else { 0.0 })
+            .collect();
+        let v = triples.vt.transpose();
+        let image = match self.mode {
+            CordaMode::InstructionPreviewed => seen.weight.times(&v),
+            // W v may be small beside W.
+            CordaMode::KnowledgePreserved => seen.weight.to_matrix().matmul(&v).map_err(numeric)?,
+        };
+        let triples = Svd {
+            u: image.scale_columns(&inverse).map_err(numeric)?,
+            ..triples
+        };
         let scaling = residual_lora::scaling(self.scaling, self.alpha, self.rank);
         ResidualLora::from_triples(Self::META.id, &triples, scaling, self.dropout, ctx)
     }
@@ -172,6 +219,7 @@ impl Method for CordaConfig {
 #[cfg(test)]
 mod tests {
     use engraft_core::Adapter;
+    use engraft_tensor::bridge;
 
     use super::*;
     use crate::testing::{base, calibrated, draw, forms_differ, largest};
@@ -190,7 +238,8 @@ mod tests {
         let rest = adapter.rebase(&base).unwrap().weight;
         let scaled = x.clone() / x.max().abs().unsqueeze();
         let c = bridge::to_matrix(&scaled.clone().transpose().matmul(scaled));
-        let (c, _) = damped(&c).unwrap();
+        let mean = (0..9).map(|i| c.get(i, i)).sum::<f64>() / 9.0;
+        let c = c.add(&Matrix::identity(9).scale(DAMPING * mean)).unwrap();
         let spectrum = |weight: &burn::tensor::Tensor<2>| {
             svd(&c.matmul(&bridge::to_matrix(weight)).unwrap())
                 .unwrap()

@@ -4,7 +4,9 @@ use engraft_core::{
     Counts, Family, FrozenBase, Graft, InitContext, LayerShape, Method, MethodMeta, Parts, Result,
     Scaling, admit_rank,
 };
+use engraft_linalg::{Operator, qr};
 use engraft_tensor::bridge;
+use engraft_tensor::host::HostMatrix;
 use serde::{Deserialize, Serialize};
 
 use crate::residual_lora::{self, ResidualLora};
@@ -55,12 +57,18 @@ impl Graft for OloraConfig {
     }
 
     fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<ResidualLora> {
+        // The first r columns of Q and rows of R need only the first r columns of W^T: Q_r R_rr is
+        // their decomposition, and R_r = Q_r^T W^T.
         let numeric = |error| ctx.numeric(error);
-        let qr =
-            engraft_linalg::qr(&bridge::to_matrix(&base.weight).transpose()).map_err(numeric)?;
-        let leading = 0..self.rank;
-        let a0 = qr.r.transpose().columns(leading.clone()).map_err(numeric)?;
-        let b0 = qr.q.columns(leading).map_err(numeric)?.transpose();
+        let first = base.weight.clone().narrow(0, 0, self.rank);
+        let first = qr(&bridge::to_matrix(&first).transpose()).map_err(numeric)?;
+        let mut a0 = HostMatrix::new(&base.weight).times(&first.q);
+        a0.check_finite("qr").map_err(numeric)?;
+        for i in 0..self.rank {
+            // R is triangular.
+            (0..self.rank).for_each(|j| a0.set(i, j, first.r.get(j, i)));
+        }
+        let b0 = first.q.transpose();
         let scaling = residual_lora::scaling(self.scaling, self.alpha, self.rank);
         Ok(ResidualLora::new(
             Self::META.id,

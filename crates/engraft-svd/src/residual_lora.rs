@@ -8,6 +8,7 @@ use engraft_core::{
 };
 use engraft_linalg::{Matrix, Svd};
 use engraft_tensor::Init;
+use engraft_tensor::host::plus_product;
 
 use crate::spectrum::{frozen, tensor};
 
@@ -141,8 +142,8 @@ impl Adapter for ResidualLora {
 
     fn rebase(&self, base: &FrozenBase) -> Option<FrozenBase> {
         let (a0, b0) = (self.a0.as_ref()?.val(), self.b0.as_ref()?.val());
-        let start = a0.matmul(b0) * self.scaling;
-        Some(base.with_weight((base.weight.clone() - start).detach()))
+        let rest = plus_product(&base.weight, -self.scaling, &a0, &b0);
+        Some(base.with_weight(rest))
     }
 }
 

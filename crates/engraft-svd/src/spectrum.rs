@@ -3,14 +3,16 @@
 use burn::module::Param;
 use burn::tensor::{DType, Device, Tensor};
 use engraft_core::{FrozenBase, InitContext, Result};
-use engraft_linalg::{Matrix, Svd, randomized_svd, svd};
+use engraft_linalg::{Matrix, Operator, Svd, leading_svd, randomized_svd, svd};
+use engraft_tensor::host::HostMatrix;
 use engraft_tensor::{bridge, cayley};
 
 /// Extra columns of the random test matrix beyond the rank (Halko et al. 2011, section 4.2).
 const OVERSAMPLE: usize = 10;
 
-/// W ~ U_r S_r V_r^T in f64. `niter` 0 is the exact decomposition; otherwise it is randomised with
-/// that many power iterations and `rank + 10` test columns drawn from the layer's own stream.
+/// W ~ U_r S_r V_r^T. `niter` 0 is exact to the rounding of W's own precision; otherwise it is
+/// randomised with that many power iterations and `rank + 10` test columns. Random vectors are
+/// drawn from the layer's own stream.
 ///
 /// # Errors
 /// NaN or infinite weights, no convergence.
@@ -20,7 +22,7 @@ pub(crate) fn leading(
     niter: usize,
     ctx: &InitContext,
 ) -> Result<Svd> {
-    leading_of(&bridge::to_matrix(&base.weight), rank, niter, ctx)
+    leading_of(&HostMatrix::new(&base.weight), rank, niter, ctx)
 }
 
 /// [`leading`] of any matrix.
@@ -28,20 +30,15 @@ pub(crate) fn leading(
 /// # Errors
 /// NaN or infinite entries, no convergence.
 pub(crate) fn leading_of(
-    matrix: &Matrix,
+    matrix: &impl Operator,
     rank: usize,
     niter: usize,
     ctx: &InitContext,
 ) -> Result<Svd> {
+    let rng = &mut ctx.key.child("svd").rng();
     let found = match niter {
-        0 => svd(matrix).and_then(|full| full.truncated(rank)),
-        _ => randomized_svd(
-            matrix,
-            rank,
-            OVERSAMPLE,
-            niter,
-            &mut ctx.key.child("svd").rng(),
-        ),
+        0 => leading_svd(matrix, rank, rng),
+        _ => randomized_svd(matrix, rank, OVERSAMPLE, niter, rng),
     };
     found.map_err(|error| ctx.numeric(error))
 }

@@ -11,11 +11,13 @@
 //! - [`ops`]: operations with kernels and backward passes of their own;
 //! - [`cayley`]: batches of rotations from skew-symmetric matrices;
 //! - [`inverse()`]: inverses of small matrices on the device;
-//! - [`bridge`]: tensors to host matrices and back, in the tensor's own precision.
+//! - [`bridge`]: tensors to host matrices and back, in the tensor's own precision;
+//! - [`host`]: large matrices decomposed where they lie.
 
 pub mod bridge;
 pub mod cayley;
 mod device;
+pub mod host;
 mod init;
 mod inverse;
 mod mersenne;

@@ -29,10 +29,10 @@ mod rotations;
 mod shards;
 mod softmax;
 mod sparse;
-mod update;
-mod waves;
 #[cfg(test)]
 pub(crate) mod testing;
+mod update;
+mod waves;
 
 pub use activation::{gelu, relu, sigmoid, silu, tanh};
 pub use adamw::{AdamW, AdamWParameter, adamw};
@@ -53,8 +53,8 @@ pub use pair_maps::{PairRotation, rotate_pairs};
 pub use plane_maps::{plane_maps, plane_maps_rows};
 pub use reflections::reflect;
 pub use rotation::{rotate, rotate_rows};
+pub(crate) use rotations::rotations;
 pub use shards::{shard_update, shards};
 pub use softmax::softmax;
 pub use sparse::{sparse_linear, sparse_weight};
 pub use waves::{Spectrum, waves_linear, waves_weight};
-pub(crate) use rotations::rotations;
