@@ -38,19 +38,20 @@ const KERNELS: &[(&str, fn())] = &[
     ("adamw", || {
         let len = ROWS * WIDTH;
         let rule = AdamW {
-            lr: 1e-3,
             beta1: 0.9,
             beta2: 0.999,
             eps: 1e-8,
             weight_decay: 0.01,
         };
         let parameter = Parameter {
+            lr: 1e-3,
+            step: 1,
             values: &mut filled(len),
             gradient: &filled(len),
             first_moment: &mut zeros(len),
             second_moment: &mut zeros(len),
         };
-        rule.step(1, vec![parameter]);
+        rule.step(vec![parameter]);
     }),
     ("circulant", || {
         let blocks = CirculantBlocks {
