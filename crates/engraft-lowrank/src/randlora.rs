@@ -75,7 +75,8 @@ impl RandLoraConfig {
 /// method with another draw of B.
 ///
 /// The scaled A of all bases is a min x min matrix: the update has full rank. Both forms cost what
-/// the frozen layer costs, and that matrix.
+/// the frozen layer costs, and that matrix, formed in one pass; backward the gradients of lambda and
+/// gamma are sums over that of the matrix, and B needs none.
 #[derive(Module, Debug)]
 pub struct RandLora {
     /// lambda, [r, n].

@@ -44,6 +44,10 @@ impl Default for VeraConfig {
 /// Kopiczko et al., VeRA: Vector-based Random Matrix Adaptation, arXiv 2310.11454, equation 2.
 /// One pair of projections sized to the largest layer is PEFT's reading of "shared across layers";
 /// the paper's models have layers of one size.
+///
+/// # Cost
+/// diag(d) B diag(b) is formed in each step, r d_out; then T tokens cost T r (d_in + d_out) beside the
+/// base, and backward, where A needs no gradient, T r (d_in + 2 d_out).
 #[derive(Module, Debug)]
 pub struct Vera {
     /// d, `[r]`.
