@@ -2,8 +2,12 @@
 //!
 //! - [`step`]: one adapted layer, forward and backward, for criterion;
 //! - [`training`]: a whole training step of a small network, as Python's script times it;
+//! - [`limit`]: the products that a frozen network needs;
+//! - [`growth`]: one adapted layer at any size;
 //! - [`measure`]: how a case is timed in a process of its own.
 
+pub mod growth;
+pub mod limit;
 pub mod measure;
 mod shapes;
 pub mod step;
