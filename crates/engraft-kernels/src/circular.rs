@@ -121,65 +121,59 @@ impl CirculantBlocks {
     }
 }
 
-vectors! {
-    fn kernels_to_spectrum<T, V>(
-        shape: CirculantBlocks,
-        plan: &Fourier<T>,
-        w: &[T],
-        scale: f64,
-        spectrum: &mut [[T; 2]],
-    ) {
-        let scale = T::from_f64(scale);
-        let blocks = shape.inputs * shape.outputs;
-        let mut group = Group::<V>::new::<T>(shape.size);
-        // One kernel a lane, not two: their transforms are wanted apart.
-        for (at, kernels) in w.chunks(shape.size * LANES).enumerate() {
-            group.load_real(kernels, shape.size);
-            plan.forward(&mut group.re, &mut group.im);
-            for k in 0..shape.size {
-                let (mut re, mut im) = ([T::ZERO; LANES], [T::ZERO; LANES]);
-                group.re[k].store(&mut re);
-                group.im[k].store(&mut im);
-                let to = &mut spectrum[k * blocks + at * LANES..(k + 1) * blocks];
-                for ((to, re), im) in to.iter_mut().zip(re).zip(im) {
-                    *to = [re * scale, -im * scale];
-                }
+/// One kernel a lane, not two: their transforms are wanted apart.
+fn kernels_to_spectrum<T: Real>(
+    shape: CirculantBlocks,
+    plan: &Fourier<T>,
+    w: &[T],
+    scale: f64,
+    spectrum: &mut [[T; 2]],
+) {
+    let scale = T::from_f64(scale);
+    let blocks = shape.inputs * shape.outputs;
+    let mut group = Group::new(shape.size);
+    for (at, kernels) in w.chunks(shape.size * LANES).enumerate() {
+        group.clear();
+        group.load(kernels, shape.size);
+        group.forward(plan, shape.size);
+        for (k, (re, im)) in group.re.iter().zip(&group.im).enumerate() {
+            let to = &mut spectrum[k * blocks + at * LANES..(k + 1) * blocks];
+            for ((to, &re), &im) in to.iter_mut().zip(&re.0).zip(&im.0) {
+                *to = [re * scale, -im * scale];
             }
         }
     }
 }
 
-vectors! {
-    /// Inverse transforms of the even part of the spectra whose sums and differences over pairs of
-    /// frequencies are given, `[real or imaginary, outputs, inputs, pairs]`.
-    fn spectrum_to_kernels<T, V>(
-        shape: CirculantBlocks,
-        plan: &Fourier<T>,
-        pairs: &[[usize; 2]],
-        sums: &[T],
-        scale: f64,
-        w: &mut [T],
-    ) {
-        let scale = T::from_f64(scale);
-        let (all_re, all_im) = sums.split_at(sums.len() / 2);
-        let mut group = Group::<V>::new::<T>(shape.size);
-        let parts = all_re.chunks(pairs.len() * LANES).zip(all_im.chunks(pairs.len() * LANES));
-        for ((re, im), w) in parts.zip(w.chunks_mut(shape.size * LANES)) {
-            for (pair, &[k, mirrored]) in pairs.iter().enumerate() {
-                let (mut sum, mut difference) = ([T::ZERO; LANES], [T::ZERO; LANES]);
-                let lines = re.chunks_exact(pairs.len()).zip(im.chunks_exact(pairs.len()));
-                for ((sum, difference), (re, im)) in sum.iter_mut().zip(&mut difference).zip(lines) {
-                    *sum = re[pair] * scale;
-                    *difference = im[pair] * scale;
-                }
-                let (re, im) = (V::load(&sum), V::load(&difference));
-                (group.re[mirrored], group.im[mirrored]) = (re, V::splat(T::ZERO).minus(im));
-                (group.re[k], group.im[k]) = (re, if k == mirrored { V::splat(T::ZERO) } else { im });
+/// Inverse transforms of the even part of the spectra whose sums and differences over pairs of
+/// frequencies are given, `[real or imaginary, outputs, inputs, pairs]`.
+fn spectrum_to_kernels<T: Real>(
+    shape: CirculantBlocks,
+    plan: &Fourier<T>,
+    pairs: &[[usize; 2]],
+    sums: &[T],
+    scale: f64,
+    w: &mut [T],
+) {
+    let scale = T::from_f64(scale);
+    let (all_re, all_im) = sums.split_at(sums.len() / 2);
+    let mut group = Group::new(shape.size);
+    let (step, lines) = (pairs.len() * LANES, w.chunks_mut(shape.size * LANES));
+    for ((re, im), w) in all_re.chunks(step).zip(all_im.chunks(step)).zip(lines) {
+        group.clear();
+        let parts = re
+            .chunks_exact(pairs.len())
+            .zip(im.chunks_exact(pairs.len()));
+        for (lane, (re, im)) in parts.enumerate() {
+            for ((&[k, mirrored], &re), &im) in pairs.iter().zip(re).zip(im) {
+                let (re, im) = (re * scale, if k == mirrored { T::ZERO } else { im * scale });
+                (group.re[k].0[lane], group.im[k].0[lane]) = (re, im);
+                (group.re[mirrored].0[lane], group.im[mirrored].0[lane]) = (re, -im);
             }
-            plan.inverse(&mut group.re, &mut group.im);
-            w.fill(T::ZERO);
-            crate::vector::add_columns(&group.re, w, shape.size);
         }
+        group.inverse(plan, shape.size);
+        w.fill(T::ZERO);
+        group.add_to(w, shape.size);
     }
 }
 
@@ -192,8 +186,8 @@ vectors! {
         y: &mut [T],
     ) {
         let CirculantBlocks { width_in, width_out, inputs, outputs, size } = shape;
-        let mut from = Group::<V>::new::<T>(inputs * size);
-        let mut to = Group::<V>::new::<T>(outputs * size);
+        let mut from = Group::<T>::new(inputs * size);
+        let mut to = Group::<T>::new(outputs * size);
         for (x, y) in x.chunks(GROUP * width_in).zip(y.chunks_mut(GROUP * width_out)) {
             from.load(x, width_in);
             from.forward(plan, size);
@@ -201,12 +195,12 @@ vectors! {
                 for (m, kernels) in kernels.chunks_exact(inputs).enumerate() {
                     let (mut re, mut im) = (V::splat(T::ZERO), V::splat(T::ZERO));
                     for (n, &[w_re, w_im]) in kernels.iter().enumerate() {
-                        let (a, b) = (from.re[n * size + k], from.im[n * size + k]);
+                        let (a, b): (V, V) = from.at(n * size + k);
                         let w = (V::splat(w_re), V::splat(w_im));
                         re = a.mul_add(w.0, re.minus(b.times(w.1)));
                         im = b.mul_add(w.0, a.mul_add(w.1, im));
                     }
-                    (to.re[m * size + k], to.im[m * size + k]) = (re, im);
+                    to.set(m * size + k, (re, im));
                 }
             }
             to.inverse(plan, size);
@@ -229,8 +223,8 @@ vectors! {
     ) {
         let CirculantBlocks { width_in, width_out, inputs, outputs, size } = shape;
         let ((spectrum, pairs), [x, gy]) = (operands, tokens);
-        let mut left = Group::<V>::new::<T>(inputs * size);
-        let mut right = Group::<V>::new::<T>(outputs * size);
+        let mut left = Group::<T>::new(inputs * size);
+        let mut right = Group::<T>::new(outputs * size);
         let (sums_re, sums_im) = sums.split_at_mut(sums.len() / 2);
         for (at, gy) in gy.chunks(GROUP * width_out).enumerate() {
             let start = at * GROUP * width_in;
@@ -242,15 +236,13 @@ vectors! {
                 let lines = sums_re.chunks_exact_mut(pairs.len()).zip(sums_im.chunks_exact_mut(pairs.len()));
                 for (block, (line_re, line_im)) in lines.enumerate() {
                     let (m, n) = (block / inputs * size, block % inputs * size);
-                    let (a, b) = (&left.re[n..][..size], &left.im[n..][..size]);
-                    let (c, d) = (&right.re[m..][..size], &right.im[m..][..size]);
                     for ((&[p, q], re), im) in pairs.iter().zip(line_re).zip(line_im) {
-                        let sum = a[p].times(c[p]);
-                        let sum = b[p].mul_add(d[p], sum);
-                        let sum = a[q].mul_add(c[q], sum);
-                        *re += b[q].mul_add(d[q], sum).sum();
-                        let plus = a[q].mul_add(d[q], b[p].times(c[p]));
-                        let minus = a[p].mul_add(d[p], b[q].times(c[q]));
+                        let [(a, b), (e, f)]: [(V, V); 2] = [left.at(n + p), left.at(n + q)];
+                        let [(c, d), (g, h)]: [(V, V); 2] = [right.at(m + p), right.at(m + q)];
+                        let sum = b.mul_add(d, a.times(c));
+                        *re += f.mul_add(h, e.mul_add(g, sum)).sum();
+                        let plus = e.mul_add(h, b.times(c));
+                        let minus = a.mul_add(d, f.times(g));
                         *im += plus.minus(minus).sum();
                     }
                 }
@@ -261,12 +253,12 @@ vectors! {
                         let (mut re, mut im) = (V::splat(T::ZERO), V::splat(T::ZERO));
                         for m in 0..outputs {
                             let [w_re, w_im] = kernels[m * inputs + n];
-                            let (a, b) = (right.re[m * size + k], right.im[m * size + k]);
+                            let (a, b): (V, V) = right.at(m * size + k);
                             let w = (V::splat(w_re), V::splat(w_im));
                             re = a.mul_add(w.0, b.mul_add(w.1, re));
                             im = b.mul_add(w.0, im.minus(a.times(w.1)));
                         }
-                        (left.re[n * size + k], left.im[n * size + k]) = (re, im);
+                        left.set(n * size + k, (re, im));
                     }
                 }
                 left.inverse(plan, size);

@@ -1,7 +1,7 @@
 //! Discrete Fourier transforms of any length, many at a time.
 
 use crate::Real;
-use crate::vector::Vector;
+use crate::vector::{Line, Vector};
 
 /// A pass of the transform over blocks of `radix span` points.
 #[derive(Debug)]
@@ -79,23 +79,31 @@ impl<T: Real> Fourier<T> {
     }
 
     /// Transforms `re + i im`.
-    #[inline(always)]
-    pub(crate) fn forward<V: Vector<T>>(&self, re: &mut [V], im: &mut [V]) {
-        let (re, im) = (&mut re[..self.len], &mut im[..self.len]);
-        for stage in &self.stages {
+    pub(crate) fn forward(&self, re: &mut [Line<T>], im: &mut [Line<T>]) {
+        forward(self, &mut re[..self.len], &mut im[..self.len]);
+    }
+
+    /// `len` times the inverse of [`forward`](Self::forward).
+    pub(crate) fn inverse(&self, re: &mut [Line<T>], im: &mut [Line<T>]) {
+        // With the parts exchanged, a transform runs backwards.
+        backward(self, &mut im[..self.len], &mut re[..self.len]);
+    }
+}
+
+vectors! {
+    fn forward<T, V>(plan: &Fourier<T>, re: &mut [Line<T>], im: &mut [Line<T>]) {
+        for stage in &plan.stages {
             let blocks = re.chunks_exact_mut(stage.len());
             for (re, im) in blocks.zip(im.chunks_exact_mut(stage.len())) {
                 stage.forward::<V>(re, im);
             }
         }
     }
+}
 
-    /// `len` times the inverse of [`forward`](Self::forward).
-    #[inline(always)]
-    pub(crate) fn inverse<V: Vector<T>>(&self, re: &mut [V], im: &mut [V]) {
-        // With the parts exchanged, a transform runs backwards.
-        let (re, im) = (&mut im[..self.len], &mut re[..self.len]);
-        for stage in self.stages.iter().rev() {
+vectors! {
+    fn backward<T, V>(plan: &Fourier<T>, re: &mut [Line<T>], im: &mut [Line<T>]) {
+        for stage in plan.stages.iter().rev() {
             let blocks = re.chunks_exact_mut(stage.len());
             for (re, im) in blocks.zip(im.chunks_exact_mut(stage.len())) {
                 stage.backward::<V>(re, im);
@@ -119,12 +127,12 @@ impl<T: Real> Stage<T> {
 
     /// Butterflies, then twiddle factors.
     #[inline(always)]
-    fn forward<V: Vector<T>>(&self, re: &mut [V], im: &mut [V]) {
+    fn forward<V: Vector<T>>(&self, re: &mut [Line<T>], im: &mut [Line<T>]) {
         let span = self.span;
         match self.radix {
             2 => {
                 for (k, w) in self.twiddles.iter().enumerate() {
-                    let [a, b] = load(re, im, [k, k + span]);
+                    let [a, b] = load::<T, V, _>(re, im, [k, k + span]);
                     let [a, b] = two::<T, V>(a, b);
                     store(re, im, [k, k + span], [a, times::<T, V>(b, *w)]);
                 }
@@ -132,7 +140,7 @@ impl<T: Real> Stage<T> {
             4 => {
                 for (k, w) in self.twiddles.as_chunks::<3>().0.iter().enumerate() {
                     let at = [k, k + span, k + 2 * span, k + 3 * span];
-                    let [a, b, c, d] = four::<T, V>(load(re, im, at));
+                    let [a, b, c, d] = four::<T, V>(load::<T, V, _>(re, im, at));
                     let values = [
                         a,
                         times::<T, V>(b, w[0]),
@@ -146,7 +154,7 @@ impl<T: Real> Stage<T> {
                 let root = self.roots[1];
                 for (k, w) in self.twiddles.as_chunks::<2>().0.iter().enumerate() {
                     let at = [k, k + span, k + 2 * span];
-                    let [a, b, c] = three::<T, V>(load(re, im, at), root);
+                    let [a, b, c] = three::<T, V>(load::<T, V, _>(re, im, at), root);
                     let values = [a, times::<T, V>(b, w[0]), times::<T, V>(c, w[1])];
                     store(re, im, at, values);
                 }
@@ -155,14 +163,14 @@ impl<T: Real> Stage<T> {
                 let mut points = vec![(V::splat(T::ZERO), V::splat(T::ZERO)); radix];
                 for (k, w) in self.twiddles.chunks_exact(radix - 1).enumerate() {
                     for (r, point) in points.iter_mut().enumerate() {
-                        *point = (re[k + r * span], im[k + r * span]);
+                        [*point] = load::<T, V, 1>(re, im, [k + r * span]);
                     }
                     for j in 0..radix {
                         let mut sum = self.sum::<V>(&points, j);
                         if j > 0 {
                             sum = times::<T, V>(sum, w[j - 1]);
                         }
-                        (re[k + j * span], im[k + j * span]) = sum;
+                        store(re, im, [k + j * span], [sum]);
                     }
                 }
             }
@@ -171,19 +179,19 @@ impl<T: Real> Stage<T> {
 
     /// Twiddle factors, then butterflies.
     #[inline(always)]
-    fn backward<V: Vector<T>>(&self, re: &mut [V], im: &mut [V]) {
+    fn backward<V: Vector<T>>(&self, re: &mut [Line<T>], im: &mut [Line<T>]) {
         let span = self.span;
         match self.radix {
             2 => {
                 for (k, w) in self.twiddles.iter().enumerate() {
-                    let [a, b] = load(re, im, [k, k + span]);
+                    let [a, b] = load::<T, V, _>(re, im, [k, k + span]);
                     store(re, im, [k, k + span], two::<T, V>(a, times::<T, V>(b, *w)));
                 }
             }
             4 => {
                 for (k, w) in self.twiddles.as_chunks::<3>().0.iter().enumerate() {
                     let at = [k, k + span, k + 2 * span, k + 3 * span];
-                    let [a, b, c, d] = load(re, im, at);
+                    let [a, b, c, d] = load::<T, V, _>(re, im, at);
                     let values = [
                         a,
                         times::<T, V>(b, w[0]),
@@ -197,7 +205,7 @@ impl<T: Real> Stage<T> {
                 let root = self.roots[1];
                 for (k, w) in self.twiddles.as_chunks::<2>().0.iter().enumerate() {
                     let at = [k, k + span, k + 2 * span];
-                    let [a, b, c] = load(re, im, at);
+                    let [a, b, c] = load::<T, V, _>(re, im, at);
                     let values = [a, times::<T, V>(b, w[0]), times::<T, V>(c, w[1])];
                     store(re, im, at, three::<T, V>(values, root));
                 }
@@ -206,13 +214,14 @@ impl<T: Real> Stage<T> {
                 let mut points = vec![(V::splat(T::ZERO), V::splat(T::ZERO)); radix];
                 for (k, w) in self.twiddles.chunks_exact(radix - 1).enumerate() {
                     for (r, point) in points.iter_mut().enumerate() {
-                        *point = (re[k + r * span], im[k + r * span]);
+                        [*point] = load::<T, V, 1>(re, im, [k + r * span]);
                         if r > 0 {
                             *point = times::<T, V>(*point, w[r - 1]);
                         }
                     }
                     for j in 0..radix {
-                        (re[k + j * span], im[k + j * span]) = self.sum::<V>(&points, j);
+                        let sum = self.sum::<V>(&points, j);
+                        store(re, im, [k + j * span], [sum]);
                     }
                 }
             }
@@ -237,23 +246,28 @@ impl<T: Real> Stage<T> {
 }
 
 #[inline(always)]
-fn load<V: Copy, const N: usize>(re: &[V], im: &[V], at: [usize; N]) -> [Complex<V>; N] {
-    let mut values = [(re[0], im[0]); N];
+fn load<T: Real, V: Vector<T>, const N: usize>(
+    re: &[Line<T>],
+    im: &[Line<T>],
+    at: [usize; N],
+) -> [Complex<V>; N] {
+    let mut values = [(V::splat(T::ZERO), V::splat(T::ZERO)); N];
     for (value, at) in values.iter_mut().zip(at) {
-        *value = (re[at], im[at]);
+        *value = (V::load(&re[at].0), V::load(&im[at].0));
     }
     values
 }
 
 #[inline(always)]
-fn store<V: Copy, const N: usize>(
-    re: &mut [V],
-    im: &mut [V],
+fn store<T, V: Vector<T>, const N: usize>(
+    re: &mut [Line<T>],
+    im: &mut [Line<T>],
     at: [usize; N],
     values: [Complex<V>; N],
 ) {
     for (at, value) in at.into_iter().zip(values) {
-        (re[at], im[at]) = value;
+        value.0.store(&mut re[at].0);
+        value.1.store(&mut im[at].0);
     }
 }
 
@@ -301,9 +315,9 @@ fn four<T, V: Vector<T>>([a, b, c, d]: [Complex<V>; 4]) -> [Complex<V>; 4] {
 mod tests {
     use super::*;
     use crate::testing::noise;
-    use crate::vector::{LANES, Plain};
+    use crate::vector::LANES;
 
-    type Lanes = Plain<f64, false>;
+    type Lanes = Line<f64>;
 
     #[test]
     fn every_length_is_the_definition_and_the_inverse_returns() {

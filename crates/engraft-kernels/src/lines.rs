@@ -2,10 +2,7 @@
 
 use crate::Real;
 use crate::parallel::{for_each, rows_per_task};
-use crate::vector::{LANES, Plain, Vector};
-
-/// A vector in memory, on a cache line of its own in `f32`.
-pub(crate) type Line<T> = Plain<T, false>;
+use crate::vector::{LANES, Line, Vector};
 
 /// The transpose of `[tokens, width]` as `[width, groups]` vectors of tokens, the last padded.
 pub(crate) fn turn_all<T: Real>(x: &[T], width: usize, lines: &mut Vec<Line<T>>) {

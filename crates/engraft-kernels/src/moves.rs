@@ -42,16 +42,16 @@ impl Moves {
 pub(crate) fn gather<T: Real, V: Vector<T>>(
     moves: &Moves,
     c: &[T],
-    from: &Group<V>,
-    to: &mut Group<V>,
+    from: &Group<T>,
+    to: &mut Group<T>,
 ) {
-    let targets = to.re.iter_mut().zip(&mut to.im);
-    for ((re, im), range) in targets.zip(moves.starts.windows(2)) {
-        (*re, *im) = (V::splat(T::ZERO), V::splat(T::ZERO));
+    for (target, range) in moves.starts.windows(2).enumerate() {
+        let (mut re, mut im) = (V::splat(T::ZERO), V::splat(T::ZERO));
         for &[source, entry] in &moves.terms[range[0] as usize..range[1] as usize] {
             let c = V::splat(c[entry as usize]);
-            *re = from.re[source as usize].mul_add(c, *re);
-            *im = from.im[source as usize].mul_add(c, *im);
+            let (a, b): (V, V) = from.at(source as usize);
+            (re, im) = (a.mul_add(c, re), b.mul_add(c, im));
         }
+        to.set(target, (re, im));
     }
 }

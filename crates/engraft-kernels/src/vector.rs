@@ -55,6 +55,9 @@ pub trait Vector<T>: Copy + Debug + Send + Sync + 'static {
 #[repr(C, align(64))]
 pub struct Plain<T, const FUSED: bool>(pub(crate) [T; LANES]);
 
+/// A vector in memory, on a cache line of its own in `f32`.
+pub(crate) type Line<T> = Plain<T, false>;
+
 /// One loop over the lanes of `self` and what it is combined with.
 macro_rules! lanes {
     ($first:expr, |$lane:ident| $value:expr) => {{
@@ -271,57 +274,6 @@ mod x86 {
             for (row, plain) in rows.iter_mut().zip(&plain) {
                 *row = Self::load(&plain.0);
             }
-        }
-    }
-}
-
-/// Reads up to [`LANES`] rows: they become lanes, their columns vectors. Missing rows and columns are
-/// zero.
-#[inline(always)]
-pub(crate) fn load_columns<T: Real, V: Vector<T>>(rows: &[T], width: usize, to: &mut [V]) {
-    let whole = to.len().min(width) / LANES;
-    let (blocks, rest) = to.as_chunks_mut::<LANES>();
-    let (blocks, partial) = blocks.split_at_mut(whole);
-    for (at, block) in blocks.iter_mut().enumerate() {
-        let start = at * LANES;
-        *block = [V::splat(T::ZERO); LANES];
-        for (vector, row) in block.iter_mut().zip(rows.chunks_exact(width)) {
-            *vector = V::load(row[start..].first_chunk().expect("a whole block"));
-        }
-        V::transpose(block);
-    }
-    let partial = partial.as_flattened_mut().iter_mut().chain(rest);
-    for (column, vector) in partial.enumerate() {
-        let column = whole * LANES + column;
-        let mut lanes = [T::ZERO; LANES];
-        if column < width {
-            for (lane, row) in lanes.iter_mut().zip(rows.chunks_exact(width)) {
-                *lane = row[column];
-            }
-        }
-        *vector = V::load(&lanes);
-    }
-}
-
-/// Adds vectors to the columns that [`load_columns`] reads; what lies beyond is dropped.
-#[inline(always)]
-pub(crate) fn add_columns<T: Real, V: Vector<T>>(from: &[V], rows: &mut [T], width: usize) {
-    let count = from.len().min(width);
-    let (blocks, rest) = from[..count].as_chunks::<LANES>();
-    for (at, block) in blocks.iter().enumerate() {
-        let start = at * LANES;
-        let mut block = *block;
-        V::transpose(&mut block);
-        for (vector, row) in block.iter().zip(rows.chunks_exact_mut(width)) {
-            let row = row[start..].first_chunk_mut().expect("a whole block");
-            V::load(row).plus(*vector).store(row);
-        }
-    }
-    for (column, vector) in rest.iter().enumerate() {
-        let mut lanes = [T::ZERO; LANES];
-        vector.store(&mut lanes);
-        for (&lane, row) in lanes.iter().zip(rows.chunks_exact_mut(width)) {
-            row[blocks.len() * LANES + column] += lane;
         }
     }
 }

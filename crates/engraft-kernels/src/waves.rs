@@ -4,7 +4,7 @@ use crate::fourier::Fourier;
 use crate::group::{GROUP, Group};
 use crate::moves::{Moves, gather};
 use crate::parallel::{for_each, parts, reduce, rows_per_partial, rows_per_task};
-use crate::vector::{LANES, Vector};
+use crate::vector::LANES;
 use crate::{Real, expect_len, expect_rows};
 
 /// The `width_in x width_out` matrix
@@ -182,13 +182,7 @@ fn halves<T: Real>(c: &[T], scale: f64) -> Vec<T> {
 }
 
 /// The transforms of the group of tokens that starts at `first`.
-#[inline(always)]
-fn transform<T: Real, V: Vector<T>>(
-    plan: &Fourier<T>,
-    x: Tokens<'_, T>,
-    first: usize,
-    group: &mut Group<V>,
-) {
+fn transform<T: Real>(plan: &Fourier<T>, x: Tokens<'_, T>, first: usize, group: &mut Group<T>) {
     let width = plan.len();
     match x {
         Tokens::Rows(x) => {
@@ -196,17 +190,13 @@ fn transform<T: Real, V: Vector<T>>(
             group.load(&x[first * width..end], width);
         }
         Tokens::Identity => {
-            group.re.fill(V::splat(T::ZERO));
-            group.im.fill(V::splat(T::ZERO));
+            group.clear();
             for token in 0..GROUP.min(width - first) {
-                let mut unit = [T::ZERO; LANES];
-                unit[token % LANES] = T::ONE;
-                let part = if token < LANES {
-                    &mut group.re
-                } else {
-                    &mut group.im
+                let part = match token < LANES {
+                    true => &mut group.re,
+                    false => &mut group.im,
                 };
-                part[first + token] = V::load(&unit);
+                part[first + token].0[token % LANES] = T::ONE;
             }
         }
     }
@@ -223,11 +213,11 @@ vectors! {
     ) {
         let (moves, c) = sums;
         let (width_in, width_out) = (plans.input.len(), plans.output.len());
-        let mut from = Group::<V>::new::<T>(width_in);
-        let mut to = Group::<V>::new::<T>(width_out);
+        let mut from = Group::<T>::new(width_in);
+        let mut to = Group::<T>::new(width_out);
         for (at, y) in y.chunks_mut(GROUP * width_out).enumerate() {
             transform(&plans.input, x, first + at * GROUP, &mut from);
-            gather(moves, c, &from, &mut to);
+            gather::<T, V>(moves, c, &from, &mut to);
             to.inverse(&plans.output, width_out);
             to.add_to(y, width_out);
         }
@@ -246,8 +236,8 @@ vectors! {
     ) {
         let ((moves, c), (gx, gc)) = (sums, gradients);
         let (width_in, width_out) = (plans.input.len(), plans.output.len());
-        let mut left = Group::<V>::new::<T>(width_in);
-        let mut right = Group::<V>::new::<T>(width_out);
+        let mut left = Group::<T>::new(width_in);
+        let mut right = Group::<T>::new(width_out);
         for (at, gy) in gy.chunks(GROUP * width_out).enumerate() {
             right.load(gy, width_out);
             right.forward(&plans.output, width_out);
@@ -256,14 +246,14 @@ vectors! {
                 // The two tokens of a lane are x + i x' and g + i g'. With X_q conj(G_-p) alone the
                 // real part would hold their cross products, which the mirror image takes away.
                 for (gc, &[q, nq, p, np]) in gc.iter_mut().zip(&plans.entries) {
-                    let sum = left.re[q].times(right.re[np]);
-                    let sum = left.im[q].mul_add(right.im[np], sum);
-                    let sum = left.re[nq].mul_add(right.re[p], sum);
-                    *gc += left.im[nq].mul_add(right.im[p], sum).sum();
+                    let [(a, b), (c, d)]: [(V, V); 2] = [left.at(q), right.at(np)];
+                    let [(e, f), (g, h)]: [(V, V); 2] = [left.at(nq), right.at(p)];
+                    let sum = b.mul_add(d, a.times(c));
+                    *gc += f.mul_add(h, e.mul_add(g, sum)).sum();
                 }
             }
             if !gx.is_empty() {
-                gather(moves, c, &right, &mut left);
+                gather::<T, V>(moves, c, &right, &mut left);
                 left.inverse(&plans.input, width_in);
                 let start = at * GROUP * width_in;
                 let end = gx.len().min(start + GROUP * width_in);
