@@ -1,5 +1,9 @@
 //! Softmax attention that keeps two numbers a row for its backward pass.
 
+mod head;
+
+use head::{Head, Work};
+
 use crate::fold::{max, sum, sum2};
 use crate::parallel::{for_each, rows_per_task};
 use crate::product::{Extent, Strided, multiply_add};
@@ -259,100 +263,6 @@ fn chunks<T>(data: &mut [T], len: usize) -> std::slice::ChunksMut<'_, T> {
     data.chunks_mut(len.max(1))
 }
 
-/// One head of one sequence; slices start at its first number.
-#[derive(Clone, Copy)]
-struct Head<'a, T> {
-    shape: Attention,
-    q: &'a [T],
-    k: &'a [T],
-    v: &'a [T],
-    /// Its numbers and the distance of their rows.
-    mask: Option<(&'a [T], usize)>,
-}
-
-impl<T: Real> Head<'_, T> {
-    /// Keys that some of the queries before `end` see.
-    fn seen(&self, end: usize) -> usize {
-        let Attention {
-            queries,
-            keys,
-            causal,
-            ..
-        } = self.shape;
-        if causal { end + keys - queries } else { keys }
-    }
-
-    /// `scale q k^T + mask` for rows of queries from `start` on, as far as the query sees.
-    #[inline(always)]
-    fn scores<const FUSED: bool>(&self, start: usize, rows: usize, k_t: &[T], scores: &mut [T]) {
-        let Attention {
-            heads,
-            width,
-            keys,
-            scale,
-            ..
-        } = self.shape;
-        let seen = self.seen(start + rows);
-        scores.fill(T::ZERO);
-        let q = Strided {
-            data: &self.q[start * heads * width..],
-            row: heads * width,
-            column: 1,
-        };
-        let extent = Extent {
-            m: rows,
-            k: width,
-            n: seen,
-        };
-        multiply_add::<T, FUSED>(extent, q, (k_t, keys), (&mut *scores, seen));
-        let scale = T::from_f64(scale);
-        for (i, row) in (start..).zip(scores.chunks_exact_mut(seen)) {
-            let row = &mut row[..self.seen(i + 1)];
-            match self.mask {
-                None => row.iter_mut().for_each(|x| *x *= scale),
-                Some((mask, distance)) => {
-                    for (x, &mask) in row.iter_mut().zip(&mask[i * distance..]) {
-                        *x = x.mul_add::<FUSED>(scale, mask);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// What one task works in.
-struct Work<T> {
-    /// `[width, keys]`.
-    k_t: Vec<T>,
-    /// `[width, keys]`; empty in a forward pass.
-    v_t: Vec<T>,
-    /// A block of scores.
-    p: Vec<T>,
-    /// A block of their gradients; empty in a forward pass.
-    gp: Vec<T>,
-}
-
-impl<T: Real> Work<T> {
-    fn new(shape: &Attention) -> Self {
-        Self {
-            k_t: vec![T::ZERO; shape.width * shape.keys],
-            v_t: Vec::new(),
-            p: vec![T::ZERO; shape.queries.min(BLOCK) * shape.keys],
-            gp: Vec::new(),
-        }
-    }
-
-    fn transpose_keys(&mut self, head: Head<'_, T>) {
-        transpose_head(head.k, head.shape, &mut self.k_t);
-    }
-
-    fn transpose_values(&mut self, head: Head<'_, T>) {
-        self.v_t.resize(self.k_t.len(), T::ZERO);
-        self.gp.resize(self.p.len(), T::ZERO);
-        transpose_head(head.v, head.shape, &mut self.v_t);
-    }
-}
-
 simd! {
     fn forward<T, const FUSED: bool>(
         head: Head<'_, T>, work: &mut Work<T>, y: &mut [T], largest: &mut [T], scales: &mut [T],
@@ -430,21 +340,6 @@ simd! {
             let columns = Strided { data: gp, row: 1, column: seen };
             let q = (&head.q[start * heads * width..], heads * width);
             multiply_add::<T, FUSED>(to_keys, columns, q, (&mut *gk, width));
-        }
-    }
-}
-
-/// The transpose of the keys or values of one head, `[width, keys]`.
-fn transpose_head<T: Real>(x: &[T], shape: Attention, out: &mut [T]) {
-    let Attention {
-        key_heads,
-        keys,
-        width,
-        ..
-    } = shape;
-    for (j, row) in x.chunks(key_heads * width).take(keys).enumerate() {
-        for (i, &value) in row[..width].iter().enumerate() {
-            out[i * keys + j] = value;
         }
     }
 }
