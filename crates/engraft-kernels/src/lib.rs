@@ -35,6 +35,7 @@ mod softmax;
 mod sums;
 #[cfg(test)]
 mod testing;
+mod updated;
 
 pub use adamw::{AdamW, Parameter};
 pub use circular::CirculantBlocks;
@@ -51,6 +52,7 @@ pub use rotation::BlockDiagonal;
 pub use silu::{silu, silu_backward};
 pub use softmax::{softmax, softmax_backward};
 pub use sums::column_sums;
+pub use updated::low_rank_updated;
 
 /// Panics with both lengths unless `found` has the length that the other arguments ask for.
 #[track_caller]
