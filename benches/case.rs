@@ -1,14 +1,16 @@
 //! One timed case in a process of its own; prints one line of JSON.
 
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Parser;
-use engraft_benches::measure::{self, Budget};
+use engraft_benches::limit::Products;
+use engraft_benches::measure::{self, Budget, Timing};
 use engraft_benches::merge::Merge;
 use engraft_benches::mixed::{Mixed, Rows};
-use engraft_benches::training::Training;
-use serde_json::json;
+use engraft_benches::training::{TOKENS, Training};
+use engraft_benches::{Shapes, growth};
+use serde_json::{Value, json};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -22,7 +24,7 @@ struct Args {
     /// Counted runs.
     #[arg(long, default_value_t = 15)]
     runs: usize,
-    /// `train`, `mixed` or `merge`.
+    /// `train`, `growth`, `limit`, `mixed` or `merge`.
     kind: String,
     /// What to time: `stack4 lora_r8`, `stack4 lora_r8 ADAPTERS TOKENS`, `lora_r8 SIZE`.
     what: Vec<String>,
@@ -41,7 +43,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args) -> Result<serde_json::Value, String> {
+fn run(args: &Args) -> Result<Value, String> {
     rayon::ThreadPoolBuilder::new()
         .num_threads(args.threads)
         .build_global()
@@ -52,20 +54,22 @@ fn run(args: &Args) -> Result<serde_json::Value, String> {
         limit: Duration::from_secs(8),
     };
     let words: Vec<&str> = args.what.iter().map(String::as_str).collect();
+    let said = |error: engraft_core::Error| error.to_string();
     match (args.kind.as_str(), &words[..]) {
-        ("train", [net, method]) => {
-            let start = measure::resident_mb();
-            let begin = Instant::now();
-            let mut training = Training::new(net, method).map_err(|error| error.to_string())?;
-            let build_ms = begin.elapsed().as_secs_f64() * 1e3;
-            let timing = measure::time(budget, || training.step());
-            let peak = measure::peak_mb();
-            let delta = start.zip(peak).map(|(start, peak)| peak - start);
-            Ok(json!({
-                "bench": "train", "net": net, "method": method, "threads": args.threads,
-                "trainable": training.trained(), "build_ms": build_ms, "rss_delta_mb": delta,
-                "ms": timing.ms, "ms_min": timing.ms_min, "n": timing.n,
-            }))
+        ("train", [net, method]) => train(budget, || Training::named(net, method).map_err(said)),
+        ("growth", [axis, method, value]) => {
+            let value = value
+                .parse()
+                .map_err(|_| format!("found {value}, expected a size"))?;
+            train(budget, || growth::layer(axis, method, value).map_err(said))
+        }
+        ("limit", [net]) => {
+            let shapes = Shapes::load();
+            let net = shapes
+                .net(net)
+                .ok_or_else(|| format!("no net called {net}"))?;
+            let mut products = Products::new(net, TOKENS[0] * TOKENS[1]);
+            Ok(answer(measure::time(budget, || products.run())))
         }
         ("mixed", [net, method, adapters, tokens]) => {
             let count = |word: &str| {
@@ -113,4 +117,22 @@ fn run(args: &Args) -> Result<serde_json::Value, String> {
             args.what.join(" ")
         )),
     }
+}
+
+fn train(
+    budget: Budget,
+    build: impl FnOnce() -> Result<Training, String>,
+) -> Result<Value, String> {
+    let start = measure::resident_mb();
+    let mut training = build()?;
+    let timing = measure::time(budget, || training.step());
+    let peak = measure::peak_mb();
+    let mut line = answer(timing);
+    line["trainable"] = json!(training.trained());
+    line["rss_delta_mb"] = json!(start.zip(peak).map(|(start, peak)| peak - start));
+    Ok(line)
+}
+
+fn answer(timing: Timing) -> Value {
+    serde_json::to_value(timing).expect("numbers")
 }

@@ -4,8 +4,12 @@
 //! - [`training`]: a whole training step of a small network, as Python's script times it;
 //! - [`mixed`]: inference on a batch whose rows have different adapters;
 //! - [`merge`]: folding an adapter into a large weight;
+//! - [`limit`]: the products that a frozen network needs;
+//! - [`growth`]: one adapted layer at any size;
 //! - [`measure`]: how a case is timed in a process of its own.
 
+pub mod growth;
+pub mod limit;
 pub mod measure;
 pub mod merge;
 pub mod mixed;

@@ -1,7 +1,7 @@
 //! `ci`: every check, cheapest first, so that what fails fails early.
 
-use super::{Run, forward::Forward, test::Test, tidy::Tidy};
-use crate::{error::XtaskError, process};
+use super::{Run, bench::compare_counts, forward::Forward, test::Test, tidy::Tidy};
+use crate::{error::XtaskError, process, workspace};
 use std::{
     process::Command,
     time::{Duration, Instant},
@@ -10,7 +10,8 @@ use std::{
 /// Run every check, cheapest first: format, house rules, tests, lints, documentation, smoke run
 #[derive(clap::Args)]
 pub struct Ci {
-    /// Also type-check the backends that are not built in by default
+    /// Also type-check the backends that are not built in by default, and count the instructions of
+    /// the hot kernels
     #[arg(long)]
     full: bool,
 }
@@ -48,6 +49,7 @@ impl Run for Ci {
                 Step::new("types on cuda", || {
                     process::run(check("cuda").env("DOCS_RS", "1"))
                 }),
+                Step::new("instruction counts", || compare_counts(&workspace::root()?)),
             ]);
         }
         let start = Instant::now();
