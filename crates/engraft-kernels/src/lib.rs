@@ -56,6 +56,7 @@ mod sums;
 #[cfg(test)]
 mod testing;
 mod waves;
+mod updated;
 
 pub use adamw::{AdamW, Parameter};
 pub use attention::{Attention, Mask, RowStatistics};
@@ -85,6 +86,7 @@ pub use sparse::SparseDelta;
 pub use squares::{scale, sum_of_squares};
 pub use sums::column_sums;
 pub use waves::{PlaneWaves, Tokens};
+pub use updated::low_rank_updated;
 
 /// Panics with both lengths unless `found` has the length that the other arguments ask for.
 #[track_caller]

@@ -59,7 +59,13 @@ pub(crate) trait Kernel: Clone + Debug + Send + Sync + 'static {
         true
     }
 
-    /// Fills y, which holds zeros, and returns what `backward` needs beside the inputs. Nothing is
+    /// What y holds when `forward` gets it: `len` zeros, or what saves a pass over memory.
+    fn start<T: Real>(&self, x: &[Input<'_, T>], len: usize) -> Vec<T> {
+        let _ = x;
+        vec![T::ZERO; len]
+    }
+
+    /// Fills y, which [`start`](Self::start) made, and returns what `backward` needs beside the inputs. Nothing is
     /// `wanted` outside training.
     fn forward<T: Real>(&self, x: &[Input<'_, T>], y: &mut [T], wanted: &[bool]) -> Vec<Vec<T>>;
 

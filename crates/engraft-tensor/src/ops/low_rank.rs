@@ -1,7 +1,7 @@
 //! The low-rank update of a linear layer.
 
 use burn::tensor::Tensor;
-use engraft_kernels::{Mat, Onto, Real, column_sums, matmul as product};
+use engraft_kernels::{Mat, Onto, Real, column_sums, low_rank_updated, matmul as product};
 
 use super::fused::{Input, Kernel, Operand, Returned, fused};
 use super::linear::{frozen, multiplied};
@@ -129,10 +129,6 @@ impl Kernel for Update {
         shapes[0].to_vec()
     }
 
-    fn takes_transposed(&self, input: usize) -> bool {
-        input > 0
-    }
-
     fn keeps(&self, input: usize, wanted: &[bool]) -> bool {
         match input {
             1 => wanted[2],
@@ -141,11 +137,20 @@ impl Kernel for Update {
         }
     }
 
-    fn forward<T: Real>(&self, x: &[Input<'_, T>], y: &mut [T], _: &[bool]) -> Vec<Vec<T>> {
-        let [_, d_out] = x[0].dims();
-        y.copy_from_slice(x[0].data);
+    fn start<T: Real>(&self, x: &[Input<'_, T>], _: usize) -> Vec<T> {
+        let ([rows, columns], [_, rank]) = (x[0].dims(), x[1].dims());
         let scaling = T::from_f64(self.scaling);
-        product((y, d_out), Onto::Present, x[1].mat(), x[2].mat(), scaling);
+        low_rank_updated(
+            x[0].data,
+            [rows, rank, columns],
+            x[1].data,
+            x[2].data,
+            scaling,
+        )
+    }
+
+    /// [`start`](Kernel::start) did it.
+    fn forward<T: Real>(&self, _: &[Input<'_, T>], _: &mut [T], _: &[bool]) -> Vec<Vec<T>> {
         Vec::new()
     }
 
@@ -167,7 +172,8 @@ impl Kernel for Update {
     }
 }
 
-/// W + s A B for W: [d_in, d_out], A: [d_in, r], B: [r, d_out]: a copy of W and one product onto it.
+/// W + s A B for W: [d_in, d_out], A: [d_in, r], B: [r, d_out]: up to rank 32 one pass that reads W
+/// and writes the sum.
 pub fn low_rank_update(weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>, scaling: f64) -> Tensor<2> {
     fused(Update { scaling }, vec![weight.into(), a.into(), b.into()]).unwrap_or_else(|inputs| {
         let mut inputs = Returned::new(inputs);

@@ -175,7 +175,7 @@ fn forward_in<T: Real + Element + bytemuck::Pod>(
     let x: Vec<Input<'_, T>> = held.iter().map(Held::input).collect();
     let shapes: Vec<&[usize]> = held.iter().map(|held| held.shape.as_slice()).collect();
     let shape = kernel.shape(&shapes);
-    let mut y = vec![T::ZERO; shape.iter().product()];
+    let mut y = kernel.start(&x, shape.iter().product());
     let saved = kernel.forward(&x, &mut y, wanted);
     (FlexTensor::from_data(TensorData::new(y, shape)), saved)
 }
