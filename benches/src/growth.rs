@@ -16,10 +16,9 @@ pub fn layer(axis: &str, method: &str, value: usize) -> Result<Training> {
         "block" => ("blocks", serde_json::json!({ "size": value })),
         _ => ("", serde_json::Value::Null),
     };
-    if let Some(method) = shapes.method.iter_mut().find(|known| known.name == method) {
-        if !key.is_empty() {
-            method.config[key] = configured;
-        }
+    let known = shapes.method.iter_mut().find(|known| known.name == method);
+    if let Some(method) = known.filter(|_| !key.is_empty()) {
+        method.config[key] = configured;
     }
     let method = chosen(&shapes, method)?;
     let (dims, tokens) = match axis {

@@ -19,5 +19,5 @@ mod shapes;
 pub mod step;
 pub mod training;
 
-pub use shapes::{Layer, Method, Net, Shapes};
+pub use shapes::{Axis, Layer, Method, Net, Shapes};
 pub use step::Step;

@@ -47,6 +47,20 @@ impl Method {
     }
 }
 
+/// Sizes along an axis and the exponent that is expected there; the comparison walks along it.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Axis {
+    /// What is varied.
+    pub axis: String,
+    /// Sizes.
+    pub values: Vec<usize>,
+    /// Exponent of the structure's cost.
+    pub expected: f64,
+    /// Methods, by the names of [`Method`].
+    pub methods: Vec<String>,
+}
+
 /// Everything that `shapes.toml` holds.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -57,6 +71,8 @@ pub struct Shapes {
     pub net: Vec<Net>,
     /// Methods of the comparison.
     pub method: Vec<Method>,
+    /// How costs are expected to grow.
+    pub growth: Vec<Axis>,
 }
 
 impl Shapes {

@@ -55,8 +55,8 @@ mod squares;
 mod sums;
 #[cfg(test)]
 mod testing;
-mod waves;
 mod updated;
+mod waves;
 
 pub use adamw::{AdamW, Parameter};
 pub use attention::{Attention, Mask, RowStatistics};
@@ -85,8 +85,8 @@ pub use softmax::{softmax, softmax_backward};
 pub use sparse::SparseDelta;
 pub use squares::{scale, sum_of_squares};
 pub use sums::column_sums;
-pub use waves::{PlaneWaves, Tokens};
 pub use updated::low_rank_updated;
+pub use waves::{PlaneWaves, Tokens};
 
 /// Panics with both lengths unless `found` has the length that the other arguments ask for.
 #[track_caller]
