@@ -4,7 +4,7 @@ use burn::tensor::{DType, Device, Tensor};
 use engraft_core::{Adapted, AnyMethod, Error, Gradients, Injection, Mode, Result};
 use engraft_models::{Mlp, MlpConfig};
 use engraft_tensor::{Init, Key};
-use engraft_train::{LearningRates, Optimizer, OptimizerConfig};
+use engraft_train::{LearningRates, Optimizer, OptimizerConfig, mean_squared_error};
 
 use crate::shapes::Shapes;
 
@@ -104,7 +104,7 @@ impl Training {
         let y = model
             .model
             .forward(self.x.clone(), &model.ctx(Mode::Train { seed: 0, step: 0 }));
-        let loss = (y - self.target.clone()).powi_scalar(2).mean();
+        let loss = mean_squared_error(y, self.target.clone());
         let gradients = Gradients::backward(&loss, &model);
         self.model = Some(self.optimizer.step(model, &gradients, 1e-3));
     }

@@ -72,7 +72,7 @@ pub use grouped::{Group, GroupedRows, LowRank};
 pub use hadamard::Modulation;
 pub use khatri_rao::{KhatriRao, KhatriRaoGradients};
 pub use kron::Kron;
-pub use matmul::{Mat, Onto, matmul};
+pub use matmul::{Mat, Onto, matmul, multiplied};
 pub use norm::{Moments, layer_norm, layer_norm_backward, rms_norm, rms_norm_backward};
 pub use pairs::PairMaps;
 pub use real::Real;

@@ -132,21 +132,75 @@ pub fn matmul<T: Real>(c: (&mut [T], usize), onto: Onto, a: Mat<'_, T>, b: Mat<'
         "c: found {} numbers in rows {stride} apart, expected {m} rows of {n}",
         c.len()
     );
+    #[expect(unsafe_code, reason = "the target was checked")]
+    // SAFETY: m rows of n numbers, `stride >= n` apart, are inside `c`: no two elements are one.
+    unsafe {
+        run((c.as_mut_ptr(), stride), onto, a, b, alpha);
+    }
+}
+
+/// `alpha a b`, `[m, n]` row-major, written once into fresh memory.
+///
+/// # Panics
+///
+/// Unless the shapes fit.
+#[track_caller]
+#[expect(
+    unsafe_code,
+    reason = "the product writes every number of memory that nothing has filled before"
+)]
+pub fn multiplied<T: Real>(a: Mat<'_, T>, b: Mat<'_, T>, alpha: T) -> Vec<T> {
+    let (m, k, n) = (a.rows, a.columns, b.columns);
+    assert!(
+        k == b.rows,
+        "found {m} x {k} times {} x {n}, expected one inner length",
+        b.rows
+    );
+    a.check("a");
+    b.check("b");
+    if k == 0 {
+        return vec![T::ZERO; m * n];
+    }
+    let mut c = Vec::with_capacity(m * n);
+    // SAFETY: there is room for m n numbers, all of which the product writes, reading none.
+    unsafe {
+        run((c.as_mut_ptr(), n), Onto::Nothing, a, b, alpha);
+        c.set_len(m * n);
+    }
+    c
+}
+
+/// The product, by whichever library is faster for its layout.
+///
+/// # Safety
+///
+/// `c` points to `a.rows` rows of `b.columns` numbers, `stride >= b.columns` apart, that may be
+/// written and, with [`Onto::Present`], read; `check` passed on both operands, whose inner lengths
+/// are equal.
+#[expect(unsafe_code, reason = "both libraries take pointers")]
+unsafe fn run<T: Real>(c: (*mut T, usize), onto: Onto, a: Mat<'_, T>, b: Mat<'_, T>, alpha: T) {
+    let (m, k, n) = (a.rows, a.columns, b.columns);
     if m == 0 || n == 0 {
         return;
     }
     let parallel = m.saturating_mul(k).saturating_mul(n) >= PARALLEL;
-    if a.row == 1 && a.column > 1 && parallel {
-        with_gemm((c, stride), onto, a, b, alpha, [m, k, n]);
-    } else {
-        let par = if parallel { Par::rayon(0) } else { Par::Seq };
-        with_faer((c, stride), onto, a, b, alpha, par);
+    // SAFETY: the caller's promise.
+    unsafe {
+        if a.row == 1 && a.column > 1 && parallel {
+            with_gemm(c, onto, a, b, alpha, [m, k, n]);
+        } else {
+            let par = if parallel { Par::rayon(0) } else { Par::Seq };
+            with_faer(c, onto, a, b, alpha, par);
+        }
     }
 }
 
-#[expect(unsafe_code, reason = "faer's views of slices that are checked above")]
-fn with_faer<T: Real>(
-    (c, stride): (&mut [T], usize),
+/// # Safety
+///
+/// As [`run`].
+#[expect(unsafe_code, reason = "faer's views of memory that the caller checked")]
+unsafe fn with_faer<T: Real>(
+    (c, stride): (*mut T, usize),
     onto: Onto,
     a: Mat<'_, T>,
     b: Mat<'_, T>,
@@ -158,11 +212,8 @@ fn with_faer<T: Real>(
         // SAFETY: `check` found the last element of the strided matrix inside its slice.
         unsafe { MatRef::from_raw_parts(m.data.as_ptr(), m.rows, m.columns, row, column) }
     };
-    // SAFETY: `matmul` found m rows of n numbers, `stride >= n` apart, inside `c`: no two elements
-    // are one.
-    let target = unsafe {
-        MatMut::from_raw_parts_mut(c.as_mut_ptr(), a.rows, b.columns, stride as isize, 1)
-    };
+    // SAFETY: the caller's promise about `c`.
+    let target = unsafe { MatMut::from_raw_parts_mut(c, a.rows, b.columns, stride as isize, 1) };
     let beta = match onto {
         Onto::Nothing => Accum::Replace,
         Onto::Present => Accum::Add,
@@ -170,12 +221,12 @@ fn with_faer<T: Real>(
     faer_matmul(target, beta, view(&a), view(&b), alpha, par);
 }
 
-#[expect(
-    unsafe_code,
-    reason = "gemm takes pointers into slices that are checked above"
-)]
-fn with_gemm<T: Real>(
-    (c, stride): (&mut [T], usize),
+/// # Safety
+///
+/// As [`run`].
+#[expect(unsafe_code, reason = "gemm takes pointers that the caller checked")]
+unsafe fn with_gemm<T: Real>(
+    (c, stride): (*mut T, usize),
     onto: Onto,
     a: Mat<'_, T>,
     b: Mat<'_, T>,
@@ -183,14 +234,14 @@ fn with_gemm<T: Real>(
     [m, k, n]: [usize; 3],
 ) {
     let read = onto == Onto::Present;
-    // SAFETY: `check` found the last element of both operands inside their slices, `matmul` that of
-    // `c`; T is f32 or f64, which gemm knows.
+    // SAFETY: `check` found the last element of both operands inside their slices; `c` is the
+    // caller's promise; T is f32 or f64, which gemm knows.
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
-            c.as_mut_ptr(),
+            c,
             1,
             stride as isize,
             read,
@@ -255,6 +306,9 @@ mod tests {
             let mut found = widen(&start);
             matmul((&mut found, n), onto, stored(&wide_a, m, k, ta), stored(&wide_b, k, n, tb), 0.5);
             assert_close(&found, &expected, |_| 1e-15 * (k + 2) as f64);
+            if !present {
+                prop_assert_eq!(multiplied(stored(&wide_a, m, k, ta), stored(&wide_b, k, n, tb), 0.5), found);
+            }
         }
     }
 

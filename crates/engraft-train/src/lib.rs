@@ -34,6 +34,7 @@ pub use batcher::{Batcher, Labelled};
 pub use curves::{Curves, Point};
 pub use early_stop::EarlyStop;
 pub use engraft_core::Gradients;
+pub use engraft_tensor::ops::mean_squared_error;
 pub use error::{Error, Result};
 pub use learning_rates::{LearningRates, RatePattern};
 pub use loss::cross_entropy;

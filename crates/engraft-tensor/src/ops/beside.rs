@@ -3,10 +3,10 @@
 use std::fmt::Debug;
 
 use burn::tensor::Tensor;
-use engraft_kernels::{Mat, Real, column_sums};
+use engraft_kernels::{Mat, Real, column_sums, multiplied};
 
 use super::fused::{Input, Kernel, Operand, Returned, fused};
-use super::linear::{frozen, multiplied};
+use super::linear::{biased, frozen};
 
 /// A linear map x -> x D(p_1, ..., p_n) that is added to what is there already.
 pub(crate) trait Update: Clone + Debug + Send + Sync + 'static {
@@ -67,6 +67,10 @@ impl<U: Update> Kernel for Beside<U> {
             input if input <= params.len() => trained || wanted[0],
             _ => wanted[0] && input == 1 + params.len(),
         }
+    }
+
+    fn start<T: Real>(&self, x: &[Input<'_, T>], len: usize) -> Vec<T> {
+        biased(self.split(x).2.map(|bias| bias.data), len)
     }
 
     fn forward<T: Real>(&self, x: &[Input<'_, T>], y: &mut [T], _: &[bool]) -> Vec<Vec<T>> {

@@ -1,7 +1,7 @@
 //! The frozen linear layer.
 
 use burn::tensor::Tensor;
-use engraft_kernels::{Mat, Onto, Real, column_sums, matmul as product};
+use engraft_kernels::{Mat, Onto, Real, column_sums, matmul as product, multiplied};
 
 use super::fused::{Input, Kernel, Operand, Returned, fused};
 
@@ -24,6 +24,10 @@ impl Kernel for Linear {
             1 => wanted[0],
             _ => false,
         }
+    }
+
+    fn start<T: Real>(&self, x: &[Input<'_, T>], len: usize) -> Vec<T> {
+        biased(x.get(2).map(|bias| bias.data), len)
     }
 
     fn forward<T: Real>(&self, x: &[Input<'_, T>], y: &mut [T], _: &[bool]) -> Vec<Vec<T>> {
@@ -51,25 +55,21 @@ impl Kernel for Linear {
     }
 }
 
-/// y = x W + b.
-pub(super) fn frozen<T: Real>(x: Mat<'_, T>, w: Mat<'_, T>, bias: Option<&[T]>, y: &mut [T]) {
-    let width = w.columns;
-    let onto = match bias {
-        Some(bias) if width > 0 => {
-            y.chunks_exact_mut(width)
-                .for_each(|row| row.copy_from_slice(bias));
-            Onto::Present
-        }
-        _ => Onto::Nothing,
-    };
-    product((y, width), onto, x, w, T::ONE);
+/// What y starts from: the bias in every row, or zeros.
+pub(super) fn biased<T: Real>(bias: Option<&[T]>, len: usize) -> Vec<T> {
+    match bias {
+        Some(bias) if !bias.is_empty() => bias.repeat(len / bias.len()),
+        _ => vec![T::ZERO; len],
+    }
 }
 
-/// alpha a b in a fresh buffer.
-pub(super) fn multiplied<T: Real>(a: Mat<'_, T>, b: Mat<'_, T>, alpha: T) -> Vec<T> {
-    let mut c = vec![T::ZERO; a.rows * b.columns];
-    product((&mut c, b.columns), Onto::Nothing, a, b, alpha);
-    c
+/// y = x W, or y + x W where y holds the bias already.
+pub(super) fn frozen<T: Real>(x: Mat<'_, T>, w: Mat<'_, T>, bias: Option<&[T]>, y: &mut [T]) {
+    let onto = match bias {
+        Some(_) => Onto::Present,
+        None => Onto::Nothing,
+    };
+    product((y, w.columns), onto, x, w, T::ONE);
 }
 
 /// y = x W + b for tokens x: [tokens, d_in], W: [d_in, d_out], b: `[d_out]`.

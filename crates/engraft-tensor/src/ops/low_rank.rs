@@ -1,10 +1,12 @@
 //! The low-rank update of a linear layer.
 
 use burn::tensor::Tensor;
-use engraft_kernels::{Mat, Onto, Real, column_sums, low_rank_updated, matmul as product};
+use engraft_kernels::{
+    Mat, Onto, Real, column_sums, low_rank_updated, matmul as product, multiplied,
+};
 
 use super::fused::{Input, Kernel, Operand, Returned, fused};
-use super::linear::{frozen, multiplied};
+use super::linear::{biased, frozen};
 
 /// x W + b + s (x A) B; inputs x, W, A, B and, perhaps, b. Keeps x A.
 #[derive(Debug, Clone)]
@@ -29,6 +31,10 @@ impl Kernel for LowRank {
             3 => wanted[0] || wanted[2],
             _ => false,
         }
+    }
+
+    fn start<T: Real>(&self, x: &[Input<'_, T>], len: usize) -> Vec<T> {
+        biased(x.get(4).map(|bias| bias.data), len)
     }
 
     fn forward<T: Real>(&self, x: &[Input<'_, T>], y: &mut [T], wanted: &[bool]) -> Vec<Vec<T>> {

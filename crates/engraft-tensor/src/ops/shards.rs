@@ -1,11 +1,12 @@
 //! One shard of rows that a whole layer shares, beside it.
 
 use burn::tensor::Tensor;
-use engraft_kernels::{Mat, Onto, Real, add_shard, fold_blocks, matmul as product, unfold_blocks};
+use engraft_kernels::{
+    Mat, Onto, Real, add_shard, fold_blocks, matmul as product, multiplied, unfold_blocks,
+};
 
 use super::beside::{Base, Update, beside};
 use super::fused::{Input, Kernel, Returned, fused};
-use super::linear::multiplied;
 
 /// fold(x) D, the outputs repeated `times`; parameter D [r, d].
 #[derive(Debug, Clone)]

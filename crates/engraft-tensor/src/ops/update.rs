@@ -1,10 +1,10 @@
 //! Structured updates of a frozen layer: what circulant, spectral and sparse ones share.
 
 use burn::tensor::{Int, Tensor};
-use engraft_kernels::{Mat, Onto, Real, column_sums, matmul};
+use engraft_kernels::{Mat, Onto, Real, column_sums, matmul, multiplied};
 
 use super::fused::{Input, Kernel, Operand, Returned, fused};
-use super::linear::multiplied;
+use super::linear::biased;
 
 /// An update U(v) [d_in, d_out] of a frozen weight, linear in its trained values v.
 ///
@@ -83,11 +83,11 @@ impl<U: Update> Kernel for Updated<U> {
         }
     }
 
+    fn start<T: Real>(&self, x: &[Input<'_, T>], len: usize) -> Vec<T> {
+        biased(x.get(3).map(|bias| bias.data), len)
+    }
+
     fn forward<T: Real>(&self, x: &[Input<'_, T>], y: &mut [T], _: &[bool]) -> Vec<Vec<T>> {
-        if let Some(bias) = x.get(3).filter(|bias| !bias.data.is_empty()) {
-            y.chunks_exact_mut(bias.data.len())
-                .for_each(|row| row.copy_from_slice(bias.data));
-        }
         match x.get(2) {
             Some(w) => self.0.layer(mat(&x[0]), mat(w), x[1].data, y),
             None => self.0.add(x[0].data, x[1].data, y),
