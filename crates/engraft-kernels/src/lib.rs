@@ -49,6 +49,7 @@ mod rotation;
 mod shards;
 mod sigmoid;
 mod silu;
+mod skinny;
 mod softmax;
 mod sparse;
 mod squares;
