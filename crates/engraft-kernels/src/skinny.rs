@@ -71,7 +71,8 @@ fn rows<T: Real>(m: Mat<'_, T>, alpha: T) -> Cow<'_, [T]> {
 
 /// Rows of `c` among the tasks.
 fn by_rows<T: Real>((c, stride): (&mut [T], usize), a: Mat<'_, T>, (b, n): (&[T], usize)) {
-    let chunk = rows_per_task(a.rows, a.columns * n);
+    // A row shorter than a vector takes as long as a vector.
+    let chunk = rows_per_task(a.rows, a.columns * n.max(SHORT));
     let tasks = c.chunks_mut(chunk * stride).enumerate();
     for_each(tasks.take(a.rows.div_ceil(chunk)), |(task, c)| {
         let start = task * chunk;
