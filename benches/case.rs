@@ -14,9 +14,6 @@ use engraft_benches::training::{TOKENS, Training};
 use engraft_benches::{Shapes, growth};
 use serde_json::{Value, json};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Times one case and prints a line of JSON.
 #[derive(Debug, Parser)]
 struct Args {

@@ -166,11 +166,19 @@ pub struct Processes {
     pub measure: Vec<OsString>,
 }
 
+/// Tells the C library's allocator to keep the pages of a step's buffers for the next step, which asks
+/// for the same ones: touching fresh pages would take a fifth of a step.
+const KEEP_PAGES: [(&str, &str); 2] = [
+    ("MALLOC_MMAP_THRESHOLD_", "4294967296"),
+    ("MALLOC_TRIM_THRESHOLD_", "4294967296"),
+];
+
 impl Processes {
     fn start(&self, arguments: &[OsString]) -> Result<Remote> {
         let mut child = Command::new(&self.program)
             .args(arguments)
             .env("RAYON_NUM_THREADS", "1")
+            .envs(KEEP_PAGES)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -49,6 +49,10 @@ impl Run for Ci {
                 Step::new("types on cuda", || {
                     process::run(check("cuda").env("DOCS_RS", "1"))
                 }),
+                Step::new("operations on ndarray", || {
+                    let arguments = ["test", "--package", "engraft-tensor", "--lib"];
+                    cargo(&[&arguments[..], &["--features", "ndarray", "ops::"]].concat())
+                }),
                 Step::new("instruction counts", || compare_counts(&workspace::root()?)),
             ]);
         }

@@ -6,7 +6,8 @@ use serde::Deserialize;
 
 use crate::error::XtaskError;
 
-/// The kind of case that is ours alone: the products that a frozen network needs.
+/// The kind of case that is ours alone: the products that a frozen network needs, or a copy of a
+/// weight.
 pub const LIMIT: &str = "limit";
 
 /// Something that both sides can time: a kind and what it is about.
@@ -71,6 +72,7 @@ pub fn all(root: &Path, filter: Option<&str>) -> Result<Vec<Case>, XtaskError> {
             cases.push(Case::new("init", &[size, how], 5));
         }
     }
+    cases.push(Case::new(LIMIT, &["4096"], 15));
     for method in &shapes.method {
         cases.push(Case::new("merge", &["4096", &method.name], 5));
     }

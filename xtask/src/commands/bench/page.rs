@@ -1,11 +1,16 @@
 //! docs/performance.md, from the records.
 
+mod cells;
+mod machine;
+
 use std::{fmt::Write as _, fs, path::Path};
+
+use cells::{head, line, median, memory, ms, ratio_cell, time, verdict};
 
 use super::growth::exponent;
 use super::records::{self, Growth, Pair, Record};
 use super::sides::Measured;
-use crate::{error::XtaskError, process};
+use crate::error::XtaskError;
 
 /// Where the page goes.
 const PAGE: &str = "docs/performance.md";
@@ -44,12 +49,13 @@ fn page(records: &[Record]) -> String {
     let mut page = String::from(
         "# Performance\n\n<!-- Written by `cargo xtask bench`; what it means is in docs/src/speed.md. -->\n\n",
     );
-    machine(&mut page, &pairs);
+    machine::describe(&mut page, &pairs);
     for net in ["stack4", "mlp"] {
         training(&mut page, net, &pairs);
     }
     simple(&mut page, "Initialisation", "init ", &pairs);
     simple(&mut page, "Merging into one layer", "merge ", &pairs);
+    copies(&mut page, &pairs);
     simple(
         &mut page,
         "SVD merge of three adapters",
@@ -59,137 +65,6 @@ fn page(records: &[Record]) -> String {
     batches(&mut page, &pairs);
     growth_table(&mut page, &growths);
     page
-}
-
-fn line(page: &mut String, cells: &[String]) {
-    // Writing to a string cannot fail.
-    let _ = writeln!(page, "| {} |", cells.join(" | "));
-}
-
-fn head(page: &mut String, title: &str, columns: &[&str]) {
-    let _ = writeln!(page, "\n## {title}\n");
-    line(
-        page,
-        &columns
-            .iter()
-            .map(|column| (*column).to_owned())
-            .collect::<Vec<_>>(),
-    );
-    line(page, &vec!["---".to_owned(); columns.len()]);
-}
-
-fn machine(page: &mut String, pairs: &[&Pair]) {
-    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let value = |key: &str| {
-        let line = info.lines().find(|line| line.starts_with(key))?;
-        line.split_once(':')
-            .map(|(_, value)| value.trim().to_owned())
-    };
-    let processors = info
-        .lines()
-        .filter(|line| line.starts_with("processor"))
-        .count();
-    let widest = ["avx512f", "avx2", "sse2"].into_iter().find(|name| {
-        value("flags").is_some_and(|flags| flags.split(' ').any(|flag| flag == *name))
-    });
-    let rustc = process::capture(std::process::Command::new("rustc").arg("--version"));
-    let _ = writeln!(
-        page,
-        "Machine: {} ({} processors, {}). {}.",
-        value("model name").unwrap_or_else(|| "unknown".to_owned()),
-        processors,
-        widest.unwrap_or("no SIMD known"),
-        rustc.unwrap_or_default().trim(),
-    );
-    if let Some(pair) = pairs.last() {
-        let version = |key: &str| pair.versions[key].as_str().unwrap_or("?").to_owned();
-        let _ = writeln!(
-            page,
-            "Compared with PEFT {} on PyTorch {}, Python {}. {} threads on each side.",
-            version("peft"),
-            version("torch"),
-            version("python"),
-            pair.threads,
-        );
-    }
-    let days = |pick: fn(std::slice::Iter<'_, u64>) -> Option<&u64>| {
-        let mut days: Vec<u64> = pairs.iter().map(|pair| pair.day).collect();
-        days.sort_unstable();
-        pick(days.iter()).copied()
-    };
-    if let (Some(first), Some(last)) = (days(|mut days| days.next()), days(|days| days.last())) {
-        let (first, last) = (date(first), date(last));
-        let range = if first == last {
-            first
-        } else {
-            format!("{first} to {last}")
-        };
-        let _ = writeln!(page, "Measured {range}.");
-    }
-    let busiest = pairs
-        .iter()
-        .filter_map(|pair| pair.other)
-        .fold(0.0, f64::max);
-    let _ = writeln!(
-        page,
-        "\nA case is timed in a process of its own, here and there in turn; a cell is the median over rounds of \
-         each process's median, a ratio is ours over PEFT's in the same round: median [least, most]. Other \
-         programs kept at most {busiest:.2} cores busy during a case.",
-    );
-}
-
-/// Day, month and year of a number of days since 1970 (Hinnant's algorithm for the Gregorian calendar).
-fn date(days: u64) -> String {
-    let z = days + 719_468;
-    let (era, day_of_era) = (z / 146_097, z % 146_097);
-    let year = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year + year / 4 - year / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = year + era * 400 + u64::from(month <= 2);
-    format!("{year}-{month:02}-{day:02}")
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-fn ms(side: &[Measured]) -> f64 {
-    median(side.iter().map(|measured| measured.ms))
-}
-
-fn memory(side: &[Measured]) -> f64 {
-    median(side.iter().filter_map(|measured| measured.rss_delta_mb))
-}
-
-fn time(ms: f64) -> String {
-    match ms {
-        ms if ms < 10.0 => format!("{ms:.2}"),
-        ms if ms < 100.0 => format!("{ms:.1}"),
-        _ => format!("{ms:.0}"),
-    }
-}
-
-fn ratio_cell(pair: &Pair) -> String {
-    let ratios = pair.ratios();
-    match ratios.len() {
-        0 => "?".to_owned(),
-        1 => format!("{:.3}", ratios[0]),
-        len => format!(
-            "{:.3} [{:.3}, {:.3}]",
-            ratios[len / 2],
-            ratios[0],
-            ratios[len - 1]
-        ),
-    }
-}
-
-fn verdict(found: f64, target: f64) -> String {
-    let word = if found <= target { "met" } else { "MISSED" };
-    format!("at most {target}: {word}")
 }
 
 /// The largest ratio of times that was aimed at, and that of memory above the frozen network.
@@ -331,6 +206,25 @@ fn simple(page: &mut String, title: &str, prefix: &str, pairs: &[&Pair]) {
                 verdict(ratio, target),
             ],
         );
+    }
+}
+
+/// The merges that should cost no more than two copies of the weight.
+fn copies(page: &mut String, pairs: &[&Pair]) {
+    let find = |name: &str| pairs.iter().find(|pair| pair.name == name);
+    let Some(copy) = find("limit 4096").map(|pair| ms(&pair.ours)) else {
+        return;
+    };
+    let _ = writeln!(page, "\nA copy of that weight takes {} ms.", time(copy));
+    for method in ["lora_r8", "lora_r16", "shira_r8"] {
+        if let Some(merge) = find(&format!("merge 4096 {method}")) {
+            let ratio = ms(&merge.ours) / copy;
+            let _ = writeln!(
+                page,
+                "{method}: {ratio:.2} copies ({}).",
+                verdict(ratio, 2.0)
+            );
+        }
     }
 }
 

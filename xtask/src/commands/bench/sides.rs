@@ -12,6 +12,13 @@ use serde_json::{Value, json};
 use super::cases::Case;
 use crate::{error::XtaskError, process};
 
+/// Tells the C library's allocator to keep the pages of a step's buffers for the next step, as the
+/// workers of `run-experiment` are told.
+const KEEP_PAGES: [(&str, &str); 2] = [
+    ("MALLOC_MMAP_THRESHOLD_", "4294967296"),
+    ("MALLOC_TRIM_THRESHOLD_", "4294967296"),
+];
+
 /// What one side measured.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
@@ -74,6 +81,7 @@ impl Engraft {
         let mut command = Command::new(&self.program);
         let [threads, runs] = [self.threads, runs].map(|number| number.to_string());
         command
+            .envs(KEEP_PAGES)
             .args(["--threads", &threads, "--runs", &runs, kind])
             .args(what);
         let answer = process::capture(&mut command)?;
