@@ -155,7 +155,7 @@ simd! {
             let pivot = T::ONE / m[k * b + k];
             m[k * b + k] = T::ONE;
             for (kept, entry) in row.iter_mut().zip(&mut m[k * b..(k + 1) * b]) {
-                *entry = *entry * pivot;
+                *entry *= pivot;
                 *kept = *entry;
             }
             for (i, line) in m.chunks_exact_mut(b).enumerate() {

@@ -140,7 +140,7 @@ simd! {
                 }
             }
             for value in &mut *narrow {
-                *value = *value * update.scale;
+                *value *= update.scale;
             }
             for ((_, y), narrow) in block.iter_mut().zip(narrow.chunks(rank.max(1))) {
                 let narrow = Strided { data: narrow, row: rank, column: 1 };

@@ -141,8 +141,11 @@ mod tests {
         x.cosh().powi(-2)
     }
 
+    /// A function and its slope, on slices and in double precision.
+    type Tested = (Forward<f32>, Backward<f32>, fn(f64) -> f64, fn(f64) -> f64);
+
     /// Value and slope of each function, in single precision and in double.
-    const ALL: [(Forward<f32>, Backward<f32>, fn(f64) -> f64, fn(f64) -> f64); 3] = [
+    const ALL: [Tested; 3] = [
         (sigmoid, sigmoid_backward, logistic, |x| {
             logistic(x) * logistic(-x)
         }),

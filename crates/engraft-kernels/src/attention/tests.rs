@@ -66,12 +66,11 @@ fn gradients_of<T: Real>(
     [gq, gk, gv]
 }
 
+/// Queries, keys and values, and a mask with its shape.
+type Case = ([Vec<f64>; 3], Option<(Vec<f64>, [usize; 4])>);
+
 /// A shape with its queries, keys and values, and a mask that some rows share.
-fn case(
-    shape: Attention,
-    mask: Option<[bool; 3]>,
-    seed: u64,
-) -> ([Vec<f64>; 3], Option<(Vec<f64>, [usize; 4])>) {
+fn case(shape: Attention, mask: Option<[bool; 3]>, seed: u64) -> Case {
     let Attention {
         batch,
         heads,

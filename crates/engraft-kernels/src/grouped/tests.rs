@@ -2,12 +2,15 @@ use super::*;
 use crate::testing::{assert_close, assert_thread_independent, narrow, noise, widen};
 use proptest::prelude::*;
 
+/// A, B and an offset.
+type Drawn<T> = (Vec<T>, Vec<T>, Option<Vec<T>>);
+
 /// A batch with factors of several ranks; a row of group `ranks.len()` has no update.
 struct Batch<T> {
     shape: GroupedRows,
     x: Vec<T>,
     y: Vec<T>,
-    factors: Vec<(Vec<T>, Vec<T>, Option<Vec<T>>)>,
+    factors: Vec<Drawn<T>>,
     rows: Vec<Vec<usize>>,
 }
 

@@ -223,7 +223,7 @@ mod tests {
         let alone = parameter(ones(5));
         let before = [&alone.values, &alone.moments.as_ref().unwrap()[1]].map(address);
         let shared = ones(5);
-        let view = Tensor::<1>::ones([9], &Device::default()).slice([2..7]);
+        let view = Tensor::<1>::ones([9], &Device::default()).narrow(0, 2, 5);
         let parameters = vec![alone, parameter(shared.clone()), parameter(view)];
         let stepped = adamw(&AdamW::default(), parameters);
         let (p, [_, v]) = &stepped[0];

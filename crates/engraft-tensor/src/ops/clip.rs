@@ -65,9 +65,9 @@ mod host {
         let squares = squares(&held, DType::F32, FlexTensor::storage::<f32>)
             + squares(&held, DType::F64, FlexTensor::storage::<f64>);
         let norm = squares.sqrt();
-        // Not `min`, which would lose a norm that is not a number.
         let factor = max / (norm + NORM_EPSILON);
-        if !(factor >= 1.0) {
+        // A norm that is not a number must reach the gradients.
+        if factor < 1.0 || factor.is_nan() {
             scaled(
                 &mut held,
                 factor,

@@ -43,6 +43,10 @@ impl Kernel for Rotations {
 }
 
 /// R, [n, b, b], of values [n, width]; the values again where there is no kernel.
+#[expect(
+    clippy::result_large_err,
+    reason = "the other outcome is the tensor itself, not an error"
+)]
 pub(crate) fn rotations(shape: Rotations, values: Tensor<2>) -> Result<Tensor<3>, Tensor<2>> {
     if !(2..=LARGEST).contains(&shape.size) {
         return Err(values);
