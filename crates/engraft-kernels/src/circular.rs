@@ -13,7 +13,7 @@ use crate::{Real, expect_len, expect_rows};
 /// No block is formed: a product costs `b log b` for each block row of a token and
 /// `inputs outputs b` for the products of their Fourier transforms, where the whole matrix would
 /// cost `inputs outputs b^2`. Two tokens share a transform as its real and imaginary part, since
-/// the kernel is real, and [`LANES`] such pairs are transformed together.
+/// the kernel is real, and 16 such pairs are transformed together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CirculantBlocks {
     /// Width of the input, at most `inputs b`: zeros follow.

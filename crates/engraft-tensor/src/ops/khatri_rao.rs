@@ -50,7 +50,7 @@ impl Kernel for Rows {
 
 /// Every row of one matrix times every row of another, entry by entry, for left: [n, width], right:
 /// [r, width] and weights: [r, n]: row i r + k of the result, [n r, width], is
-/// weights[k, i] left[i] . right[k].
+/// `weights[k, i] left[i] . right[k]`.
 ///
 /// On flex one pass forward and one backward over the result.
 pub fn row_products(left: Tensor<2>, right: Tensor<2>, weights: Option<Tensor<2>>) -> Tensor<2> {
