@@ -1,8 +1,10 @@
 //! Starting other programs.
 
 use crate::error::XtaskError;
+use serde_json::Value;
 use std::{
     env,
+    path::PathBuf,
     process::{Command, Stdio},
 };
 
@@ -42,6 +44,27 @@ pub fn capture(command: &mut Command) -> Result<String, XtaskError> {
         program: describe(command),
         reason: error.to_string(),
     })
+}
+
+/// Builds one program of the workspace; where it is. `target` is `["--bin", NAME]` or
+/// `["--example", NAME]`.
+///
+/// # Errors
+/// It does not compile, or cargo names no executable.
+pub fn build(package: &str, target: [&str; 2]) -> Result<PathBuf, XtaskError> {
+    let mut cargo = cargo();
+    cargo.args(["build", "--package", package]).args(target);
+    cargo.args(["--message-format", "json-render-diagnostics"]);
+    let messages = capture(&mut cargo)?;
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .next_back()
+        .ok_or_else(|| XtaskError::Answer {
+            program: describe(&cargo),
+            reason: "it names no executable".to_owned(),
+        })
 }
 
 /// The command line, for messages: the program's file name and its arguments.

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::error::XtaskError;
 
@@ -44,19 +44,27 @@ struct Named {
     name: String,
 }
 
-/// Every case whose name contains `filter`.
+/// What `T` takes of `benches/shapes.toml`.
 ///
 /// # Errors
-/// `benches/shapes.toml` cannot be read, or nothing matches.
-pub fn all(root: &Path, filter: Option<&str>) -> Result<Vec<Case>, XtaskError> {
+/// The file cannot be read, or is not what `T` expects.
+pub fn shapes<T: DeserializeOwned>(root: &Path) -> Result<T, XtaskError> {
     let path = root.join("benches/shapes.toml");
     let text = fs::read_to_string(&path).map_err(|source| XtaskError::File {
         action: "read",
         path: path.clone(),
         source,
     })?;
-    let shapes: Shapes = toml::from_str(&text)
-        .map_err(|error| XtaskError::BadInput(format!("{}: {error}", path.display())))?;
+    toml::from_str(&text)
+        .map_err(|error| XtaskError::BadInput(format!("{}: {error}", path.display())))
+}
+
+/// Every case whose name contains `filter`.
+///
+/// # Errors
+/// `benches/shapes.toml` cannot be read, or nothing matches.
+pub fn all(root: &Path, filter: Option<&str>) -> Result<Vec<Case>, XtaskError> {
+    let shapes: Shapes = shapes(root)?;
     let mut cases = Vec::new();
     for net in &shapes.net {
         cases.push(Case::new(LIMIT, &[&net.name], 30));

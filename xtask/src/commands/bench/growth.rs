@@ -1,9 +1,10 @@
 //! How costs grow: the same step at other sizes, and the exponent of its time.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use serde::Deserialize;
 
+use super::cases;
 use super::records::{self, Growth, Record};
 use super::sides::Engraft;
 use crate::error::XtaskError;
@@ -31,14 +32,7 @@ struct Axis {
 /// # Errors
 /// `benches/shapes.toml` cannot be read, or a case fails.
 pub fn run(root: &Path, threads: usize, filter: Option<&str>) -> Result<(), XtaskError> {
-    let path = root.join("benches/shapes.toml");
-    let text = fs::read_to_string(&path).map_err(|source| XtaskError::File {
-        action: "read",
-        path: path.clone(),
-        source,
-    })?;
-    let shapes: Shapes = toml::from_str(&text)
-        .map_err(|error| XtaskError::BadInput(format!("{}: {error}", path.display())))?;
+    let shapes: Shapes = cases::shapes(root)?;
     let ours = Engraft::build(threads)?;
     for axis in &shapes.growth {
         for method in &axis.methods {

@@ -10,8 +10,6 @@ use std::{
     process::{Command, Stdio},
 };
 
-use serde_json::Value;
-
 use crate::{error::XtaskError, process};
 
 /// Relative change that counts as one.
@@ -24,7 +22,7 @@ type Counts = BTreeMap<String, u64>;
 /// # Errors
 /// There is no valgrind, a kernel fails, or a count left the tolerance.
 pub fn run(root: &Path, accept: bool) -> Result<(), XtaskError> {
-    let program = build()?;
+    let program = process::build("engraft-kernels", ["--example", "hot"])?;
     let found = count_all(&program)?;
     if accept {
         return write(root, &found);
@@ -46,22 +44,6 @@ pub fn compare_counts(root: &Path) -> Result<(), XtaskError> {
         return Ok(());
     }
     run(root, false)
-}
-
-fn build() -> Result<PathBuf, XtaskError> {
-    let mut cargo = process::cargo();
-    cargo.args(["build", "--package", "engraft-kernels", "--example", "hot"]);
-    cargo.args(["--message-format", "json-render-diagnostics"]);
-    let messages = process::capture(&mut cargo)?;
-    messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .next_back()
-        .ok_or_else(|| XtaskError::Answer {
-            program: process::describe(&cargo),
-            reason: "it names no executable".to_owned(),
-        })
 }
 
 fn count_all(program: &Path) -> Result<Counts, XtaskError> {

@@ -46,25 +46,7 @@ impl Engraft {
     /// # Errors
     /// It does not compile.
     pub fn build(threads: usize) -> Result<Self, XtaskError> {
-        let mut cargo = process::cargo();
-        cargo.args([
-            "build",
-            "--package",
-            "engraft-benches",
-            "--bin",
-            "engraft-case",
-        ]);
-        cargo.args(["--message-format", "json-render-diagnostics"]);
-        let messages = process::capture(&mut cargo)?;
-        let program = messages
-            .lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-            .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
-            .next_back();
-        let program = program.ok_or_else(|| XtaskError::Answer {
-            program: process::describe(&cargo),
-            reason: "it names no executable".to_owned(),
-        })?;
+        let program = process::build("engraft-benches", ["--bin", "engraft-case"])?;
         Ok(Self { program, threads })
     }
 
