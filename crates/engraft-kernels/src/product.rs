@@ -21,6 +21,20 @@ pub(crate) struct Extent {
 /// Rows of a register tile.
 const M: usize = 6;
 
+/// Rows of a tile of AVX-512 vectors: eight sums of one vector each hide the latency of a
+/// multiply-add.
+const WIDE: usize = 8;
+
+/// Rows of the tile that most columns of a product go through.
+#[inline(always)]
+pub(crate) fn tile_rows<T>() -> usize {
+    if size_of::<T>() == 4 && crate::isa() == crate::Isa::Avx512 {
+        WIDE
+    } else {
+        M
+    }
+}
+
 /// `c[i, j] += sum_p a[i, p] b[p, j]`, with rows of `b` and `c` at the given distances.
 ///
 /// Each sum runs in the order of `p` from the value in `c`: the tiling does not change a bit.
@@ -42,13 +56,12 @@ pub(crate) fn multiply_add<T: Real, const FUSED: bool>(
             && (m - 1) * c.1 + n <= c.0.len(),
         "operands of [{m}, {k}] x [{k}, {n}] reach beyond their slices"
     );
-    // Eight sums of one vector each hide the latency of a multiply-add.
     let single = size_of::<T>() == 4;
-    let wide = single && crate::isa() == crate::Isa::Avx512;
+    let wide = tile_rows::<T>() == WIDE;
     let mut j = 0;
     while n - j >= 16 {
         if wide {
-            panel::<T, FUSED, 8, 16>(extent, a, b, (&mut *c.0, c.1), j);
+            panel::<T, FUSED, WIDE, 16>(extent, a, b, (&mut *c.0, c.1), j);
         } else {
             panel::<T, FUSED, M, 16>(extent, a, b, (&mut *c.0, c.1), j);
         }
@@ -56,7 +69,7 @@ pub(crate) fn multiply_add<T: Real, const FUSED: bool>(
     }
     while n - j >= 8 {
         if single {
-            panel::<T, FUSED, 8, 8>(extent, a, b, (&mut *c.0, c.1), j);
+            panel::<T, FUSED, WIDE, 8>(extent, a, b, (&mut *c.0, c.1), j);
         } else {
             panel::<T, FUSED, M, 8>(extent, a, b, (&mut *c.0, c.1), j);
         }

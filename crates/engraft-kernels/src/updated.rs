@@ -4,11 +4,8 @@ use std::mem::MaybeUninit;
 
 use crate::matmul::{Mat, Onto, matmul};
 use crate::parallel::{for_each, rows_per_task};
-use crate::product::{Extent, Strided, multiply_add};
+use crate::product::{Extent, Strided, multiply_add, tile_rows};
 use crate::{Real, expect_len};
-
-/// Rows that are updated while they are in the second cache.
-const ROWS: usize = 6;
 
 /// Largest rank whose factors stay in the second cache beside the rows.
 const RANK: usize = 32;
@@ -38,7 +35,7 @@ pub fn low_rank_updated<T: Real>(
     }
     let scaled: Vec<T> = a.iter().map(|&a| a * scale).collect();
     let mut y = Vec::with_capacity(w.len());
-    let task = rows_per_task(rows, (rank + 1) * columns).next_multiple_of(ROWS);
+    let task = rows_per_task(rows, (rank + 1) * columns).next_multiple_of(tile_rows::<T>());
     let outputs = y.spare_capacity_mut()[..w.len()].chunks_mut(task * columns);
     let inputs = w.chunks(task * columns);
     for_each(outputs.zip(inputs).enumerate(), |(at, (y, w))| {
@@ -59,11 +56,13 @@ simd! {
         b: &[T],
         y: &mut [MaybeUninit<T>],
     ) {
-        let block = ROWS * columns;
+        // The rows of one tile: more would leave the first cache before they are updated.
+        let rows = tile_rows::<T>();
+        let block = rows * columns;
         for (at, (w, y)) in w.chunks(block).zip(y.chunks_mut(block)).enumerate() {
             let y = y.write_copy_of_slice(w);
             let extent = Extent { m: w.len() / columns, k: rank, n: columns };
-            let a = Strided { data: &a[at * ROWS * rank..], row: rank, column: 1 };
+            let a = Strided { data: &a[at * rows * rank..], row: rank, column: 1 };
             multiply_add::<T, FUSED>(extent, a, (b, columns), (y, columns));
         }
     }
