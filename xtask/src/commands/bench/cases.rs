@@ -6,11 +6,13 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::error::XtaskError;
 
-/// The kind of case that is ours alone: the products that a frozen network needs, or a copy of a
-/// weight.
-pub const LIMIT: &str = "limit";
+/// The products that a frozen network needs, or a copy of a weight.
+const LIMIT: &str = "limit";
 
-/// Something that both sides can time: a kind and what it is about.
+/// Starts that PEFT does not have.
+const OWN_INITS: [&str; 4] = ["soka_fixed", "soka", "tt_svd", "tt_svd_exact"];
+
+/// Something to time: a kind and what it is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Case {
     /// `train`, `limit`, `init`, `merge`, `weighted` or `mixed`.
@@ -25,6 +27,12 @@ impl Case {
     fn new(kind: &'static str, what: &[&str], runs: usize) -> Self {
         let what = what.iter().map(|word| (*word).to_owned()).collect();
         Self { kind, what, runs }
+    }
+
+    /// Whether PEFT has it too.
+    pub fn is_shared(&self) -> bool {
+        let starts_here = || self.what.iter().any(|word| OWN_INITS.contains(&word.as_str()));
+        self.kind != LIMIT && !starts_here()
     }
 
     /// `train stack4 lora_r8`.
@@ -75,7 +83,8 @@ pub fn all(root: &Path, filter: Option<&str>) -> Result<Vec<Case>, XtaskError> {
             cases.push(Case::new("train", &[&net.name, &method.name], 15));
         }
     }
-    for how in ["pissa_niter_4", "pissa_niter_16", "olora", "corda", "pissa"] {
+    let shared = ["pissa_niter_4", "pissa_niter_16", "olora", "corda", "pissa"];
+    for how in shared.iter().chain(&OWN_INITS) {
         for size in ["1024", "4096"] {
             cases.push(Case::new("init", &[size, how], 5));
         }
@@ -112,6 +121,8 @@ mod tests {
         let lora = all(root, Some("train stack4 lora")).unwrap();
         let names: Vec<String> = lora.iter().map(Case::name).collect();
         assert_eq!(names, ["train stack4 lora_r8", "train stack4 lora_r16"]);
+        assert!(lora.iter().all(Case::is_shared));
+        assert!(!all(root, Some("init 4096 soka")).unwrap()[0].is_shared());
         let error = all(root, Some("no such case")).unwrap_err();
         assert!(error.to_string().contains("no such case"), "{error}");
     }

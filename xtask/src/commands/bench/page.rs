@@ -203,7 +203,11 @@ fn simple(page: &mut String, title: &str, prefix: &str, pairs: &[&Pair]) {
                 time(ms(&pair.ours)),
                 time(ms(&pair.peft)),
                 ratio_cell(pair),
-                verdict(ratio, target),
+                if ratio.is_nan() {
+                    "reported".to_owned()
+                } else {
+                    verdict(ratio, target)
+                },
             ],
         );
     }

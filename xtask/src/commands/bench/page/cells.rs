@@ -38,6 +38,7 @@ pub fn memory(side: &[Measured]) -> f64 {
 
 pub fn time(ms: f64) -> String {
     match ms {
+        ms if ms.is_nan() => "-".to_owned(),
         ms if ms < 10.0 => format!("{ms:.2}"),
         ms if ms < 100.0 => format!("{ms:.1}"),
         _ => format!("{ms:.0}"),
@@ -47,7 +48,7 @@ pub fn time(ms: f64) -> String {
 pub fn ratio_cell(pair: &Pair) -> String {
     let ratios = pair.ratios();
     match ratios.len() {
-        0 => "?".to_owned(),
+        0 => "-".to_owned(),
         1 => format!("{:.3}", ratios[0]),
         len => format!(
             "{:.3} [{:.3}, {:.3}]",
