@@ -22,7 +22,7 @@ pub fn layer(axis: &str, method: &str, value: usize) -> Result<Training> {
     }
     let method = chosen(&shapes, method)?;
     let (dims, tokens) = match axis {
-        "inputs" => ([value, 64], [1, 256]),
+        "inputs" => ([value, 256], [1, 256]),
         "width" => ([value, value], [1, 64]),
         "tokens" => ([768, 768], [1, value]),
         "rank" | "block" => ([1024, 1024], [1, 512]),

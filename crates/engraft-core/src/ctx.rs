@@ -9,6 +9,7 @@ use crate::bank::Bank;
 use crate::conv2d::Image;
 use crate::rows::RowChoice;
 use crate::statistics::Observer;
+use crate::text::Text;
 
 /// Whether dropout and sampling are on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -35,6 +36,7 @@ pub struct Ctx<'a> {
     rows: Option<&'a RowChoice>,
     observer: Option<&'a Observer>,
     image: Option<&'a Image>,
+    text: Option<&'a Text>,
     path: &'a str,
 }
 
@@ -47,6 +49,7 @@ impl Default for Ctx<'_> {
             rows: None,
             observer: None,
             image: None,
+            text: None,
             path: "",
         }
     }
@@ -101,6 +104,22 @@ impl<'a> Ctx<'a> {
     /// In a [`Conv2d`](crate::Conv2d): the image whose patches the tokens are.
     pub fn image(&self) -> Option<&'a Image> {
         self.image
+    }
+
+    /// The same context inside a model that reads this text.
+    pub fn with_text<'b>(&self, text: &'b Text) -> Ctx<'b>
+    where
+        'a: 'b,
+    {
+        Ctx {
+            text: Some(text),
+            ..*self
+        }
+    }
+
+    /// In a model of text: what it reads.
+    pub fn text(&self) -> Option<&'a Text> {
+        self.text
     }
 
     /// The same context, seen by the slot or site at `path`.

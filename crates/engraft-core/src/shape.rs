@@ -75,6 +75,11 @@ pub enum SiteKind {
     KeyValue,
     /// The sequence of tokens entering a block.
     Sequence,
+    /// The embedded tokens entering the model, before positions are added.
+    Prompt,
+    /// What the heads of an attention layer return, before its output layer; the width is that of
+    /// the hidden states.
+    Attention,
 }
 
 /// One named site.

@@ -37,11 +37,46 @@ pub trait SiteAdapter: Module + ModuleDisplay + Sync + 'static {
         (keys, values)
     }
 
-    /// At a [`SiteKind::Sequence`]: the sequence [batch, tokens, width] with trained tokens
-    /// prepended. The model drops as many leading tokens at the end as were added.
+    /// At a [`SiteKind::Sequence`] or [`SiteKind::Prompt`]: the sequence [batch, tokens, width] with
+    /// trained tokens prepended. The model drops as many leading tokens at the end as were added.
     fn extend_sequence(&self, tokens: Tensor<3>, ctx: &Ctx) -> Tensor<3> {
         let _ = ctx;
         tokens
+    }
+
+    /// At a [`SiteKind::KeyValue`]: by how many positions the keys in front move the model's own
+    /// tokens back; 0 where they have no position.
+    fn positions(&self) -> usize {
+        0
+    }
+
+    /// At a [`SiteKind::Attention`]: what the heads are taken to have returned, [batch, tokens,
+    /// heads, head width], from what they returned.
+    fn attend(&self, heads: Tensor<4>, view: &AttentionView<'_>, ctx: &Ctx) -> Tensor<4> {
+        let _ = (view, ctx);
+        heads
+    }
+}
+
+/// Projects hidden states [batch, tokens, width] to keys and values, [batch, tokens, key heads,
+/// head width] each.
+pub type ProjectKeysAndValues<'a> = &'a dyn Fn(Tensor<3>) -> (Tensor<4>, Tensor<4>);
+
+/// What an adapter at a [`SiteKind::Attention`] sees of the layer.
+#[derive(Clone, Copy)]
+pub struct AttentionView<'a> {
+    /// The queries as they met the keys (rotated, where positions rotate them), [batch, tokens,
+    /// heads, head width].
+    pub queries: &'a Tensor<4>,
+    /// The layer's own projections, without positions.
+    pub project: ProjectKeysAndValues<'a>,
+}
+
+impl fmt::Debug for AttentionView<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AttentionView")
+            .field("queries", &self.queries.dims())
+            .finish_non_exhaustive()
     }
 }
 
@@ -84,6 +119,8 @@ pub struct SiteOps {
     wrap: fn(&dyn Any, Tensor<2>, Tensor<2>, &Ctx) -> Tensor<2>,
     extend_key_value: fn(&dyn Any, Tensor<4>, Tensor<4>, &Ctx) -> (Tensor<4>, Tensor<4>),
     extend_sequence: fn(&dyn Any, Tensor<3>, &Ctx) -> Tensor<3>,
+    positions: fn(&dyn Any) -> usize,
+    attend: fn(&dyn Any, Tensor<4>, &AttentionView<'_>, &Ctx) -> Tensor<4>,
 }
 
 /// A site adapter of any method.
@@ -108,6 +145,10 @@ impl AnySite {
                     },
                     extend_sequence: |module, tokens, ctx| {
                         typed::<A>(module).extend_sequence(tokens, ctx)
+                    },
+                    positions: |module| typed::<A>(module).positions(),
+                    attend: |module, heads, view, ctx| {
+                        typed::<A>(module).attend(heads, view, ctx)
                     },
                 }
             },
@@ -196,7 +237,26 @@ impl Site {
             })
     }
 
-    /// The sequence after the adapters of a [`SiteKind::Sequence`] site.
+    /// By how many positions the keys of a [`SiteKind::KeyValue`] site's adapters move the model's own
+    /// tokens back.
+    pub fn positions(&self) -> usize {
+        let active = self.adapters.active().into_iter();
+        active.map(|(_, site)| (site.ops().positions)(site.any())).sum()
+    }
+
+    /// What the heads of an attention layer return, after the adapters of a [`SiteKind::Attention`]
+    /// site.
+    pub fn attend(&self, heads: Tensor<4>, view: &AttentionView<'_>, ctx: &Ctx) -> Tensor<4> {
+        let ctx = ctx.at(&self.path);
+        self.adapters
+            .active()
+            .into_iter()
+            .fold(heads, |heads, (_, site)| {
+                (site.ops().attend)(site.any(), heads, view, &ctx)
+            })
+    }
+
+    /// The sequence after the adapters of a [`SiteKind::Sequence`] or [`SiteKind::Prompt`] site.
     pub fn sequence(&self, tokens: Tensor<3>, ctx: &Ctx) -> Tensor<3> {
         let ctx = ctx.at(&self.path);
         self.adapters

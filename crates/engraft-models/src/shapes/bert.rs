@@ -45,6 +45,7 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
 
     let mut shapes = ModelShapes::default();
     let embeddings = format!("{model}embeddings");
+    shapes.prompt_site(&model, width);
     shapes.embedding(
         &format!("{embeddings}.word_embeddings"),
         config.vocab_size,

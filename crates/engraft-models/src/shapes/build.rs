@@ -15,6 +15,9 @@ pub(super) trait Build {
     /// A linear layer of the task head.
     fn output(&mut self, path: &str, d_in: usize, d_out: usize, bias: bool);
 
+    /// The site of the embedded tokens of the model whose paths start with `model`.
+    fn prompt_site(&mut self, model: &str, width: usize);
+
     /// The sites of a block whose self-attention is at `attention`.
     fn block_sites(&mut self, block: &str, attention: &str, width: usize, key_value: usize);
 }
@@ -45,12 +48,21 @@ impl Build for ModelShapes {
         self.push_linear(path, d_in, d_out, bias, Part::Head);
     }
 
+    fn prompt_site(&mut self, model: &str, width: usize) {
+        self.push_site(format!("{model}sites.prompt"), SiteKind::Prompt, width);
+    }
+
     fn block_sites(&mut self, block: &str, attention: &str, width: usize, key_value: usize) {
         self.push_site(format!("{block}.sites.sequence"), SiteKind::Sequence, width);
         self.push_site(
             format!("{attention}.key_value"),
             SiteKind::KeyValue,
             key_value,
+        );
+        self.push_site(
+            format!("{attention}.attended"),
+            SiteKind::Attention,
+            width,
         );
         self.push_site(
             format!("{block}.sites.attention"),

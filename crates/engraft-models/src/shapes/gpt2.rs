@@ -25,6 +25,7 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
     let mut shapes = ModelShapes::default();
     shapes.embedding(&format!("{model}wte"), config.vocab_size, width);
     shapes.embedding(&format!("{model}wpe"), config.n_positions, width);
+    shapes.prompt_site(&model, width);
     for index in 0..config.n_layer {
         let block = format!("{model}h.{index}");
         shapes.block_sites(&block, &format!("{block}.attn"), width, width);

@@ -42,6 +42,7 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
     // A bare `LlamaModel` has no prefix.
     let model = task.prefix("model");
     shapes.embedding(&format!("{model}embed_tokens"), config.vocab_size, width);
+    shapes.prompt_site(&model, width);
     for index in 0..config.num_hidden_layers {
         let block = format!("{model}layers.{index}");
         let attention = format!("{block}.self_attn");

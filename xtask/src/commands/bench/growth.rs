@@ -30,7 +30,7 @@ struct Axis {
 /// Times every axis and method whose name contains `filter`.
 ///
 /// # Errors
-/// `benches/shapes.toml` cannot be read, or a case fails.
+/// `benches/shapes.toml` cannot be read. A case that fails is printed and left out.
 pub fn run(root: &Path, threads: usize, filter: Option<&str>) -> Result<(), XtaskError> {
     let shapes: Shapes = cases::shapes(root)?;
     let ours = Engraft::build(threads)?;
@@ -40,11 +40,17 @@ pub fn run(root: &Path, threads: usize, filter: Option<&str>) -> Result<(), Xtas
             if filter.is_some_and(|filter| !name.contains(filter)) {
                 continue;
             }
-            let mut points = Vec::new();
-            for value in &axis.values {
+            let measured = axis.values.iter().map(|value| {
                 let what = [axis.axis.clone(), method.clone(), value.to_string()];
-                points.push((*value, ours.measure("growth", &what, RUNS)?));
-            }
+                Ok((*value, ours.measure("growth", &what, RUNS)?))
+            });
+            let points = match measured.collect::<Result<Vec<_>, XtaskError>>() {
+                Ok(points) => points,
+                Err(error) => {
+                    eprintln!("{name}: left out: {error}");
+                    continue;
+                }
+            };
             let growth = Growth {
                 name,
                 points,
