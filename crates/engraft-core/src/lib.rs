@@ -88,7 +88,9 @@ pub use scaling::{Scaling, admit_rank, positive_rank};
 pub use selection::Selection;
 pub use set::{AdapterSet, Composition, Switch};
 pub use shape::{LayerKind, LayerShape, ModelShapes, ParamShape, Part, SiteKind, SiteShape};
-pub use site::{AnySite, AttentionView, ProjectKeysAndValues, Site, SiteAdapter, SiteGraft, SiteOps};
+pub use site::{
+    AnySite, AttentionView, ProjectKeysAndValues, Site, SiteAdapter, SiteGraft, SiteOps,
+};
 pub use standardised::standardised;
 pub use statistics::{Calibration, Needs, Statistics};
 pub use sublayers::Sublayers;

@@ -147,9 +147,7 @@ impl AnySite {
                         typed::<A>(module).extend_sequence(tokens, ctx)
                     },
                     positions: |module| typed::<A>(module).positions(),
-                    attend: |module, heads, view, ctx| {
-                        typed::<A>(module).attend(heads, view, ctx)
-                    },
+                    attend: |module, heads, view, ctx| typed::<A>(module).attend(heads, view, ctx),
                 }
             },
         )
@@ -241,7 +239,9 @@ impl Site {
     /// tokens back.
     pub fn positions(&self) -> usize {
         let active = self.adapters.active().into_iter();
-        active.map(|(_, site)| (site.ops().positions)(site.any())).sum()
+        active
+            .map(|(_, site)| (site.ops().positions)(site.any()))
+            .sum()
     }
 
     /// What the heads of an attention layer return, after the adapters of a [`SiteKind::Attention`]
