@@ -1,9 +1,9 @@
 //! What all architectures are made of.
 
-use engraft_core::{ModelShapes, Part, SiteKind};
+use engraft_core::{LayerKind, LayerShape, ModelShapes, Part, SiteKind};
 
 pub(super) trait Build {
-    /// A table of `rows` vectors.
+    /// A table of `rows` vectors, which is a slot.
     fn embedding(&mut self, path: &str, rows: usize, width: usize);
 
     /// A norm with a gain and, if `bias`, an offset.
@@ -29,6 +29,10 @@ impl Build for ModelShapes {
             rows * width,
             Part::Embedding,
             false,
+        );
+        self.push_layer(
+            LayerKind::Embedding,
+            LayerShape::linear(path, rows, width, false),
         );
     }
 
@@ -59,11 +63,7 @@ impl Build for ModelShapes {
             SiteKind::KeyValue,
             key_value,
         );
-        self.push_site(
-            format!("{attention}.attended"),
-            SiteKind::Attention,
-            width,
-        );
+        self.push_site(format!("{attention}.attended"), SiteKind::Attention, width);
         self.push_site(
             format!("{block}.sites.attention"),
             SiteKind::Sublayer,

@@ -111,8 +111,8 @@ mod tests {
             "num_hidden_layers": 2, "num_key_value_heads": 2, "tie_word_embeddings": false, "vocab_size": 97}"#;
         let shapes = from_config_json(config).unwrap();
         assert_eq!(shapes.total(), 24_800);
-        assert_eq!(shapes.layers[1].path, "model.layers.0.self_attn.k_proj");
-        assert_eq!((shapes.layers[1].d_in, shapes.layers[1].d_out), (32, 16));
+        assert_eq!(shapes.layers[2].path, "model.layers.0.self_attn.k_proj");
+        assert_eq!((shapes.layers[2].d_in, shapes.layers[2].d_out), (32, 16));
         assert!(shapes.is_head("lm_head"));
         let tied = from_config_json(&config.replace(
             "\"tie_word_embeddings\": false",
