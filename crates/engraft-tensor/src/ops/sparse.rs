@@ -201,31 +201,33 @@ mod tests {
             ([7, 12, 20], 37),
             ([24, 40, 5], 3),
         ] {
-            let positions = || -> Tensor<1, Int> {
+            let positions = |device: &Device| -> Tensor<1, Int> {
                 let places: Vec<i64> = (0..n as i64)
                     .map(|e| e * 41 % (d_in * d_out) as i64)
                     .collect();
-                let device = Device::default().autodiff();
-                Tensor::from_data(TensorData::new(places, [n]), &device)
+                Tensor::from_data(TensorData::new(places, [n]), device)
             };
-            assert_eq!(host_indices(&positions()).is_some(), cfg!(feature = "flex"));
+            let here = positions(&Device::default().autodiff());
+            assert_eq!(host_indices(&here).is_some(), cfg!(feature = "flex"));
             let shapes: [&[usize]; 4] = [&[tokens, d_in], &[n], &[d_in, d_out], &[d_out]];
             agree(&shapes, tokens + d_in, |inputs, fast| {
                 let (x, values) = (inputs[0].matrix(), inputs[1].vector());
                 let (weight, bias) = (inputs[2].matrix(), Some(inputs[3].vector()));
+                let positions = positions(&x.device());
                 match fast {
-                    true => sparse_linear(x, (weight, bias), positions(), values, 0.5),
+                    true => sparse_linear(x, (weight, bias), positions, values, 0.5),
                     false => {
-                        let update = matrix([d_in, d_out], positions(), values, 0.5);
+                        let update = matrix([d_in, d_out], positions, values, 0.5);
                         dense(x, update, Some((weight, bias)))
                     }
                 }
             });
             agree(&[&[d_in, d_out], &[n]], 1, |inputs, fast| {
                 let (weight, values) = (inputs[0].matrix(), inputs[1].vector());
+                let positions = positions(&weight.device());
                 match fast {
-                    true => sparse_weight(weight, positions(), values, 0.5),
-                    false => add_at(weight, positions(), values * 0.5),
+                    true => sparse_weight(weight, positions, values, 0.5),
+                    false => add_at(weight, positions, values * 0.5),
                 }
             });
         }

@@ -164,32 +164,34 @@ mod tests {
     #[test]
     fn values_and_gradients_are_those_of_the_matrix() {
         for [d_in, d_out, n] in [[1, 1, 1], [6, 5, 30], [7, 12, 20]] {
-            let spectrum = || {
+            let spectrum = |device: &Device| {
                 let places: Vec<i64> = (0..n as i64)
                     .map(|e| e * 41 % (d_in * d_out) as i64)
                     .collect();
-                let device = Device::default().autodiff();
                 Spectrum {
                     shape: [d_in, d_out],
-                    places: Tensor::from_data(TensorData::new(places, [n]), &device),
+                    places: Tensor::from_data(TensorData::new(places, [n]), device),
                     scaling: 0.5,
                 }
             };
-            assert_eq!(spectrum().waves().is_some(), cfg!(feature = "flex"));
+            let here = spectrum(&Device::default().autodiff());
+            assert_eq!(here.waves().is_some(), cfg!(feature = "flex"));
             let shapes: [&[usize]; 4] = [&[37, d_in], &[n], &[d_in, d_out], &[d_out]];
             agree(&shapes, 37 + n + d_in, |inputs, fast| {
                 let (x, c) = (inputs[0].matrix(), inputs[1].vector());
                 let (weight, bias) = (inputs[2].matrix(), Some(inputs[3].vector()));
+                let spectrum = spectrum(&x.device());
                 match fast {
-                    true => waves_linear(x, (weight, bias), c, spectrum()),
-                    false => dense(x, spectrum().matrix(c), Some((weight, bias))),
+                    true => waves_linear(x, (weight, bias), c, spectrum),
+                    false => dense(x, spectrum.matrix(c), Some((weight, bias))),
                 }
             });
             agree(&[&[d_in, d_out], &[n]], n + d_in * d_out, |inputs, fast| {
                 let (weight, c) = (inputs[0].matrix(), inputs[1].vector());
+                let spectrum = spectrum(&c.device());
                 match fast {
-                    true => waves_weight(weight, c, spectrum()),
-                    false => weight + spectrum().matrix(c),
+                    true => waves_weight(weight, c, spectrum),
+                    false => weight + spectrum.matrix(c),
                 }
             });
         }
