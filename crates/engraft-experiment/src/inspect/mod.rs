@@ -162,7 +162,7 @@ mod tests {
             .unwrap()
             .screen();
         assert!(
-            adapter.starts_with("PEFT adapter of type LORA: LoRA"),
+            adapter.starts_with("PEFT adapter of type LORA: ") && adapter.contains("DoRA, LoRA"),
             "{adapter}"
         );
         assert!(
