@@ -16,7 +16,7 @@ use crate::counts::Counts;
 use crate::ctx::Ctx;
 use crate::erased::Erased;
 use crate::error::{Error, Result};
-use crate::shape::{LayerKind, LayerShape};
+use crate::shape::{LayerKind, LayerShape, SiteShape};
 use crate::statistics::{Calibration, Needs, Statistics};
 use crate::targets::Overrides;
 
@@ -116,6 +116,10 @@ pub struct InitContext<'a> {
     pub bank: &'a Bank,
     /// What data says about the layers.
     pub calibration: &'a Calibration,
+    /// The model's word embeddings, [vocabulary, width], where it shows them as a slot.
+    pub embeddings: Option<&'a FrozenBase>,
+    /// All sites of a site adapter, in forward order.
+    pub sites: &'a [SiteShape],
     /// Where parameters go.
     pub device: Device,
     /// Their precision.
@@ -132,6 +136,8 @@ impl<'a> InitContext<'a> {
             kind: LayerKind::Linear,
             bank,
             calibration: &NOTHING,
+            embeddings: None,
+            sites: &[],
             device: base.device(),
             dtype: base.dtype(),
         }
@@ -143,6 +149,24 @@ impl<'a> InitContext<'a> {
             calibration,
             ..self
         }
+    }
+
+    /// The same context for one of these sites.
+    pub fn at_sites(self, sites: &'a [SiteShape]) -> Self {
+        Self { sites, ..self }
+    }
+
+    /// The same context in a model with these word embeddings.
+    pub fn with_embeddings(self, embeddings: Option<&'a FrozenBase>) -> Self {
+        Self { embeddings, ..self }
+    }
+
+    /// The position of this site among all sites of its kind that the adapter acts at.
+    pub fn depth(&self) -> usize {
+        let here = self.sites.iter().find(|site| site.path == self.path);
+        let alike = |site: &&SiteShape| here.is_some_and(|here| here.kind == site.kind);
+        let mut alike = self.sites.iter().filter(alike);
+        alike.position(|site| site.path == self.path).unwrap_or(0)
     }
 
     /// The same context for a layer of this kind.

@@ -83,10 +83,39 @@ impl RowChoice {
             .iter()
             .map(|group| apply(group.name.as_deref(), share.positions(&group.rows, device)));
         let outputs = Tensor::cat(outputs.collect(), 0);
+        outputs.select(0, share.positions(&self.places(), device))
+    }
+
+    /// Applies `apply` once per distinct choice to the positions in the batch of the rows that made
+    /// it, and puts the results back in their places.
+    ///
+    /// # Panics
+    /// If the results differ in more than the number of rows.
+    pub(crate) fn each<const D: usize>(
+        &self,
+        device: &Device,
+        mut apply: impl FnMut(Option<&str>, Tensor<1, Int>) -> Tensor<D>,
+    ) -> Tensor<D> {
+        let whole = RowTokens(1);
+        let outputs: Vec<Tensor<D>> = self
+            .groups
+            .iter()
+            .map(|group| apply(group.name.as_deref(), whole.positions(&group.rows, device)))
+            .collect();
+        let row = |output: &Tensor<D>| output.dims()[1..].to_vec();
+        assert!(
+            outputs.windows(2).all(|pair| row(&pair[0]) == row(&pair[1])),
+            "adapters that make sequences longer cannot share a batch: `Adapted::rows` refuses them"
+        );
+        Tensor::cat(outputs, 0).select(0, whole.positions(&self.places(), device))
+    }
+
+    /// Where each row is when the groups are behind one another.
+    fn places(&self) -> Vec<usize> {
         let order = self.groups.iter().flat_map(|group| &group.rows);
         let mut places = vec![0; self.rows];
         order.enumerate().for_each(|(at, &row)| places[row] = at);
-        outputs.select(0, share.positions(&places, device))
+        places
     }
 }
 

@@ -50,17 +50,27 @@ pub trait SiteAdapter: Module + ModuleDisplay + Sync + 'static {
         0
     }
 
-    /// At a [`SiteKind::Attention`]: what the heads are taken to have returned, [batch, tokens,
-    /// heads, head width], from what they returned.
-    fn attend(&self, heads: Tensor<4>, view: &AttentionView<'_>, ctx: &Ctx) -> Tensor<4> {
+    /// At a [`SiteKind::Attention`]: what the layer is taken to have returned, [batch, tokens,
+    /// width], from what it returned.
+    fn attend(&self, output: Tensor<3>, view: &AttentionView<'_>, ctx: &Ctx) -> Tensor<3> {
         let _ = (view, ctx);
-        heads
+        output
+    }
+
+    /// The adapter whose exact derivative this one's gradient is, where the gradient is declared a
+    /// surrogate.
+    fn surrogate(&self) -> Self {
+        self.clone()
     }
 }
 
 /// Projects hidden states [batch, tokens, width] to keys and values, [batch, tokens, key heads,
 /// head width] each.
 pub type ProjectKeysAndValues<'a> = &'a dyn Fn(Tensor<3>) -> (Tensor<4>, Tensor<4>);
+
+/// Projects what heads return, [batch, tokens, heads, head width], to hidden states [batch, tokens,
+/// width].
+pub type ProjectHeads<'a> = &'a dyn Fn(Tensor<4>) -> Tensor<3>;
 
 /// What an adapter at a [`SiteKind::Attention`] sees of the layer.
 #[derive(Clone, Copy)]
@@ -70,6 +80,8 @@ pub struct AttentionView<'a> {
     pub queries: &'a Tensor<4>,
     /// The layer's own projections, without positions.
     pub project: ProjectKeysAndValues<'a>,
+    /// The layer's own output projection.
+    pub output: ProjectHeads<'a>,
 }
 
 impl fmt::Debug for AttentionView<'_> {
@@ -92,6 +104,12 @@ pub trait SiteGraft: Clone + fmt::Debug + Send + Sync + 'static {
     fn takes(&self, site: &SiteShape) -> bool {
         let _ = site;
         true
+    }
+
+    /// Which of the sites that it [takes](Self::takes), in forward order, it acts at by default:
+    /// all of them, unless their number matters (the last layers).
+    fn default_sites<'a>(&self, sites: Vec<&'a SiteShape>) -> Vec<&'a SiteShape> {
+        sites
     }
 
     /// Whether the configuration fits the site: the reason if not.
@@ -120,7 +138,8 @@ pub struct SiteOps {
     extend_key_value: fn(&dyn Any, Tensor<4>, Tensor<4>, &Ctx) -> (Tensor<4>, Tensor<4>),
     extend_sequence: fn(&dyn Any, Tensor<3>, &Ctx) -> Tensor<3>,
     positions: fn(&dyn Any) -> usize,
-    attend: fn(&dyn Any, Tensor<4>, &AttentionView<'_>, &Ctx) -> Tensor<4>,
+    attend: fn(&dyn Any, Tensor<3>, &AttentionView<'_>, &Ctx) -> Tensor<3>,
+    surrogate: fn(&dyn Any) -> AnySite,
 }
 
 /// A site adapter of any method.
@@ -147,9 +166,10 @@ impl AnySite {
                         typed::<A>(module).extend_sequence(tokens, ctx)
                     },
                     positions: |module| typed::<A>(module).positions(),
-                    attend: |module, heads, view, ctx| {
-                        typed::<A>(module).attend(heads, view, ctx)
+                    attend: |module, output, view, ctx| {
+                        typed::<A>(module).attend(output, view, ctx)
                     },
+                    surrogate: |module| AnySite::new(typed::<A>(module).surrogate()),
                 }
             },
         )
@@ -208,13 +228,7 @@ impl Site {
             Some(rows) => rows.dispatch(input.dims()[0], &input.device(), |name, members| {
                 let pick = |x: &Tensor<2>| x.clone().select(0, members.clone());
                 let (input, output) = (pick(&input), pick(&output));
-                through(
-                    name.and_then(|name| self.adapters.acting(name))
-                        .into_iter()
-                        .collect(),
-                    input,
-                    output,
-                )
+                through(self.chosen(name), input, output)
             }),
             None => through(self.adapters.active(), input, output),
         };
@@ -228,13 +242,27 @@ impl Site {
         values: Tensor<4>,
         ctx: &Ctx,
     ) -> (Tensor<4>, Tensor<4>) {
+        if self.adapters.is_empty() {
+            return (keys, values);
+        }
         let ctx = ctx.at(&self.path);
-        self.adapters
-            .active()
-            .into_iter()
-            .fold((keys, values), |(keys, values), (_, site)| {
+        let through = |sites: Vec<(&str, &AnySite)>, keys: Tensor<4>, values: Tensor<4>| {
+            let extend = |(keys, values), (_, site): (&str, &AnySite)| {
                 (site.ops().extend_key_value)(site.any(), keys, values, &ctx)
-            })
+            };
+            sites.into_iter().fold((keys, values), extend)
+        };
+        let Some(rows) = ctx.rows() else {
+            return through(self.adapters.active(), keys, values);
+        };
+        let heads = keys.dims()[1];
+        let device = keys.device();
+        let both = rows.each(&device, |name, members| {
+            let pick = |x: &Tensor<4>| x.clone().select(0, members.clone());
+            let (keys, values) = through(self.chosen(name), pick(&keys), pick(&values));
+            Tensor::cat(vec![keys, values], 1)
+        });
+        (both.clone().narrow(1, 0, heads), both.narrow(1, heads, heads))
     }
 
     /// By how many positions the keys of a [`SiteKind::KeyValue`] site's adapters move the model's own
@@ -244,26 +272,61 @@ impl Site {
         active.map(|(_, site)| (site.ops().positions)(site.any())).sum()
     }
 
-    /// What the heads of an attention layer return, after the adapters of a [`SiteKind::Attention`]
-    /// site.
-    pub fn attend(&self, heads: Tensor<4>, view: &AttentionView<'_>, ctx: &Ctx) -> Tensor<4> {
+    /// What an attention layer returns, [batch, tokens, width], after the adapters of a
+    /// [`SiteKind::Attention`] site.
+    pub fn attend(&self, output: Tensor<3>, view: &AttentionView<'_>, ctx: &Ctx) -> Tensor<3> {
+        if self.adapters.is_empty() {
+            return output;
+        }
         let ctx = ctx.at(&self.path);
-        self.adapters
-            .active()
-            .into_iter()
-            .fold(heads, |heads, (_, site)| {
-                (site.ops().attend)(site.any(), heads, view, &ctx)
+        let through = |sites: Vec<(&str, &AnySite)>, output, view: &AttentionView<'_>| {
+            sites.into_iter().fold(output, |output, (_, site)| {
+                (site.ops().attend)(site.any(), output, view, &ctx)
             })
+        };
+        let Some(rows) = ctx.rows() else {
+            return through(self.adapters.active(), output, view);
+        };
+        rows.each(&output.device(), |name, members| {
+            let queries = view.queries.clone().select(0, members.clone());
+            let view = AttentionView {
+                queries: &queries,
+                ..*view
+            };
+            through(self.chosen(name), output.clone().select(0, members), &view)
+        })
     }
 
     /// The sequence after the adapters of a [`SiteKind::Sequence`] or [`SiteKind::Prompt`] site.
     pub fn sequence(&self, tokens: Tensor<3>, ctx: &Ctx) -> Tensor<3> {
+        if self.adapters.is_empty() {
+            return tokens;
+        }
         let ctx = ctx.at(&self.path);
-        self.adapters
-            .active()
-            .into_iter()
-            .fold(tokens, |tokens, (_, site)| {
-                (site.ops().extend_sequence)(site.any(), tokens, &ctx)
+        let through = |sites: Vec<(&str, &AnySite)>, tokens, ctx: &Ctx| {
+            sites.into_iter().fold(tokens, |tokens, (_, site)| {
+                (site.ops().extend_sequence)(site.any(), tokens, ctx)
             })
+        };
+        let Some(rows) = ctx.rows() else {
+            return through(self.adapters.active(), tokens, &ctx);
+        };
+        rows.each(&tokens.device(), |name, members| {
+            let text = ctx.text().map(|text| text.select(members.clone()));
+            let ctx = text.as_ref().map_or(ctx, |text| ctx.with_text(text));
+            through(self.chosen(name), tokens.clone().select(0, members), &ctx)
+        })
+    }
+
+    /// Replaces every adapter by the one whose exact derivative its gradient is.
+    pub(crate) fn hold(&mut self) {
+        self.adapters
+            .change(|_, site| (site.ops().surrogate)(site.any()));
+    }
+
+    /// The adapter of a batch row.
+    fn chosen(&self, name: Option<&str>) -> Vec<(&str, &AnySite)> {
+        let acting = name.and_then(|name| self.adapters.acting(name));
+        acting.into_iter().collect()
     }
 }

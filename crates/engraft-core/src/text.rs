@@ -11,6 +11,8 @@ pub struct Text {
     pub mask: Option<Tensor<2, Int>>,
     /// Which segment each token belongs to, [batch, tokens]; `None` is segment 0 throughout.
     pub segments: Option<Tensor<2, Int>>,
+    /// Which task each sequence belongs to, `[batch]`; `None` is task 0 throughout.
+    pub tasks: Option<Tensor<1, Int>>,
 }
 
 impl Text {
@@ -20,6 +22,7 @@ impl Text {
             ids,
             mask: None,
             segments: None,
+            tasks: None,
         }
     }
 
@@ -36,6 +39,25 @@ impl Text {
         Self {
             segments: Some(segments),
             ..self
+        }
+    }
+
+    /// The same with the task of each sequence.
+    pub fn with_tasks(self, tasks: Tensor<1, Int>) -> Self {
+        Self {
+            tasks: Some(tasks),
+            ..self
+        }
+    }
+
+    /// Some of the sequences.
+    pub(crate) fn select(&self, rows: Tensor<1, Int>) -> Self {
+        let pick = |x: &Option<Tensor<2, Int>>| x.clone().map(|x| x.select(0, rows.clone()));
+        Self {
+            ids: self.ids.clone().select(0, rows.clone()),
+            mask: pick(&self.mask),
+            segments: pick(&self.segments),
+            tasks: self.tasks.clone().map(|x| x.select(0, rows.clone())),
         }
     }
 
