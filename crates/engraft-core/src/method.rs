@@ -17,7 +17,7 @@ use crate::evolve::{DynEvolve, Evolve};
 use crate::meta::{AtInit, MethodMeta};
 use crate::model_graft::ModelGraft;
 use crate::selection::Selection;
-use crate::shape::{LayerShape, SiteShape};
+use crate::shape::{LayerShape, ModelShapes, SiteShape};
 use crate::site::{AnySite, SiteGraft};
 use crate::statistics::{Calibration, Needs};
 use crate::targets::Overrides;
@@ -70,6 +70,8 @@ pub trait Method:
 pub trait DynGraft: fmt::Debug + Send + Sync {
     /// See [`Graft::admits`].
     fn admits(&self, layer: &LayerShape) -> Result<(), String>;
+    /// See [`Graft::defaults`].
+    fn defaults(&self, shapes: &ModelShapes) -> Option<Vec<String>>;
     /// See [`Graft::count`].
     fn count(&self, layer: &LayerShape) -> Counts;
     /// See [`Graft::banks`].
@@ -89,6 +91,9 @@ pub trait DynGraft: fmt::Debug + Send + Sync {
 impl<G: Graft> DynGraft for G {
     fn admits(&self, layer: &LayerShape) -> Result<(), String> {
         Graft::admits(self, layer)
+    }
+    fn defaults(&self, shapes: &ModelShapes) -> Option<Vec<String>> {
+        Graft::defaults(self, shapes)
     }
     fn count(&self, layer: &LayerShape) -> Counts {
         Graft::count(self, layer)

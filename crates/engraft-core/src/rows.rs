@@ -75,13 +75,13 @@ impl RowChoice {
         &self,
         tokens: usize,
         device: &Device,
-        mut apply: impl FnMut(Option<&str>, Tensor<1, Int>) -> Tensor<2>,
+        mut apply: impl FnMut(&RowGroup, Tensor<1, Int>) -> Tensor<2>,
     ) -> Tensor<2> {
         let share = self.share(tokens);
         let outputs = self
             .groups
             .iter()
-            .map(|group| apply(group.name.as_deref(), share.positions(&group.rows, device)));
+            .map(|group| apply(group, share.positions(&group.rows, device)));
         let outputs = Tensor::cat(outputs.collect(), 0);
         let order = self.groups.iter().flat_map(|group| &group.rows);
         let mut places = vec![0; self.rows];
@@ -108,11 +108,13 @@ impl Linear {
         }
         let added = match input {
             Input::Tokens(x) => self.added(rows, x, base, ctx),
-            Input::Indices(_) => None,
+            Input::Indices(_) | Input::Tied(_) => None,
         };
         added.unwrap_or_else(|| {
-            rows.dispatch(input.tokens(), &input.device(), |name, members| {
-                self.compose(&chosen(name), &input.select(members), base, ctx)
+            rows.dispatch(input.tokens(), &input.device(), |group, members| {
+                let chosen = chosen(group.name.as_deref());
+                let ctx = ctx.of_members(&group.rows);
+                self.compose(&chosen, &input.select(members), base, &ctx)
             })
         })
     }
@@ -147,7 +149,7 @@ impl Linear {
         Some(match together {
             Some(groups) => grouped_low_rank(y, x.clone(), share, &groups),
             None => grouped(y, x.clone(), share, &members, |group, x| {
-                adapters[group].update(x, base, ctx)
+                adapters[group].update(x, base, &ctx.of_members(members[group]))
             }),
         })
     }

@@ -147,9 +147,7 @@ impl AnySite {
                         typed::<A>(module).extend_sequence(tokens, ctx)
                     },
                     positions: |module| typed::<A>(module).positions(),
-                    attend: |module, heads, view, ctx| {
-                        typed::<A>(module).attend(heads, view, ctx)
-                    },
+                    attend: |module, heads, view, ctx| typed::<A>(module).attend(heads, view, ctx),
                 }
             },
         )
@@ -199,24 +197,25 @@ impl Site {
         let flat = |x: Tensor<D>| x.reshape([-1, width as i64]);
         let (input, output) = (flat(input), flat(output));
         let ctx = ctx.at(&self.path);
-        let through = |sites: Vec<(&str, &AnySite)>, input: Tensor<2>, output: Tensor<2>| {
+        let through = |sites: Vec<(&str, &AnySite)>, x: [Tensor<2>; 2], ctx: &Ctx| {
+            let [input, output] = x;
             sites.into_iter().fold(output, |output, (_, site)| {
                 (site.ops().wrap)(site.any(), input.clone(), output, &ctx.without_rows())
             })
         };
         let y = match ctx.rows() {
-            Some(rows) => rows.dispatch(input.dims()[0], &input.device(), |name, members| {
+            Some(rows) => rows.dispatch(input.dims()[0], &input.device(), |group, members| {
                 let pick = |x: &Tensor<2>| x.clone().select(0, members.clone());
-                let (input, output) = (pick(&input), pick(&output));
+                let name = group.name.as_deref();
+                let chosen = name.and_then(|name| self.adapters.acting(name));
+                let ctx = ctx.of_members(&group.rows);
                 through(
-                    name.and_then(|name| self.adapters.acting(name))
-                        .into_iter()
-                        .collect(),
-                    input,
-                    output,
+                    chosen.into_iter().collect(),
+                    [pick(&input), pick(&output)],
+                    &ctx,
                 )
             }),
-            None => through(self.adapters.active(), input, output),
+            None => through(self.adapters.active(), [input, output], &ctx),
         };
         y.reshape(dims)
     }
@@ -241,7 +240,9 @@ impl Site {
     /// tokens back.
     pub fn positions(&self) -> usize {
         let active = self.adapters.active().into_iter();
-        active.map(|(_, site)| (site.ops().positions)(site.any())).sum()
+        active
+            .map(|(_, site)| (site.ops().positions)(site.any()))
+            .sum()
     }
 
     /// What the heads of an attention layer return, after the adapters of a [`SiteKind::Attention`]

@@ -166,12 +166,12 @@ mod tests {
     fn a_small_roberta_as_transformers_writes_it() {
         let bare = from_config_json(ROBERTA).unwrap();
         assert_eq!(bare.total(), 22_624);
-        assert_eq!(bare.layers[0].path, "encoder.layer.0.attention.self.query");
+        assert_eq!(bare.layers[3].path, "encoder.layer.0.attention.self.query");
         let classifier =
             from_config_json(&ROBERTA.replace("RobertaModel", "RobertaForSequenceClassification"))
                 .unwrap();
         assert_eq!(
-            classifier.layers[0].path,
+            classifier.layers[3].path,
             "roberta.encoder.layer.0.attention.self.query"
         );
         assert_eq!(classifier.head(), 32 * 32 + 32 + 2 * 32 + 2);

@@ -1,9 +1,9 @@
 //! What all architectures are made of.
 
-use engraft_core::{ModelShapes, Part, SiteKind};
+use engraft_core::{LayerKind, LayerShape, ModelShapes, Part, SiteKind};
 
 pub(super) trait Build {
-    /// A table of `rows` vectors.
+    /// A table of `rows` vectors, which can be adapted but is no default target.
     fn embedding(&mut self, path: &str, rows: usize, width: usize);
 
     /// A norm with a gain and, if `bias`, an offset.
@@ -30,6 +30,8 @@ impl Build for ModelShapes {
             Part::Embedding,
             false,
         );
+        let table = LayerShape::linear(path, rows, width, false);
+        self.push_layer(LayerKind::Embedding, table);
     }
 
     fn norm(&mut self, path: &str, width: usize, bias: bool) {

@@ -54,8 +54,8 @@ mod tests {
             "n_layer": 2, "n_positions": 64, "vocab_size": 97}"#;
         let shapes = from_config_json(config).unwrap();
         assert_eq!(shapes.total(), 30_624);
-        assert_eq!(shapes.layers[0].path, "transformer.h.0.attn.c_attn");
-        assert_eq!(shapes.layers[0].d_out, 96);
+        assert_eq!(shapes.layers[2].path, "transformer.h.0.attn.c_attn");
+        assert_eq!(shapes.layers[2].d_out, 96);
         assert_eq!(shapes.head(), 0);
     }
 }
