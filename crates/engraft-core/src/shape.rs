@@ -129,6 +129,9 @@ pub struct ModelShapes {
     pub sites: Vec<SiteShape>,
     /// All parameters.
     pub params: Vec<ParamShape>,
+    /// Where the model repeats layers of the one it was made from: ranges [from, to) of that one's
+    /// blocks, one after the other. Empty where it does not.
+    pub replicated: Vec<[usize; 2]>,
 }
 
 impl ModelShapes {
