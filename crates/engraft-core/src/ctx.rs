@@ -146,8 +146,9 @@ impl<'a> Ctx<'a> {
         }
     }
 
-    /// The same context, seen by the slot or site at `path`.
-    pub(crate) fn at<'b>(&self, path: &'b str) -> Ctx<'b>
+    /// The same context, seen by the slot, site or other part of a model at `path`: what is random
+    /// there has streams of its own.
+    pub fn at<'b>(&self, path: &'b str) -> Ctx<'b>
     where
         'a: 'b,
     {

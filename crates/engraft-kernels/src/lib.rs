@@ -45,6 +45,7 @@ mod parallel;
 mod product;
 mod real;
 mod reflection;
+mod rotary;
 mod rotation;
 mod shards;
 mod sigmoid;
@@ -78,6 +79,7 @@ pub use norm::{Moments, layer_norm, layer_norm_backward, rms_norm, rms_norm_back
 pub use pairs::PairMaps;
 pub use real::Real;
 pub use reflection::RankOneBlocks;
+pub use rotary::{Turn, turn_pairs};
 pub use rotation::BlockDiagonal;
 pub use shards::{add_shard, fold_blocks, unfold_blocks};
 pub use sigmoid::{relu, relu_backward, sigmoid, sigmoid_backward, tanh, tanh_backward};

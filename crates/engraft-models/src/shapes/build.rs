@@ -3,7 +3,7 @@
 use engraft_core::{LayerKind, LayerShape, ModelShapes, Part, SiteKind};
 
 pub(super) trait Build {
-    /// A table of `rows` vectors, which can be adapted but is no default target.
+    /// A table of `rows` vectors, which is a slot but no default target.
     fn embedding(&mut self, path: &str, rows: usize, width: usize);
 
     /// A norm with a gain and, if `bias`, an offset.
@@ -30,8 +30,10 @@ impl Build for ModelShapes {
             Part::Embedding,
             false,
         );
-        let table = LayerShape::linear(path, rows, width, false);
-        self.push_layer(LayerKind::Embedding, table);
+        self.push_layer(
+            LayerKind::Embedding,
+            LayerShape::linear(path, rows, width, false),
+        );
     }
 
     fn norm(&mut self, path: &str, width: usize, bias: bool) {
@@ -61,11 +63,7 @@ impl Build for ModelShapes {
             SiteKind::KeyValue,
             key_value,
         );
-        self.push_site(
-            format!("{attention}.attended"),
-            SiteKind::Attention,
-            width,
-        );
+        self.push_site(format!("{attention}.attended"), SiteKind::Attention, width);
         self.push_site(
             format!("{block}.sites.attention"),
             SiteKind::Sublayer,
