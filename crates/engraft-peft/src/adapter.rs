@@ -7,7 +7,7 @@ use burn::tensor::TensorData;
 use engraft_core::{Adaptable, Adapted, AnyMethod, ModelShapes, file};
 use serde_json::Value;
 
-use crate::config::PeftConfig;
+use crate::config::{PeftConfig, Reader};
 use crate::error::{Error, Result};
 use crate::import::{self, Import};
 use crate::types;
@@ -82,6 +82,15 @@ impl PeftAdapter {
     /// The configuration.
     pub fn config(&self) -> &PeftConfig {
         &self.config
+    }
+
+    /// Which layers of its model the adapter repeats: ranges [from, to) of blocks, one after the
+    /// other. It fits a model whose layers were repeated like that.
+    ///
+    /// # Errors
+    /// A malformed configuration.
+    pub fn layer_replication(&self) -> Result<Option<Vec<[usize; 2]>>> {
+        import::replication(&mut Reader::new(&self.config))
     }
 
     /// The tensors by PEFT's keys.

@@ -260,9 +260,14 @@ fn import_whole(
     })
 }
 
+/// The ranges of layers that are repeated, if any are.
+pub(crate) fn replication(config: &mut Reader) -> Result<Option<Vec<[usize; 2]>>> {
+    Ok(config.find(REPLICATION)?.filter(|ranges: &Vec<_>| !ranges.is_empty()))
+}
+
 /// Whether the model repeats the layers that the adapter was trained on.
 fn check_replication(config: &mut Reader, shapes: &ModelShapes) -> Result<()> {
-    let asked: Vec<[usize; 2]> = config.get(REPLICATION, Vec::new())?;
+    let asked = replication(config)?.unwrap_or_default();
     match asked == shapes.replicated {
         true => Ok(()),
         false => Err(Error::config(
