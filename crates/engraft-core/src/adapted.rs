@@ -23,6 +23,8 @@ use crate::plan::Plan;
 use crate::set::{Composition, unknown_adapter};
 use crate::statistics::{Calibration, Observer};
 use crate::targets::Targets;
+#[cfg(doc)]
+use crate::token_rows::TokenRows;
 
 /// How a method is attached.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -40,6 +42,9 @@ pub struct Injection {
     /// Parameters of the model, by exact path, that are trained along.
     #[serde(default)]
     pub train_also: Vec<String>,
+    /// Tokens that are trained along, by the path of their embedding; see [`TokenRows`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub train_tokens: BTreeMap<String, Vec<usize>>,
 }
 
 impl Injection {

@@ -39,6 +39,11 @@ impl FrozenBase {
         self.add_bias(self.weight.clone().select(0, indices))
     }
 
+    /// y = x W^T for tokens x: [tokens, d_out]: the output layer that shares an embedding's weight.
+    pub fn tied(&self, x: Tensor<2>) -> Tensor<2> {
+        x.matmul(self.weight.clone().transpose())
+    }
+
     /// y + b.
     pub fn add_bias(&self, y: Tensor<2>) -> Tensor<2> {
         match &self.bias {

@@ -15,6 +15,7 @@ use crate::shape::{LayerKind, LayerShape};
 use crate::site::Site;
 use crate::statistics::{Calibration, Statistics};
 use crate::targets::{Include, Targets};
+use crate::token_rows::TokenRows;
 
 /// What the slots of one attachment are filled from.
 struct Graftage<'a> {
@@ -34,6 +35,11 @@ struct Graftage<'a> {
 
 impl Graftage<'_> {
     fn linear(&mut self, path: &str, linear: &mut Linear) -> Result<()> {
+        let mut trained = self.plan.tokens.iter();
+        if let Some((layer, tokens)) = trained.find(|(layer, _)| layer.path == path) {
+            let rows = TokenRows::new(tokens, &linear.base(), layer.kind);
+            return linear.attach(path, self.name, AnyAdapter::new(rows));
+        }
         let layers = &self.plan.layers;
         let Some(index) = layers.iter().position(|(layer, _)| layer.path == path) else {
             return Ok(());
@@ -59,7 +65,6 @@ impl Graftage<'_> {
             return Ok(());
         };
         let ctx = InitContext::new(self.seed, path, self.name, self.reference, self.bank)
-            .at_sites(&self.plan.sites)
             .with_embeddings(self.embeddings);
         site.attach(path, self.name, part.init(shape, &ctx)?)
     }

@@ -59,6 +59,7 @@ mod sublayers;
 mod switching;
 mod targets;
 mod text;
+mod token_rows;
 mod transparent;
 
 pub use activation::Activation;
@@ -90,9 +91,12 @@ pub use scaling::{Scaling, admit_rank, positive_rank};
 pub use selection::Selection;
 pub use set::{AdapterSet, Composition, Switch};
 pub use shape::{LayerKind, LayerShape, ModelShapes, ParamShape, Part, SiteKind, SiteShape};
-pub use site::{AnySite, AttentionView, ProjectHeads, ProjectKeysAndValues, Site, SiteAdapter, SiteGraft, SiteOps};
+pub use site::{
+    AnySite, AttentionView, ProjectHeads, ProjectKeysAndValues, Site, SiteAdapter, SiteGraft, SiteOps,
+};
 pub use standardised::standardised;
 pub use statistics::{Calibration, Needs, Statistics};
 pub use sublayers::Sublayers;
 pub use targets::{Include, Overrides, Targets};
 pub use text::Text;
+pub use token_rows::TokenRows;

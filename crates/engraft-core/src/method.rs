@@ -18,7 +18,7 @@ use crate::evolve_sites::{DynEvolveSites, EvolveSites};
 use crate::meta::{AtInit, MethodMeta};
 use crate::model_graft::ModelGraft;
 use crate::selection::Selection;
-use crate::shape::{LayerShape, SiteKind, SiteShape};
+use crate::shape::{LayerShape, ModelShapes, SiteKind, SiteShape};
 use crate::site::{AnySite, SiteGraft};
 use crate::statistics::{Calibration, Needs};
 use crate::targets::Overrides;
@@ -71,6 +71,8 @@ pub trait Method:
 pub trait DynGraft: fmt::Debug + Send + Sync {
     /// See [`Graft::admits`].
     fn admits(&self, layer: &LayerShape) -> Result<(), String>;
+    /// See [`Graft::defaults`].
+    fn defaults(&self, shapes: &ModelShapes) -> Option<Vec<String>>;
     /// See [`Graft::count`].
     fn count(&self, layer: &LayerShape) -> Counts;
     /// See [`Graft::banks`].
@@ -90,6 +92,9 @@ pub trait DynGraft: fmt::Debug + Send + Sync {
 impl<G: Graft> DynGraft for G {
     fn admits(&self, layer: &LayerShape) -> Result<(), String> {
         Graft::admits(self, layer)
+    }
+    fn defaults(&self, shapes: &ModelShapes) -> Option<Vec<String>> {
+        Graft::defaults(self, shapes)
     }
     fn count(&self, layer: &LayerShape) -> Counts {
         Graft::count(self, layer)

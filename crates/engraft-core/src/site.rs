@@ -64,8 +64,8 @@ pub trait SiteAdapter: Module + ModuleDisplay + Sync + 'static {
     }
 }
 
-/// Projects hidden states [batch, tokens, width] to keys and values, [batch, tokens, key heads,
-/// head width] each.
+/// Projects hidden states [batch, tokens, width], the same in every row, to keys and values, [batch,
+/// tokens, key heads, head width] each.
 pub type ProjectKeysAndValues<'a> = &'a dyn Fn(Tensor<3>) -> (Tensor<4>, Tensor<4>);
 
 /// Projects what heads return, [batch, tokens, heads, head width], to hidden states [batch, tokens,
@@ -219,18 +219,20 @@ impl Site {
         let flat = |x: Tensor<D>| x.reshape([-1, width as i64]);
         let (input, output) = (flat(input), flat(output));
         let ctx = ctx.at(&self.path);
-        let through = |sites: Vec<(&str, &AnySite)>, input: Tensor<2>, output: Tensor<2>| {
+        let through = |sites: Vec<(&str, &AnySite)>, x: [Tensor<2>; 2], ctx: &Ctx| {
+            let [input, output] = x;
             sites.into_iter().fold(output, |output, (_, site)| {
                 (site.ops().wrap)(site.any(), input.clone(), output, &ctx.without_rows())
             })
         };
         let y = match ctx.rows() {
-            Some(rows) => rows.dispatch(input.dims()[0], &input.device(), |name, members| {
+            Some(rows) => rows.dispatch(input.dims()[0], &input.device(), |group, members| {
                 let pick = |x: &Tensor<2>| x.clone().select(0, members.clone());
-                let (input, output) = (pick(&input), pick(&output));
-                through(self.chosen(name), input, output)
+                let ctx = ctx.of_members(&group.rows);
+                let chosen = self.chosen(group.name.as_deref());
+                through(chosen, [pick(&input), pick(&output)], &ctx)
             }),
-            None => through(self.adapters.active(), input, output),
+            None => through(self.adapters.active(), [input, output], &ctx),
         };
         y.reshape(dims)
     }
@@ -246,20 +248,23 @@ impl Site {
             return (keys, values);
         }
         let ctx = ctx.at(&self.path);
-        let through = |sites: Vec<(&str, &AnySite)>, keys: Tensor<4>, values: Tensor<4>| {
-            let extend = |(keys, values), (_, site): (&str, &AnySite)| {
-                (site.ops().extend_key_value)(site.any(), keys, values, &ctx)
+        type Both = (Tensor<4>, Tensor<4>);
+        let through = |sites: Vec<(&str, &AnySite)>, both: Both, ctx: &Ctx| {
+            let extend = |(keys, values): Both, (_, site): (&str, &AnySite)| {
+                (site.ops().extend_key_value)(site.any(), keys, values, ctx)
             };
-            sites.into_iter().fold((keys, values), extend)
+            sites.into_iter().fold(both, extend)
         };
         let Some(rows) = ctx.rows() else {
-            return through(self.adapters.active(), keys, values);
+            return through(self.adapters.active(), (keys, values), &ctx);
         };
         let heads = keys.dims()[1];
         let device = keys.device();
-        let both = rows.each(&device, |name, members| {
+        let both = rows.each(&device, |group, members| {
             let pick = |x: &Tensor<4>| x.clone().select(0, members.clone());
-            let (keys, values) = through(self.chosen(name), pick(&keys), pick(&values));
+            let chosen = self.chosen(group.name.as_deref());
+            let ctx = ctx.of_members(&group.rows);
+            let (keys, values) = through(chosen, (pick(&keys), pick(&values)), &ctx);
             Tensor::cat(vec![keys, values], 1)
         });
         (both.clone().narrow(1, 0, heads), both.narrow(1, heads, heads))
@@ -269,7 +274,9 @@ impl Site {
     /// tokens back.
     pub fn positions(&self) -> usize {
         let active = self.adapters.active().into_iter();
-        active.map(|(_, site)| (site.ops().positions)(site.any())).sum()
+        active
+            .map(|(_, site)| (site.ops().positions)(site.any()))
+            .sum()
     }
 
     /// What an attention layer returns, [batch, tokens, width], after the adapters of a
@@ -279,21 +286,37 @@ impl Site {
             return output;
         }
         let ctx = ctx.at(&self.path);
-        let through = |sites: Vec<(&str, &AnySite)>, output, view: &AttentionView<'_>| {
+        let through = |sites: Vec<(&str, &AnySite)>, output, view: &AttentionView<'_>, ctx: &Ctx| {
             sites.into_iter().fold(output, |output, (_, site)| {
-                (site.ops().attend)(site.any(), output, view, &ctx)
+                (site.ops().attend)(site.any(), output, view, ctx)
             })
         };
         let Some(rows) = ctx.rows() else {
-            return through(self.adapters.active(), output, view);
+            return through(self.adapters.active(), output, view, &ctx);
         };
-        rows.each(&output.device(), |name, members| {
+        let returned = output;
+        rows.each(&returned.device(), |group, members| {
             let queries = view.queries.clone().select(0, members.clone());
+            // The layer's own projections take whole batches, whose rows have their own adapters.
+            let first = members.clone().narrow(0, 0, 1);
+            let project = |hidden: Tensor<3>| {
+                let [_, tokens, width] = hidden.dims();
+                let whole = hidden.narrow(0, 0, 1).expand([rows.rows(), tokens, width]);
+                let (keys, values) = (view.project)(whole);
+                (keys.select(0, first.clone()), values.select(0, first.clone()))
+            };
+            let spread = group.spread(rows.rows(), &queries.device());
+            let output = |heads: Tensor<4>| {
+                (view.output)(heads.select(0, spread.clone())).select(0, members.clone())
+            };
             let view = AttentionView {
                 queries: &queries,
-                ..*view
+                project: &project,
+                output: &output,
             };
-            through(self.chosen(name), output.clone().select(0, members), &view)
+            let chosen = self.chosen(group.name.as_deref());
+            let ctx = ctx.of_members(&group.rows);
+            through(chosen, returned.clone().select(0, members.clone()), &view, &ctx)
         })
     }
 
@@ -311,10 +334,10 @@ impl Site {
         let Some(rows) = ctx.rows() else {
             return through(self.adapters.active(), tokens, &ctx);
         };
-        rows.each(&tokens.device(), |name, members| {
-            let text = ctx.text().map(|text| text.select(members.clone()));
-            let ctx = text.as_ref().map_or(ctx, |text| ctx.with_text(text));
-            through(self.chosen(name), tokens.clone().select(0, members), &ctx)
+        rows.each(&tokens.device(), |group, members| {
+            let chosen = self.chosen(group.name.as_deref());
+            let ctx = ctx.of_members(&group.rows);
+            through(chosen, tokens.clone().select(0, members), &ctx)
         })
     }
 

@@ -1,6 +1,6 @@
 //! Batches of token sequences.
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Int, Tensor, TensorData};
 
 /// Token sequences of one length, as a tokenizer pads them.
 #[derive(Debug, Clone)]
@@ -50,14 +50,17 @@ impl Text {
         }
     }
 
-    /// Some of the sequences.
-    pub(crate) fn select(&self, rows: Tensor<1, Int>) -> Self {
-        let pick = |x: &Option<Tensor<2, Int>>| x.clone().map(|x| x.select(0, rows.clone()));
+    /// The sequences at these positions of the batch.
+    pub fn rows(&self, rows: &[usize]) -> Self {
+        let indices: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
+        let indices = TensorData::new(indices, [rows.len()]);
+        let indices = Tensor::<1, Int>::from_data(indices, &self.ids.device());
+        let pick = |of: &Tensor<2, Int>| of.clone().select(0, indices.clone());
         Self {
-            ids: self.ids.clone().select(0, rows.clone()),
-            mask: pick(&self.mask),
-            segments: pick(&self.segments),
-            tasks: self.tasks.clone().map(|x| x.select(0, rows.clone())),
+            ids: pick(&self.ids),
+            mask: self.mask.as_ref().map(pick),
+            segments: self.segments.as_ref().map(pick),
+            tasks: self.tasks.clone().map(|tasks| tasks.select(0, indices)),
         }
     }
 

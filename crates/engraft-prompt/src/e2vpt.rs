@@ -82,8 +82,6 @@ pub struct E2vpt {
     pub mask: Option<PruningMask>,
     /// Q, [k, w].
     pub key_values: Option<Param<Tensor<2>>>,
-    /// Whether the sequence has an earlier block's tokens in front.
-    pub replaces: bool,
     /// What pruning remembers.
     pub state: Rewind,
 }
@@ -104,7 +102,7 @@ impl SiteAdapter for E2vpt {
         let (Some(prompt), Some(mask)) = (&self.tokens, &self.mask) else {
             return tokens;
         };
-        enter(mask.apply(prompt.val()), tokens, self.replaces, 0.0, ctx)
+        enter(mask.apply(prompt.val()), tokens, 0.0, ctx)
     }
 
     fn extend_key_value(
@@ -218,7 +216,6 @@ impl SiteGraft for E2vptConfig {
             tokens: trained(sequence),
             mask: sequence.then(|| PruningMask::init(self.mask(), ctx)),
             key_values: trained(!sequence),
-            replaces: ctx.depth() > 0,
             state: Rewind {
                 initial: frozen(table.clone()),
                 before: sequence.then(|| frozen(table.clone())),

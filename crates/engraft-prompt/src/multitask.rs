@@ -74,7 +74,7 @@ impl MultitaskPromptTuning {
 impl SiteAdapter for MultitaskPromptTuning {
     fn extend_sequence(&self, tokens: Tensor<3>, ctx: &Ctx) -> Tensor<3> {
         let batch = tokens.dims()[0];
-        let prompts = match ctx.text().and_then(|text| text.tasks.clone()) {
+        let prompts = match ctx.own_text().and_then(|text| text.tasks) {
             Some(tasks) => self.prompts(tasks),
             None => {
                 let [count, width] = self.tokens.dims();

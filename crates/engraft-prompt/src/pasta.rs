@@ -76,7 +76,7 @@ impl SiteAdapter for Pasta {
     fn extend_sequence(&self, tokens: Tensor<3>, ctx: &Ctx) -> Tensor<3> {
         let [batch, length, width] = tokens.dims();
         let vectors = self.vectors.val();
-        let Some(text) = ctx.text() else {
+        let Some(text) = ctx.own_text() else {
             let first = tokens.clone().narrow(1, 0, 1);
             let vector = vectors.narrow(0, 0, 1).expand([batch, width]);
             let first = first + dropout(vector, self.dropout, ctx).reshape([batch, 1, width]);
@@ -86,7 +86,7 @@ impl SiteAdapter for Pasta {
         let table = Tensor::cat(vec![nothing, vectors], 0);
         // The text is at the end of a sequence that prompts made longer.
         let [rows, own] = text.dims();
-        let added = table.select(0, self.places(text).reshape([rows * own]));
+        let added = table.select(0, self.places(&text).reshape([rows * own]));
         let added = dropout(added, self.dropout, ctx).reshape([rows, own, width]);
         let lead = length - own;
         let text = tokens.clone().narrow(1, lead, own) + added;

@@ -36,8 +36,8 @@ impl Default for VptConfig {
     }
 }
 
-/// [P_1; x] into the first block; into a later block [P_i; x], where P_i is in the place of what the
-/// block before made of its own tokens.
+/// [P_i; x] into block i. Where an earlier block had tokens of its own, the model drops what became of
+/// them.
 ///
 /// | symbol | shape | |
 /// |---|---|---|
@@ -54,23 +54,16 @@ pub struct Vpt {
     pub tokens: Param<Tensor<2>>,
     /// Dropout probability.
     pub dropout: f64,
-    /// Whether the sequence has an earlier block's tokens in front.
-    pub replaces: bool,
 }
 
-/// The sequence with `prompt` in front, or in the place of its first tokens.
+/// The sequence with `prompt` in front, entries of it dropped in training.
 pub(crate) fn enter(
     prompt: Tensor<2>,
     tokens: Tensor<3>,
-    replaces: bool,
     probability: f64,
     ctx: &Ctx,
 ) -> Tensor<3> {
-    let ([batch, length, _], [count, width]) = (tokens.dims(), prompt.dims());
-    let tokens = match replaces {
-        true => tokens.narrow(1, count, length - count),
-        false => tokens,
-    };
+    let (batch, [count, width]) = (tokens.dims()[0], prompt.dims());
     let prompt = prompt.unsqueeze::<3>().expand([batch, count, width]);
     let prompt = dropout(prompt.reshape([batch * count, width]), probability, ctx);
     Tensor::cat(vec![prompt.reshape([batch, count, width]), tokens], 1)
@@ -86,7 +79,7 @@ pub(crate) fn start(patch_size: usize, width: usize) -> Init {
 
 impl SiteAdapter for Vpt {
     fn extend_sequence(&self, tokens: Tensor<3>, ctx: &Ctx) -> Tensor<3> {
-        enter(self.tokens.val(), tokens, self.replaces, self.dropout, ctx)
+        enter(self.tokens.val(), tokens, self.dropout, ctx)
     }
 }
 
@@ -116,7 +109,6 @@ impl SiteGraft for VptConfig {
         Ok(Vpt {
             tokens: Param::from_tensor(tokens),
             dropout: self.dropout,
-            replaces: ctx.depth() > 0,
         })
     }
 }
@@ -133,7 +125,7 @@ impl Method for VptConfig {
             "VPT (shallow, deep)",
             Family::Prompt,
             "2203.12119",
-            "[P_i; x] into block i, x without the tokens of the block before",
+            "[P_i; x] into block i, x without the tokens of an earlier block",
         )
     };
 
@@ -167,23 +159,8 @@ impl Method for VptConfig {
 
 #[cfg(test)]
 mod tests {
-    use engraft_tensor::bridge::values;
-
     use super::*;
-    use crate::testing::{counts, draw};
-
-    #[test]
-    fn deep_prompts_take_the_place_of_the_ones_before() {
-        let (prompt, tokens) = (draw([2, 3], "prompt"), draw([1, 5, 3], "tokens"));
-        let ctx = Ctx::default();
-        let first = enter(prompt.clone(), tokens.clone(), false, 0.0, &ctx);
-        let later = enter(prompt.clone(), tokens.clone(), true, 0.0, &ctx);
-        assert_eq!([first.dims()[1], later.dims()[1]], [7, 5]);
-        let tail = |x: Tensor<3>, from: usize, count| values(&x.narrow(1, from, count));
-        assert_eq!(tail(later.clone(), 2, 3), tail(tokens.clone(), 2, 3));
-        assert_eq!(tail(first, 2, 5), values(&tokens));
-        assert_eq!(tail(later, 0, 2), values(&prompt));
-    }
+    use crate::testing::counts;
 
     #[test]
     fn deep_counts_every_block_and_shallow_one() {

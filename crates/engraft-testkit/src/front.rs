@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use engraft_core::{
     AttentionView, Ctx, Embedding, LayerKind, LayerShape, Linear, ModelShapes, Part, Site,
-    SiteKind, Slots, Text,
+    SiteKind, Slots,
 };
 use engraft_tensor::{Init, Key};
 
@@ -17,8 +17,8 @@ const LAYERS: usize = 2;
 
 /// x + embedded words, with two layers h + softmax(Q K^T / sqrt(d)) V O behind one another.
 ///
-/// Token t of every sequence is word t modulo the vocabulary. What sites put in front of the
-/// sequence is dropped behind the last layer.
+/// Word t modulo the vocabulary is added to token t. What sites put in front of the sequence is
+/// dropped behind the last layer.
 #[derive(Module, Debug)]
 pub struct Front {
     /// Word embeddings, [5, width].
@@ -67,24 +67,27 @@ impl Front {
         }
     }
 
-    /// What the sequences say.
-    pub(crate) fn text(x: &Tensor<3>) -> Text {
+    /// x: [batch, tokens, width] to the same.
+    pub fn forward(&self, x: Tensor<3>, ctx: &Ctx) -> Tensor<3> {
         let [batch, tokens, _] = x.dims();
         let ids = (0..batch * tokens).map(|index| (index % tokens % WORDS) as i64);
         let ids = TensorData::new(ids.collect::<Vec<_>>(), [batch, tokens]);
-        Text::new(Tensor::<2, Int>::from_data(ids, &x.device()))
-    }
-
-    /// x: [batch, tokens, width] to the same.
-    pub fn forward(&self, x: Tensor<3>, ctx: &Ctx) -> Tensor<3> {
-        let text = Self::text(&x);
-        let tokens = x.dims()[1];
-        let ctx = &ctx.with_text(&text);
-        let x = x + self.words.forward(text.ids.clone(), ctx);
-        let x = self.prompt.sequence(x, ctx);
-        let x = self.layers.iter().fold(x, |x, layer| layer.forward(x, ctx));
-        let lead = x.dims()[1] - tokens;
-        x.narrow(1, lead, tokens)
+        let ids = Tensor::<2, Int>::from_data(ids, &x.device());
+        let x = self.prompt.sequence(x + self.words.forward(ids, ctx), ctx);
+        let last = |x: Tensor<3>, count: usize| {
+            let lead = x.dims()[1] - count;
+            x.narrow(1, lead, count)
+        };
+        // A layer's own leading tokens take the place of those of the layer before.
+        let entered = x.dims()[1];
+        let x = self.layers.iter().fold(x, |x, layer| {
+            let x = match layer.sequence.adapters.active().is_empty() {
+                true => x,
+                false => layer.sequence.sequence(last(x, entered), ctx),
+            };
+            layer.forward(x, ctx)
+        });
+        last(x, tokens)
     }
 
     pub(crate) fn shapes(&self, shapes: &mut ModelShapes, width: usize) {
@@ -121,7 +124,6 @@ impl Front {
 
 impl Layer {
     fn forward(&self, hidden: Tensor<3>, ctx: &Ctx) -> Tensor<3> {
-        let hidden = self.sequence.sequence(hidden, ctx);
         let width = hidden.dims()[2];
         let heads = if width.is_multiple_of(2) { 2 } else { 1 };
         let head = width / heads;

@@ -1,8 +1,10 @@
 //! The model that methods are attached to.
 
 use burn::module::{Module, Param};
-use burn::tensor::{DType, Device, Tensor};
-use engraft_core::{Adaptable, Ctx, LayerShape, Linear, ModelShapes, Part, Site, SiteKind, Slots};
+use burn::tensor::{DType, Device, Int, Tensor};
+use engraft_core::{
+    Adaptable, Ctx, LayerShape, Linear, ModelShapes, Part, Site, SiteKind, Slots, Text,
+};
 use engraft_tensor::{Init, Key};
 
 use crate::Front;
@@ -136,8 +138,13 @@ impl Harness {
         }
     }
 
-    /// x: [batch, tokens, d_in] to y: [batch, tokens, 3].
+    /// x: [batch, tokens, d_in] to y: [batch, tokens, 3]. To those who ask, every row is the text
+    /// 0, 1, 2 ...
     pub fn forward(&self, x: Tensor<3>, ctx: &Ctx) -> Tensor<3> {
+        let [batch, tokens, _] = x.dims();
+        let ids = Tensor::<1, Int>::arange(0..tokens as i64, &x.device());
+        let text = Text::new(ids.unsqueeze_dim::<2>(0).expand([batch, tokens]));
+        let ctx = &ctx.with_text(&text);
         let Block {
             fc1,
             fc2,

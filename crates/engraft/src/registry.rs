@@ -29,6 +29,7 @@ pub static METHODS: &[MethodEntry] = &[
     MethodEntry::of::<engraft_kronecker::SokaConfig>(),
     MethodEntry::of::<engraft_lowrank::AdaloraConfig>(),
     MethodEntry::of::<engraft_lowrank::AdamssConfig>(),
+    MethodEntry::of::<engraft_lowrank::AloraConfig>(),
     MethodEntry::of::<engraft_lowrank::AsLoraConfig>(),
     MethodEntry::of::<engraft_lowrank::BdLoraConfig>(),
     MethodEntry::of::<engraft_lowrank::BeftConfig>(),

@@ -24,6 +24,7 @@ struct Config {
     share_att_key: bool,
     /// DeBERTa: relative positions are put into so many buckets on either side.
     position_buckets: Option<usize>,
+    tie_word_embeddings: Option<bool>,
     /// DeBERTa: taps of the convolution beside the first block, none if 0.
     #[serde(default)]
     conv_kernel_size: usize,
@@ -129,14 +130,16 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
             shapes.norm(&format!("{conv}.LayerNorm"), width, true);
         }
     }
-    push_top(&mut shapes, &config.model_type, &model, width, *task);
+    push_top(&mut shapes, &config, &model, *task);
     Ok(shapes)
 }
 
 /// Pooler and head, which each of the three arranges in its own way.
-fn push_top(shapes: &mut ModelShapes, model_type: &str, model: &str, width: usize, task: Task) {
-    match (model_type, task) {
-        ("bert", Task::Bare) | ("roberta" | "xlm-roberta", Task::Bare) => {
+fn push_top(shapes: &mut ModelShapes, config: &Config, model: &str, task: Task) {
+    let width = config.hidden_size;
+    let family = config.model_type.as_str();
+    match (family, task) {
+        ("bert" | "roberta" | "xlm-roberta", Task::Bare) => {
             shapes.linear("pooler.dense", width, width, true)
         }
         ("bert", Task::Classification(labels)) => {
@@ -151,7 +154,36 @@ fn push_top(shapes: &mut ModelShapes, model_type: &str, model: &str, width: usiz
             shapes.output("classifier.dense", width, width, true);
             shapes.output("classifier.out_proj", width, labels, true);
         }
+        (_, Task::Tokens(labels)) => shapes.output("classifier", width, labels, true),
+        ("bert", Task::MaskedLanguage) => {
+            let head = "cls.predictions";
+            let [dense, norm] =
+                ["dense", "LayerNorm"].map(|name| format!("{head}.transform.{name}"));
+            push_language(shapes, config, head, &dense, &norm);
+        }
+        ("roberta" | "xlm-roberta", Task::MaskedLanguage) => {
+            push_language(
+                shapes,
+                config,
+                "lm_head",
+                "lm_head.dense",
+                "lm_head.layer_norm",
+            );
+        }
         _ => {}
+    }
+}
+
+/// The head of masked language modelling. Its output layer is the table of word embeddings and an
+/// offset, unless it is untied.
+fn push_language(shapes: &mut ModelShapes, config: &Config, head: &str, dense: &str, norm: &str) {
+    let (width, vocabulary) = (config.hidden_size, config.vocab_size);
+    shapes.linear(dense, width, width, true);
+    shapes.norm(norm, width, true);
+    if config.tie_word_embeddings.unwrap_or(true) {
+        shapes.push_param(format!("{head}.bias"), vocabulary, Part::Head, true);
+    } else {
+        shapes.output(&format!("{head}.decoder"), width, vocabulary, true);
     }
 }
 
@@ -166,15 +198,31 @@ mod tests {
     fn a_small_roberta_as_transformers_writes_it() {
         let bare = from_config_json(ROBERTA).unwrap();
         assert_eq!(bare.total(), 22_624);
-        assert_eq!(bare.layers[0].path, "encoder.layer.0.attention.self.query");
+        assert_eq!(bare.layers[0].path, "embeddings.word_embeddings");
+        assert_eq!(bare.layers[3].path, "encoder.layer.0.attention.self.query");
         let classifier =
             from_config_json(&ROBERTA.replace("RobertaModel", "RobertaForSequenceClassification"))
                 .unwrap();
         assert_eq!(
-            classifier.layers[0].path,
+            classifier.layers[3].path,
             "roberta.encoder.layer.0.attention.self.query"
         );
         assert_eq!(classifier.head(), 32 * 32 + 32 + 2 * 32 + 2);
+    }
+
+    #[test]
+    fn heads_of_tokens_and_of_masked_words() {
+        let total = |config: String| from_config_json(&config).unwrap().total();
+        let encoder = total(ROBERTA.to_owned()) - 32 * 33;
+        let with = |class: &str| ROBERTA.replace("RobertaModel", class);
+        assert_eq!(
+            total(with("RobertaForTokenClassification")),
+            encoder + 2 * 33
+        );
+        let masked = with("RobertaForMaskedLM");
+        assert_eq!(total(masked.clone()), encoder + 32 * 33 + 64 + 97);
+        let untied = masked.replace('{', "{\"tie_word_embeddings\": false, ");
+        assert_eq!(total(untied), encoder + 32 * 33 + 64 + 97 * 33);
     }
 
     #[test]

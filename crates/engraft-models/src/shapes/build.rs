@@ -1,9 +1,9 @@
 //! What all architectures are made of.
 
-use engraft_core::{ModelShapes, Part, SiteKind};
+use engraft_core::{LayerKind, LayerShape, ModelShapes, Part, SiteKind};
 
 pub(super) trait Build {
-    /// A table of `rows` vectors.
+    /// A table of `rows` vectors, which is a slot but no default target.
     fn embedding(&mut self, path: &str, rows: usize, width: usize);
 
     /// A norm with a gain and, if `bias`, an offset.
@@ -19,7 +19,16 @@ pub(super) trait Build {
     fn prompt_site(&mut self, model: &str, width: usize);
 
     /// The sites of a block whose self-attention is at `attention`.
-    fn block_sites(&mut self, block: &str, attention: &str, width: usize, key_value: usize);
+    fn block_sites(&mut self, block: &str, attention: &str, width: usize, key_value: usize) {
+        self.attention_sites(block, attention, width, key_value);
+        self.sublayer_sites(block, width);
+    }
+
+    /// The sites of a block up to what its self-attention returns.
+    fn attention_sites(&mut self, block: &str, attention: &str, width: usize, key_value: usize);
+
+    /// The sites of a block around its sublayers.
+    fn sublayer_sites(&mut self, block: &str, width: usize);
 }
 
 impl Build for ModelShapes {
@@ -29,6 +38,10 @@ impl Build for ModelShapes {
             rows * width,
             Part::Embedding,
             false,
+        );
+        self.push_layer(
+            LayerKind::Embedding,
+            LayerShape::linear(path, rows, width, false),
         );
     }
 
@@ -52,18 +65,17 @@ impl Build for ModelShapes {
         self.push_site(format!("{model}sites.prompt"), SiteKind::Prompt, width);
     }
 
-    fn block_sites(&mut self, block: &str, attention: &str, width: usize, key_value: usize) {
+    fn attention_sites(&mut self, block: &str, attention: &str, width: usize, key_value: usize) {
         self.push_site(format!("{block}.sites.sequence"), SiteKind::Sequence, width);
         self.push_site(
             format!("{attention}.key_value"),
             SiteKind::KeyValue,
             key_value,
         );
-        self.push_site(
-            format!("{attention}.attended"),
-            SiteKind::Attention,
-            width,
-        );
+        self.push_site(format!("{attention}.attended"), SiteKind::Attention, width);
+    }
+
+    fn sublayer_sites(&mut self, block: &str, width: usize) {
         self.push_site(
             format!("{block}.sites.attention"),
             SiteKind::Sublayer,

@@ -4,7 +4,9 @@ use engraft_core::{Error, ModelShapes, Result};
 use engraft_tensor::suggestion;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::Value;
+
+pub(super) use crate::task::Task;
 
 use super::{bert, bloom, clip, dinov2, gpt2, llama, opt, t5, vit};
 
@@ -32,60 +34,9 @@ const FAMILIES: &[(&str, Reader)] = &[
     ("xlm-roberta", bert::shapes),
 ];
 
-/// What the model is topped with, from the name of its class.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Task {
-    /// `...Model`: the encoder or decoder alone, its paths without prefix.
-    Bare,
-    /// `...ForSequenceClassification`, `...ForImageClassification`: a head of so many classes.
-    Classification(usize),
-    /// `...ForCausalLM`, `...LMHeadModel`, `...ForConditionalGeneration`: an output layer, which may be tied.
-    Language,
-    /// Any other `...For...`: the model under its prefix; heads of pre-training are not counted.
-    Other,
-}
-
-impl Task {
-    /// The prefix of the paths: `name` and a dot, unless the model is bare.
-    pub fn prefix(self, name: &str) -> String {
-        if self == Self::Bare {
-            String::new()
-        } else {
-            format!("{name}.")
-        }
-    }
-}
-
 #[derive(Deserialize)]
-struct Common {
+struct ModelType {
     model_type: String,
-    architectures: Option<Vec<String>>,
-    num_labels: Option<usize>,
-    id2label: Option<Map<String, Value>>,
-}
-
-impl Common {
-    fn task(&self) -> Task {
-        let class = self
-            .architectures
-            .as_ref()
-            .and_then(|classes| classes.first())
-            .map_or("", String::as_str);
-        if class.ends_with("ForSequenceClassification") || class.ends_with("ForImageClassification")
-        {
-            let labels = self.num_labels.or(self.id2label.as_ref().map(Map::len));
-            Task::Classification(labels.unwrap_or(2))
-        } else if class.ends_with("ForCausalLM")
-            || class.ends_with("LMHeadModel")
-            || class.ends_with("ForConditionalGeneration")
-        {
-            Task::Language
-        } else if class.contains("For") {
-            Task::Other
-        } else {
-            Task::Bare
-        }
-    }
 }
 
 /// The shapes of the model that a Hugging Face `config.json` describes.
@@ -98,26 +49,26 @@ pub fn from_config_json(text: &str) -> Result<ModelShapes> {
     from_value(&config)
 }
 
-pub(super) fn from_value(config: &Value) -> Result<ModelShapes> {
-    let common: Common = parse(config)?;
-    let Some((_, read)) = FAMILIES.iter().find(|(name, _)| *name == common.model_type) else {
+pub(crate) fn from_value(config: &Value) -> Result<ModelShapes> {
+    let ModelType { model_type } = parse(config)?;
+    let Some((_, read)) = FAMILIES.iter().find(|(name, _)| *name == model_type) else {
         let known = || FAMILIES.iter().map(|(name, _)| *name);
         let list = known().collect::<Vec<_>>().join(", ");
         return Err(bad(format!(
             "found model_type `{}`, expected one of {list}{}",
-            common.model_type,
-            suggestion(&common.model_type, known())
+            model_type,
+            suggestion(&model_type, known())
         )));
     };
-    read(config, &common.task())
+    read(config, &Task::of(config)?)
 }
 
 /// The keys that a family needs; others are ignored, because a config.json holds many.
-pub(super) fn parse<T: DeserializeOwned>(config: &Value) -> Result<T> {
+pub(crate) fn parse<T: DeserializeOwned>(config: &Value) -> Result<T> {
     T::deserialize(config).map_err(|error| bad(error.to_string()))
 }
 
-pub(super) fn bad(reason: String) -> Error {
+pub(crate) fn bad(reason: String) -> Error {
     Error::BadConfig {
         what: "config.json".to_owned(),
         reason,

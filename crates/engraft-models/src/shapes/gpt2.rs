@@ -14,6 +14,7 @@ struct Config {
     n_layer: usize,
     n_positions: usize,
     n_inner: Option<usize>,
+    tie_word_embeddings: Option<bool>,
 }
 
 pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
@@ -37,9 +38,13 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
         shapes.linear(&format!("{block}.mlp.c_proj"), inner, width, true);
     }
     shapes.norm(&format!("{model}ln_f"), width, true);
-    // The output layer of the language model is the token embedding.
-    if let Task::Classification(labels) = task {
-        shapes.output("score", width, *labels, false);
+    // The output layer of the language model is the token embedding, unless it is said not to be.
+    match task {
+        Task::Classification(labels) => shapes.output("score", width, *labels, false),
+        Task::Language if config.tie_word_embeddings == Some(false) => {
+            shapes.output("lm_head", width, config.vocab_size, false);
+        }
+        _ => {}
     }
     Ok(shapes)
 }
@@ -54,8 +59,8 @@ mod tests {
             "n_layer": 2, "n_positions": 64, "vocab_size": 97}"#;
         let shapes = from_config_json(config).unwrap();
         assert_eq!(shapes.total(), 30_624);
-        assert_eq!(shapes.layers[0].path, "transformer.h.0.attn.c_attn");
-        assert_eq!(shapes.layers[0].d_out, 96);
+        assert_eq!(shapes.layers[2].path, "transformer.h.0.attn.c_attn");
+        assert_eq!(shapes.layers[2].d_out, 96);
         assert_eq!(shapes.head(), 0);
     }
 }

@@ -46,7 +46,12 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
     for index in 0..config.num_hidden_layers {
         let block = format!("{model}layers.{index}");
         let attention = format!("{block}.self_attn");
-        shapes.block_sites(&block, &attention, width, key_value);
+        shapes.attention_sites(&block, &attention, width, key_value);
+        if is("qwen3") {
+            shapes.norm(&format!("{attention}.q_norm"), head, false);
+            shapes.norm(&format!("{attention}.k_norm"), head, false);
+        }
+        shapes.sublayer_sites(&block, width);
         shapes.norm(&format!("{block}.input_layernorm"), width, false);
         shapes.linear(&format!("{attention}.q_proj"), width, query, qkv_bias);
         shapes.linear(&format!("{attention}.k_proj"), width, key_value, qkv_bias);
@@ -57,10 +62,6 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
             width,
             config.attention_bias,
         );
-        if is("qwen3") {
-            shapes.norm(&format!("{attention}.q_norm"), head, false);
-            shapes.norm(&format!("{attention}.k_norm"), head, false);
-        }
         shapes.norm(&format!("{block}.post_attention_layernorm"), width, false);
         if is("gemma2") {
             shapes.norm(&format!("{block}.pre_feedforward_layernorm"), width, false);
@@ -102,6 +103,8 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
 
 #[cfg(test)]
 mod tests {
+    use engraft_core::LayerKind;
+
     use crate::shapes::from_config_json;
 
     #[test]
@@ -111,9 +114,12 @@ mod tests {
             "num_hidden_layers": 2, "num_key_value_heads": 2, "tie_word_embeddings": false, "vocab_size": 97}"#;
         let shapes = from_config_json(config).unwrap();
         assert_eq!(shapes.total(), 24_800);
-        assert_eq!(shapes.layers[1].path, "model.layers.0.self_attn.k_proj");
-        assert_eq!((shapes.layers[1].d_in, shapes.layers[1].d_out), (32, 16));
+        assert_eq!(shapes.layers[2].path, "model.layers.0.self_attn.k_proj");
+        assert_eq!((shapes.layers[2].d_in, shapes.layers[2].d_out), (32, 16));
         assert!(shapes.is_head("lm_head"));
+        let embedding = &shapes.layers[0];
+        assert_eq!((embedding.d_in, embedding.kind), (97, LayerKind::Embedding));
+        assert!(!shapes.is_default_target(&embedding.path));
         let tied = from_config_json(&config.replace(
             "\"tie_word_embeddings\": false",
             "\"tie_word_embeddings\": true",

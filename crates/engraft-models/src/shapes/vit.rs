@@ -1,6 +1,7 @@
-//! The vision transformer in Hugging Face's layout.
+//! The vision transformer in Hugging Face's layout, with the names that transformers 5 has in memory; its
+//! files have older ones.
 
-use engraft_core::{ModelShapes, Part, Result, SiteKind};
+use engraft_core::{LayerKind, ModelShapes, Part, Result, SiteKind};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -12,11 +13,30 @@ struct Config {
     hidden_size: usize,
     intermediate_size: usize,
     num_hidden_layers: usize,
-    image_size: usize,
-    patch_size: usize,
+    image_size: Sides,
+    patch_size: Sides,
     num_channels: usize,
     #[serde(default = "yes")]
     qkv_bias: bool,
+    pooler_output_size: Option<usize>,
+}
+
+/// Height and width, given as one number where they are the same.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Sides {
+    Square(usize),
+    Both([usize; 2]),
+}
+
+impl Sides {
+    /// Height and width.
+    pub fn both(self) -> [usize; 2] {
+        match self {
+            Self::Square(side) => [side; 2],
+            Self::Both(sides) => sides,
+        }
+    }
 }
 
 fn yes() -> bool {
@@ -26,7 +46,8 @@ fn yes() -> bool {
 pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
     let config: Config = parse(config)?;
     let width = config.hidden_size;
-    let tokens = 1 + (config.image_size / config.patch_size.max(1)).pow(2);
+    let (image, patch) = (config.image_size.both(), config.patch_size.both());
+    let tokens = 1 + (image[0] / patch[0].max(1)) * (image[1] / patch[1].max(1));
     let model = task.prefix("vit");
 
     let mut shapes = ModelShapes::default();
@@ -44,56 +65,37 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
         Part::Embedding,
         false,
     );
-    shapes.push_param(
-        format!("{projection}.weight"),
-        config.num_channels * config.patch_size.pow(2) * width,
-        Part::Embedding,
-        false,
-    );
-    shapes.push_param(format!("{projection}.bias"), width, Part::Embedding, true);
+    let d_in = config.num_channels * patch[0] * patch[1];
+    shapes.push_linear(&projection, d_in, width, true, Part::Embedding);
+    shapes.layers[0].kind = LayerKind::Conv2d { kernel: patch };
     shapes.push_site(
         format!("{embeddings}.patch_embeddings.output"),
         SiteKind::Hidden,
         width,
     );
     for index in 0..config.num_hidden_layers {
-        let block = format!("{model}encoder.layer.{index}");
-        let attention = format!("{block}.attention.attention");
+        let block = format!("{model}layers.{index}");
+        let attention = format!("{block}.attention");
         shapes.block_sites(&block, &attention, width, width);
         shapes.norm(&format!("{block}.layernorm_before"), width, true);
-        for name in ["query", "key", "value"] {
-            shapes.linear(
-                &format!("{attention}.{name}"),
-                width,
-                width,
-                config.qkv_bias,
-            );
+        for name in ["q_proj", "k_proj", "v_proj"] {
+            let path = format!("{attention}.{name}");
+            shapes.linear(&path, width, width, config.qkv_bias);
         }
-        shapes.linear(
-            &format!("{block}.attention.output.dense"),
-            width,
-            width,
-            true,
-        );
+        shapes.linear(&format!("{attention}.o_proj"), width, width, true);
         shapes.norm(&format!("{block}.layernorm_after"), width, true);
-        shapes.linear(
-            &format!("{block}.intermediate.dense"),
-            width,
-            config.intermediate_size,
-            true,
-        );
-        shapes.linear(
-            &format!("{block}.output.dense"),
-            config.intermediate_size,
-            width,
-            true,
-        );
+        let hidden = config.intermediate_size;
+        shapes.linear(&format!("{block}.mlp.fc1"), width, hidden, true);
+        shapes.linear(&format!("{block}.mlp.fc2"), hidden, width, true);
     }
     shapes.norm(&format!("{model}layernorm"), width, true);
     match task {
-        Task::Bare => shapes.linear("pooler.dense", width, width, true),
+        Task::Bare => {
+            let pooled = config.pooler_output_size.unwrap_or(width);
+            shapes.linear("pooler.dense", width, pooled, true);
+        }
         Task::Classification(labels) => shapes.output("classifier", width, *labels, true),
-        Task::Language | Task::Other => {}
+        _ => {}
     }
     Ok(shapes)
 }
@@ -110,7 +112,8 @@ mod tests {
         assert_eq!(shapes.total(), 20_352);
         assert_eq!(
             shapes.layers[0].path,
-            "encoder.layer.0.attention.attention.query"
+            "embeddings.patch_embeddings.projection"
         );
+        assert_eq!(shapes.layers[1].path, "layers.0.attention.q_proj");
     }
 }

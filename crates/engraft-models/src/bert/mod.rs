@@ -1,0 +1,207 @@
+//! BERT and RoBERTa.
+
+mod block;
+mod config;
+mod embeddings;
+mod head;
+#[cfg(test)]
+mod tests;
+
+use burn::tensor::{DType, Device, Tensor};
+use engraft_core::{
+    Adaptable, Ctx, Error, Linear, ModelShapes, Result, Site, Slots, Text, Trained,
+};
+use engraft_tensor::{Key, ops};
+
+pub use block::BertBlock;
+pub use config::BertConfig;
+pub use embeddings::Embeddings;
+pub use head::BertHead;
+
+use crate::block::without_lead;
+use crate::checkpoint::{Names, Origin};
+use crate::output::Output;
+use crate::parts::{Builder, Padding, Part, Random, enter, model_part};
+use crate::shapes::from_value;
+
+/// The encoder of BERT (Devlin et al., arXiv 1810.04805), RoBERTa (Liu et al., arXiv 1907.11692) or
+/// XLM-R (Conneau et al., arXiv 1911.02116), and the head that its `config.json` names.
+///
+/// Paths are those of `transformers` in memory.
+#[derive(Debug, Clone)]
+pub struct Bert {
+    /// The word embeddings, before positions and segments are added.
+    pub prompt: Site,
+    /// What enters the encoder.
+    pub embeddings: Embeddings,
+    /// Blocks.
+    pub layers: Vec<BertBlock>,
+    /// [width, width], tanh behind it.
+    pub pooler: Option<Linear>,
+    /// The head of the task.
+    pub head: BertHead,
+    config: BertConfig,
+    pub(crate) origin: Origin,
+}
+
+model_part!(Bert, this {
+    prompt => format!("{}sites.prompt", this.config.prefix()),
+    embeddings => format!("{}embeddings", this.config.prefix()),
+    layers => format!("{}encoder.layer", this.config.prefix()),
+    pooler => format!("{}pooler.dense", this.config.prefix()),
+    head => "",
+} plain { config, origin });
+
+impl Bert {
+    /// A fresh model: weights N(0, initializer_range^2), offsets 0, gains 1, from the streams of `key`.
+    ///
+    /// # Errors
+    /// None at present; the configuration was checked when it was read.
+    pub fn new(config: &BertConfig, key: &Key, device: &Device, dtype: DType) -> Result<Self> {
+        let mut source = Random(key.clone());
+        Ok(Self::build(
+            config,
+            &mut Builder::new(&mut source, device, dtype, config.std()),
+        ))
+    }
+
+    pub(crate) fn build(config: &BertConfig, builder: &mut Builder<'_>) -> Self {
+        let prefix = config.prefix();
+        let prefix = prefix.trim_end_matches('.');
+        let keys = &config.keys;
+        let width = keys.hidden_size;
+        let mut encoder = builder.within(prefix);
+        Self {
+            prompt: Site::default(),
+            embeddings: Embeddings::new(config, &mut encoder),
+            layers: (0..keys.num_hidden_layers)
+                .map(|index| {
+                    BertBlock::new(&format!("encoder.layer.{index}"), config, &mut encoder)
+                })
+                .collect(),
+            pooler: config
+                .has_pooler()
+                .then(|| encoder.linear("pooler.dense", width, width, true)),
+            head: BertHead::new(config, builder),
+            config: config.clone(),
+            origin: Origin::default(),
+        }
+    }
+
+    /// What a checkpoint calls the tensors of such a model.
+    pub(crate) fn names(config: &BertConfig) -> Names {
+        let mut names = Names {
+            prefix: config.base(),
+            heads: match config.is_roberta() {
+                true => &["lm_head.", "classifier.", "qa_outputs.", "pooler."],
+                false => &["cls.", "classifier.", "qa_outputs.", "pooler."],
+            },
+            read: &[
+                (".LayerNorm.gamma", ".LayerNorm.weight"),
+                (".LayerNorm.beta", ".LayerNorm.bias"),
+            ],
+            buffers: &["embeddings.position_ids", "embeddings.token_type_ids"],
+            ..Names::default()
+        };
+        let head = match config.is_roberta() {
+            true => [
+                "lm_head.decoder.weight",
+                "lm_head.decoder.bias",
+                "lm_head.bias",
+            ],
+            false => [
+                "cls.predictions.decoder.weight",
+                "cls.predictions.decoder.bias",
+                "cls.predictions.bias",
+            ],
+        };
+        let [table, decoder, bias] = head;
+        names.aliases = match config.is_tied() {
+            true => vec![
+                (decoder, bias),
+                (table, "embeddings.word_embeddings.weight"),
+            ],
+            false => vec![(bias, decoder)],
+        };
+        names
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &BertConfig {
+        &self.config
+    }
+
+    /// By how many positions keys in front move the text's own tokens back.
+    fn offset(&self) -> usize {
+        let blocks = self.layers.iter();
+        let offsets = blocks.map(|block| block.attention.key_value.positions());
+        offsets.max().unwrap_or(0)
+    }
+
+    /// Whether the model can read a text: the reason if not.
+    ///
+    /// # Errors
+    /// Tokens outside the vocabulary, segments that the model lacks, or more tokens than positions.
+    pub fn check(&self, text: &Text) -> Result<()> {
+        let keys = &self.config.keys;
+        crate::parts::check_indices("token", &text.ids, keys.vocab_size)?;
+        if let Some(segments) = &text.segments {
+            crate::parts::check_indices("segment", segments, keys.type_vocab_size)?;
+        }
+        let first = self.config.first_position() + self.offset();
+        let room = keys.max_position_embeddings.saturating_sub(first);
+        let tokens = text.dims()[1];
+        if tokens > room {
+            return Err(Error::Unsupported(format!(
+                "found a text of {tokens} tokens, expected at most {room}: the model has {} positions",
+                keys.max_position_embeddings
+            )));
+        }
+        Ok(())
+    }
+
+    /// Hidden states, pooled vector and logits of a text.
+    ///
+    /// # Panics
+    /// If it does not fit the model; see [`check`](Self::check).
+    pub fn forward(&self, text: &Text, ctx: &Ctx) -> Output {
+        let ctx = &ctx.with_text(text);
+        let words = self.embeddings.words.forward(text.ids.clone(), ctx);
+        let words = self.prompt.sequence(words, ctx);
+        let prompt = words.dims()[1] - text.dims()[1];
+        let mut x = self.embeddings.forward(words, text, self.offset(), ctx);
+        let padding = Padding::new(text, x.dtype());
+        let mut lead = 0;
+        for block in &self.layers {
+            (x, lead) = enter(&block.sequence, x, lead, ctx);
+            x = block.forward(x, &padding, ctx);
+        }
+        let x = without_lead(x, lead);
+        let first: Tensor<2> = x.clone().narrow(1, 0, 1).squeeze_dim(1);
+        let pooled = self
+            .pooler
+            .as_ref()
+            .map(|pooler| ops::tanh(pooler.forward(first.clone(), ctx)));
+        let hidden = without_lead(x, prompt);
+        let table = self.embeddings.words.linear.weight.val();
+        let sequence = pooled.clone().unwrap_or(first);
+        let logits = self.head.forward(hidden.clone(), sequence, &table, ctx);
+        Output {
+            hidden,
+            pooled,
+            logits,
+        }
+    }
+}
+
+impl Trained for Bert {}
+
+impl Adaptable for Bert {
+    fn shapes(&self) -> ModelShapes {
+        from_value(&self.config.json).expect("the configuration was read before")
+    }
+
+    fn slots(&mut self, slots: &mut Slots<'_>) {
+        self.show("", slots);
+    }
+}
