@@ -35,6 +35,9 @@ pub enum Command {
     /// Count the trainable parameters of a method on a model, from shapes alone
     #[command(disable_help_flag = true)]
     Params(forward::Arguments),
+    /// Show what an adapter or a checkpoint contains, in one screen
+    #[command(disable_help_flag = true)]
+    Inspect(forward::Arguments),
     /// Compare the methods with stored reference vectors
     #[command(disable_help_flag = true)]
     Conformance(forward::Arguments),
@@ -60,6 +63,7 @@ impl Run for Command {
             Self::List(arguments) => arguments.of("list").run(),
             Self::Methods(arguments) => arguments.of("methods").run(),
             Self::Params(arguments) => arguments.of("params").run(),
+            Self::Inspect(arguments) => arguments.of("inspect").run(),
             Self::Conformance(arguments) => arguments.of("conformance").run(),
             Self::Pretrain(arguments) => arguments.of("pretrain").run(),
             Self::NewMethod(command) => command.run(),

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{DType, Device, Int, Tensor};
 
-use engraft_tensor::ops::linear;
+use engraft_tensor::ops::{linear, matmul};
 
 use crate::shape::LayerShape;
 
@@ -41,7 +41,7 @@ impl FrozenBase {
 
     /// y = x W^T for tokens x: [tokens, d_out]: the output layer that shares an embedding's weight.
     pub fn tied(&self, x: Tensor<2>) -> Tensor<2> {
-        x.matmul(self.weight.clone().transpose())
+        matmul(x, self.weight.clone().transpose())
     }
 
     /// y + b.

@@ -31,7 +31,7 @@ const TRAINING_STATE: &str = "state.";
 /// Tensors by key, and the metadata, of a safetensors file.
 pub type Contents = (BTreeMap<String, TensorData>, HashMap<String, String>);
 
-fn file_error(path: &Path, reason: impl ToString) -> Error {
+pub(crate) fn file_error(path: &Path, reason: impl ToString) -> Error {
     Error::File {
         path: path.to_owned(),
         reason: reason.to_string(),

@@ -14,6 +14,7 @@ pub mod diagnosis;
 pub mod error;
 pub mod execute;
 pub mod executor;
+pub mod inspect;
 pub mod json;
 pub mod label;
 pub mod list;

@@ -21,6 +21,8 @@ enum Command {
     Conformance(commands::conformance::Arguments),
     /// Run an experiment, or continue one that was interrupted
     RunExperiment(commands::run_experiment::Arguments),
+    /// Show what an adapter or a checkpoint contains
+    Inspect(commands::inspect::Arguments),
     /// List experiments and whether they have results
     List(commands::list::Arguments),
     /// Show every registered method
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
     let executor = BurnExecutor;
     let result = match Cli::parse().command {
         Command::RunExperiment(arguments) => commands::run_experiment::run(&arguments, &executor),
+        Command::Inspect(arguments) => commands::inspect::run(&arguments),
         Command::List(arguments) => commands::list::run(&arguments),
         Command::Conformance(arguments) => commands::conformance::run(&arguments),
         Command::Methods(arguments) => commands::methods::run(&arguments),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::TensorData;
-use engraft_core::{Adaptable, Adapted, Attachment, Include, LayerKind, ModelShapes};
+use engraft_core::{Adaptable, Adapted, Attachment, Include, LayerKind};
 use serde_json::{Map, Value};
 
 use crate::adapter::PeftAdapter;

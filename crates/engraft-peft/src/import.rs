@@ -266,7 +266,9 @@ fn import_whole(
 
 /// The ranges of layers that are repeated, if any are.
 pub(crate) fn replication(config: &mut Reader) -> Result<Option<Vec<[usize; 2]>>> {
-    Ok(config.find(REPLICATION)?.filter(|ranges: &Vec<_>| !ranges.is_empty()))
+    Ok(config
+        .find(REPLICATION)?
+        .filter(|ranges: &Vec<_>| !ranges.is_empty()))
 }
 
 /// Whether the model repeats the layers that the adapter was trained on.

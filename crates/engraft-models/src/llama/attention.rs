@@ -48,7 +48,11 @@ model_part!(LlamaAttention, this {
 } plain { heads, key_heads, window, dropout });
 
 impl LlamaAttention {
-    pub(crate) fn new(config: &LlamaConfig, window: Option<usize>, builder: &mut Builder<'_>) -> Self {
+    pub(crate) fn new(
+        config: &LlamaConfig,
+        window: Option<usize>,
+        builder: &mut Builder<'_>,
+    ) -> Self {
         let mut builder = builder.within("self_attn");
         let LlamaConfig {
             width,

@@ -53,6 +53,14 @@ impl<'a> Checks<'a> {
         }
     }
 
+    /// Compares with the case's tensor `key`, within the tolerance of another.
+    pub(super) fn as_close_as(&mut self, other: &str, key: &str, found: &TensorData) {
+        match self.tolerance.get(other) {
+            Some(tolerance) => self.within(key, found, *tolerance),
+            None => self.fail(format!("{other}: the case has no tolerance for it")),
+        }
+    }
+
     /// Compares with a part of the case's tensor `key`, within its tolerance.
     pub(super) fn close_to(&mut self, key: &str, found: &TensorData, expected: &TensorData) {
         match self.tolerance.get(key) {

@@ -78,7 +78,9 @@ fn run_case(directory: &Path, entry: &Entry, device: &Device, registry: Registry
 /// Why cases of a kind are not run.
 fn unsupported_kind(kind: &str) -> Option<&'static str> {
     match kind {
-        "layer" | "multi" | "mixed_batch" | allocator::KIND | models::BASE | models::ADAPTER => None,
+        "layer" | "multi" | "mixed_batch" | allocator::KIND | models::BASE | models::ADAPTER => {
+            None
+        }
         "weighted" => Some("weighted combinations of adapters are not supported yet"),
         "convert" => Some("conversion to LoRA is not supported yet"),
         "arrow" => Some("routing between adapters is not supported yet"),

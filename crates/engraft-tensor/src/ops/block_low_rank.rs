@@ -1,10 +1,10 @@
 //! Blocks of low rank beside a frozen layer.
 
 use burn::tensor::Tensor;
-use engraft_kernels::{BlockLowRank, Real};
+use engraft_kernels::{BlockLowRank, Mat, Real};
 
-use super::beside::{Base, Update, beside};
-use super::fused::{Input, Kernel, Returned, fused};
+use super::fused::Input;
+use super::update::{Base, Seen, Update, beside, changed, updated};
 
 /// s x dW; parameters A [k, d_in / k, r], B [k, r, d_out / k].
 #[derive(Debug, Clone)]
@@ -13,7 +13,8 @@ struct Blocks {
 }
 
 impl Blocks {
-    fn kernel<'a, T: Real>(&self, a: Input<'a, T>, b: Input<'a, T>) -> BlockLowRank<'a, T> {
+    fn kernel<'a, T: Real>(&self, params: &[Input<'a, T>]) -> BlockLowRank<'a, T> {
+        let [a, b] = [params[0], params[1]];
         BlockLowRank {
             a: a.data,
             b: b.data,
@@ -33,21 +34,31 @@ impl Update for Blocks {
         params[1][0] * params[1][2]
     }
 
-    fn add<T: Real>(&self, x: Input<'_, T>, params: &[Input<'_, T>], y: &mut [T]) -> Vec<Vec<T>> {
-        vec![self.kernel(params[0], params[1]).add(x.data, y, x.shape[0])]
+    fn add<T: Real>(&self, seen: Seen<'_, T>, y: &mut [T]) -> Vec<Vec<T>> {
+        let kernel = self.kernel(seen.params);
+        vec![kernel.add(seen.x.data, y, seen.x.shape[0])]
     }
 
-    fn backward<T: Real>(
+    fn add_backward<T: Real>(
         &self,
-        x: Input<'_, T>,
-        params: &[Input<'_, T>],
-        saved: &[Vec<T>],
-        gy: &[T],
+        seen: Seen<'_, T>,
+        g: &[T],
         gx: Option<&mut [T]>,
+        _: bool,
     ) -> Vec<Vec<T>> {
-        let (ga, gb) = self
-            .kernel(params[0], params[1])
-            .backward(x.data, &saved[0], gy, gx);
+        let kernel = self.kernel(seen.params);
+        let (ga, gb) = kernel.backward(seen.x.data, &seen.saved[0], g, gx);
+        vec![ga, gb]
+    }
+
+    fn matrix<T: Real>(&self, w: Input<'_, T>, params: &[Input<'_, T>]) -> Vec<T> {
+        let mut y = w.data.to_vec();
+        self.kernel(params).add_matrix(&mut y);
+        y
+    }
+
+    fn matrix_backward<T: Real>(&self, params: &[Input<'_, T>], g: Mat<'_, T>) -> Vec<Vec<T>> {
+        let (ga, gb) = self.kernel(params).backward_matrix(g.data);
         vec![ga, gb]
     }
 }
@@ -67,8 +78,9 @@ pub fn block_low_rank(
     scaling: f64,
 ) -> Tensor<2> {
     let params = vec![a.into(), b.into()];
-    beside(Blocks { scaling }, x, params, base, |x, params| {
-        composed(x, params.next(), params.next(), scaling)
+    updated(Blocks { scaling }, x, params, base, |x, params, base| {
+        let update = composed(x.clone(), params.next(), params.next(), scaling);
+        beside(x, update, base)
     })
 }
 
@@ -87,41 +99,6 @@ fn composed(x: Tensor<2>, a: Tensor<3>, b: Tensor<3>, scaling: f64) -> Tensor<2>
         .reshape([tokens, k * outputs])
 }
 
-/// W + s dW; inputs W, A, B.
-#[derive(Debug, Clone)]
-struct BlocksUpdate(Blocks);
-
-impl Kernel for BlocksUpdate {
-    fn shape(&self, shapes: &[&[usize]]) -> Vec<usize> {
-        shapes[0].to_vec()
-    }
-
-    fn keeps(&self, input: usize, wanted: &[bool]) -> bool {
-        input > 0 && (wanted[1] || wanted[2])
-    }
-
-    fn forward<T: Real>(&self, x: &[Input<'_, T>], y: &mut [T], _: &[bool]) -> Vec<Vec<T>> {
-        y.copy_from_slice(x[0].data);
-        self.0.kernel(x[1], x[2]).add_matrix(y);
-        Vec::new()
-    }
-
-    fn backward<T: Real>(
-        &self,
-        x: &[Input<'_, T>],
-        _: &[Vec<T>],
-        gy: &[T],
-        wanted: &[bool],
-    ) -> Vec<Option<Vec<T>>> {
-        let gw = wanted[0].then(|| gy.to_vec());
-        if !(wanted[1] || wanted[2]) {
-            return vec![gw, None, None];
-        }
-        let (ga, gb) = self.0.kernel(x[1], x[2]).backward_matrix(gy);
-        vec![gw, wanted[1].then_some(ga), wanted[2].then_some(gb)]
-    }
-}
-
 /// W + s dW for W: [d_in, d_out] and the blocks of [`block_low_rank`].
 pub fn block_low_rank_update(
     weight: Tensor<2>,
@@ -129,10 +106,9 @@ pub fn block_low_rank_update(
     b: Tensor<3>,
     scaling: f64,
 ) -> Tensor<2> {
-    let inputs = vec![weight.into(), a.into(), b.into()];
-    fused(BlocksUpdate(Blocks { scaling }), inputs).unwrap_or_else(|inputs| {
-        let mut inputs = Returned::new(inputs);
-        inputs.next::<2>() + matrix(inputs.next(), inputs.next()) * scaling
+    let params = vec![a.into(), b.into()];
+    changed(Blocks { scaling }, weight, params, |params| {
+        matrix(params.next(), params.next()) * scaling
     })
 }
 

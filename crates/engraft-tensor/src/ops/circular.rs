@@ -1,9 +1,10 @@
 //! Products with circulant blocks, through Fourier transforms.
 
 use burn::tensor::Tensor;
-use engraft_kernels::{CirculantBlocks, Real};
+use engraft_kernels::{CirculantBlocks, Mat, Real};
 
-use super::update::{Frozen, Update, changed, updated};
+use super::fused::Input;
+use super::update::{Seen, Update, changed, dense, updated, zeros_like};
 
 /// U = s C(w), cut to the widths of the layer.
 #[derive(Debug, Clone)]
@@ -29,7 +30,8 @@ impl Circular {
         Self { blocks, scaling }
     }
 
-    fn matrix(&self, w: Tensor<3>) -> Tensor<2> {
+    /// U.
+    fn dense(&self, w: Tensor<3>) -> Tensor<2> {
         let CirculantBlocks {
             width_in,
             width_out,
@@ -42,31 +44,40 @@ impl Circular {
 }
 
 impl Update for Circular {
-    fn width_out(&self) -> usize {
+    fn width(&self, _: &[&[usize]]) -> usize {
         self.blocks.width_out
     }
 
-    fn add<T: Real>(&self, x: &[T], v: &[T], y: &mut [T]) {
-        self.blocks.apply(x, v, self.scaling, y);
+    fn add<T: Real>(&self, seen: Seen<'_, T>, y: &mut [T]) -> Vec<Vec<T>> {
+        self.blocks
+            .apply(seen.x.data, seen.params[0].data, self.scaling, y);
+        Vec::new()
     }
 
     fn add_backward<T: Real>(
         &self,
-        x: &[T],
-        v: &[T],
+        seen: Seen<'_, T>,
         g: &[T],
         gx: Option<&mut [T]>,
-        gv: Option<&mut [T]>,
-    ) {
-        self.blocks.backward([x, v, g], self.scaling, gx, gv);
+        trained: bool,
+    ) -> Vec<Vec<T>> {
+        let mut gv = trained.then(|| zeros_like(&seen.params[0]));
+        let given = [seen.x.data, seen.params[0].data, g];
+        self.blocks
+            .backward(given, self.scaling, gx, gv.as_deref_mut());
+        gv.into_iter().collect()
     }
 
-    fn add_matrix<T: Real>(&self, v: &[T], w: &mut [T]) {
-        self.blocks.add_matrix(v, self.scaling, w);
+    fn matrix<T: Real>(&self, w: Input<'_, T>, params: &[Input<'_, T>]) -> Vec<T> {
+        let mut y = w.data.to_vec();
+        self.blocks.add_matrix(params[0].data, self.scaling, &mut y);
+        y
     }
 
-    fn add_matrix_backward<T: Real>(&self, gw: &[T], gv: &mut [T]) {
-        self.blocks.diagonal_sums(gw, self.scaling, gv);
+    fn matrix_backward<T: Real>(&self, params: &[Input<'_, T>], g: Mat<'_, T>) -> Vec<Vec<T>> {
+        let mut gv = zeros_like(&params[0]);
+        self.blocks.diagonal_sums(g.data, self.scaling, &mut gv);
+        vec![gv]
     }
 }
 
@@ -80,7 +91,9 @@ impl Update for Circular {
 pub fn circular(x: Tensor<2>, w: Tensor<3>, d_out: usize, scaling: f64) -> Tensor<2> {
     let update = Circular::new(w.dims(), [x.dims()[1], d_out], scaling);
     let matrix = update.clone();
-    updated(update, x, w, None, |w| matrix.matrix(w))
+    updated(update, x, vec![w.into()], None, |x, params, base| {
+        dense(x, matrix.dense(params.next()), base)
+    })
 }
 
 /// y = x (W + s C(w)) + b for tokens x: [tokens, d_in], W: [d_in, d_out], b: `[d_out]` and kernels
@@ -99,15 +112,19 @@ pub fn circular_linear(
 ) -> Tensor<2> {
     let update = Circular::new(w.dims(), weight.dims(), scaling);
     let matrix = update.clone();
-    let frozen: Frozen = (weight, bias);
-    updated(update, x, w, Some(frozen), |w| matrix.matrix(w))
+    let base = Some((weight, bias));
+    updated(update, x, vec![w.into()], base, |x, params, base| {
+        dense(x, matrix.dense(params.next()), base)
+    })
 }
 
 /// W + s C(w), cut to W: [d_in, d_out]; see [`circular`]. One copy of W and one pass over it.
 pub fn circular_weight(weight: Tensor<2>, w: Tensor<3>, scaling: f64) -> Tensor<2> {
     let update = Circular::new(w.dims(), weight.dims(), scaling);
     let matrix = update.clone();
-    changed(update, weight, w, |w| matrix.matrix(w))
+    changed(update, weight, vec![w.into()], |params| {
+        matrix.dense(params.next())
+    })
 }
 
 /// C(w) itself, [n b, m b].
@@ -124,7 +141,6 @@ fn circulant_matrix(w: Tensor<3>) -> Tensor<2> {
 #[cfg(test)]
 mod tests {
     use super::super::testing::agree;
-    use super::super::update::composed;
     use super::*;
 
     #[test]
@@ -135,13 +151,13 @@ mod tests {
             ([3, 1, 8], [3, 7]),
         ] {
             let [d_in, d_out] = [n * b - less_in, m * b - less_out];
-            let matrix = |w: Tensor<3>| Circular::new([m, n, b], [d_in, d_out], 0.5).matrix(w);
+            let matrix = |w: Tensor<3>| Circular::new([m, n, b], [d_in, d_out], 0.5).dense(w);
             let (x, w) = ([37, d_in], [m, n, b]);
             agree(&[&x, &w], 37 + d_in, |inputs, fast| {
                 let (x, w) = (inputs[0].matrix(), inputs[1].tensor());
                 match fast {
                     true => circular(x, w, d_out, 0.5),
-                    false => composed(x, matrix(w), None, None),
+                    false => dense(x, matrix(w), None),
                 }
             });
             agree(
@@ -152,7 +168,7 @@ mod tests {
                     let (weight, bias) = (inputs[2].matrix(), Some(inputs[3].vector()));
                     match fast {
                         true => circular_linear(x, (weight, bias), w, 0.5),
-                        false => composed(x, matrix(w), Some(weight), bias),
+                        false => dense(x, matrix(w), Some((weight, bias))),
                     }
                 },
             );

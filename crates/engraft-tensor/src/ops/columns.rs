@@ -6,6 +6,7 @@ use engraft_kernels::{
 };
 
 use super::fused::{Input, Kernel, Operand, Returned, fused};
+use super::linear::with_bias;
 
 /// x diag(g) + b; inputs x, g and, perhaps, b.
 #[derive(Debug, Clone)]
@@ -78,11 +79,7 @@ pub fn scaled_columns(x: Tensor<2>, gain: Tensor<1>, bias: Option<Tensor<1>>) ->
 }
 
 fn composed(x: Tensor<2>, gain: Tensor<1>, bias: Option<Tensor<1>>) -> Tensor<2> {
-    let y = x * gain.unsqueeze();
-    match bias {
-        Some(bias) => y + bias.unsqueeze(),
-        None => y,
-    }
+    with_bias(x * gain.unsqueeze(), bias)
 }
 
 /// |W + s A B| by column; inputs W, A, B, all constants.

@@ -1,17 +1,18 @@
 //! Sums of Kronecker products beside a frozen layer.
 
 use burn::tensor::Tensor;
-use engraft_kernels::{Kron, Real};
+use engraft_kernels::{Kron, Mat, Real};
 
-use super::beside::{Base, Update, beside};
-use super::fused::{Input, Kernel, Returned, fused};
+use super::fused::Input;
+use super::update::{Base, Seen, Update, beside, changed, updated};
 
 /// x sum_k A_k (x) B_k; parameters A [terms, m, n], B [terms, p, q].
 #[derive(Debug, Clone)]
 struct Kronecker;
 
 /// The kernel for its two parameters.
-fn kron<'a, T: Real>(a: Input<'a, T>, b: Input<'a, T>) -> Kron<'a, T> {
+fn kron<'a, T: Real>(params: &[Input<'a, T>]) -> Kron<'a, T> {
+    let [a, b] = [params[0], params[1]];
     Kron {
         a: a.data,
         a_shape: [a.shape[1], a.shape[2]],
@@ -29,20 +30,30 @@ impl Update for Kronecker {
         params[0][2] * params[1][2]
     }
 
-    fn add<T: Real>(&self, x: Input<'_, T>, params: &[Input<'_, T>], y: &mut [T]) -> Vec<Vec<T>> {
-        kron(params[0], params[1]).add(x.data, y);
+    fn add<T: Real>(&self, seen: Seen<'_, T>, y: &mut [T]) -> Vec<Vec<T>> {
+        kron(seen.params).add(seen.x.data, y);
         Vec::new()
     }
 
-    fn backward<T: Real>(
+    fn add_backward<T: Real>(
         &self,
-        x: Input<'_, T>,
-        params: &[Input<'_, T>],
-        _: &[Vec<T>],
-        gy: &[T],
+        seen: Seen<'_, T>,
+        g: &[T],
         gx: Option<&mut [T]>,
+        _: bool,
     ) -> Vec<Vec<T>> {
-        let (ga, gb) = kron(params[0], params[1]).backward(x.data, gy, gx);
+        let (ga, gb) = kron(seen.params).backward(seen.x.data, g, gx);
+        vec![ga, gb]
+    }
+
+    fn matrix<T: Real>(&self, w: Input<'_, T>, params: &[Input<'_, T>]) -> Vec<T> {
+        let mut y = vec![T::ZERO; w.data.len()];
+        kron(params).add_matrix(w.data, &mut y);
+        y
+    }
+
+    fn matrix_backward<T: Real>(&self, params: &[Input<'_, T>], g: Mat<'_, T>) -> Vec<Vec<T>> {
+        let (ga, gb) = kron(params).backward_matrix(g.data);
         vec![ga, gb]
     }
 }
@@ -55,8 +66,9 @@ impl Update for Kronecker {
 /// flops beyond the frozen layer, forward, and 5/2 of that backward.
 pub fn kronecker(x: Tensor<2>, base: Option<Base>, a: Tensor<3>, b: Tensor<3>) -> Tensor<2> {
     let params = vec![a.into(), b.into()];
-    beside(Kronecker, x, params, base, |x, params| {
-        composed(x, params.next(), params.next())
+    updated(Kronecker, x, params, base, |x, params, base| {
+        let update = composed(x.clone(), params.next(), params.next());
+        beside(x, update, base)
     })
 }
 
@@ -96,45 +108,10 @@ fn right_first(x: Tensor<2>, a: Tensor<3>, b: Tensor<3>) -> Tensor<2> {
         .reshape([tokens, n * q])
 }
 
-/// W + sum_k A_k (x) B_k; inputs W, A, B.
-#[derive(Debug, Clone)]
-struct KroneckerUpdate;
-
-impl Kernel for KroneckerUpdate {
-    fn shape(&self, shapes: &[&[usize]]) -> Vec<usize> {
-        shapes[0].to_vec()
-    }
-
-    fn keeps(&self, input: usize, wanted: &[bool]) -> bool {
-        input > 0 && (wanted[1] || wanted[2])
-    }
-
-    fn forward<T: Real>(&self, x: &[Input<'_, T>], y: &mut [T], _: &[bool]) -> Vec<Vec<T>> {
-        kron(x[1], x[2]).add_matrix(x[0].data, y);
-        Vec::new()
-    }
-
-    fn backward<T: Real>(
-        &self,
-        x: &[Input<'_, T>],
-        _: &[Vec<T>],
-        gy: &[T],
-        wanted: &[bool],
-    ) -> Vec<Option<Vec<T>>> {
-        let gw = wanted[0].then(|| gy.to_vec());
-        if !(wanted[1] || wanted[2]) {
-            return vec![gw, None, None];
-        }
-        let (ga, gb) = kron(x[1], x[2]).backward_matrix(gy);
-        vec![gw, wanted[1].then_some(ga), wanted[2].then_some(gb)]
-    }
-}
-
 /// W + sum_k A_k (x) B_k for W: [m p, n q], A: [terms, m, n], B: [terms, p, q]: one pass over W.
 pub fn kronecker_update(weight: Tensor<2>, a: Tensor<3>, b: Tensor<3>) -> Tensor<2> {
-    fused(KroneckerUpdate, vec![weight.into(), a.into(), b.into()]).unwrap_or_else(|inputs| {
-        let mut inputs = Returned::new(inputs);
-        inputs.next::<2>() + matrix(inputs.next(), inputs.next())
+    changed(Kronecker, weight, vec![a.into(), b.into()], |params| {
+        matrix(params.next(), params.next())
     })
 }
 

@@ -63,6 +63,14 @@ pub(super) fn biased<T: Real>(bias: Option<&[T]>, len: usize) -> Vec<T> {
     }
 }
 
+/// y + b.
+pub(super) fn with_bias(y: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+    match bias {
+        Some(bias) => y + bias.unsqueeze(),
+        None => y,
+    }
+}
+
 /// y = x W, or y + x W where y holds the bias already.
 pub(super) fn frozen<T: Real>(x: Mat<'_, T>, w: Mat<'_, T>, bias: Option<&[T]>, y: &mut [T]) {
     let onto = match bias {
@@ -83,10 +91,7 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tenso
     fused(Linear, inputs).unwrap_or_else(|inputs| {
         let mut inputs = Returned::new(inputs);
         let y = inputs.next::<2>().matmul(inputs.next());
-        match inputs.optional::<1>() {
-            Some(bias) => y + bias.unsqueeze(),
-            None => y,
-        }
+        with_bias(y, inputs.optional())
     })
 }
 
@@ -101,11 +106,7 @@ mod tests {
     use super::*;
 
     fn composed(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
-        let y = x.matmul(weight);
-        match bias {
-            Some(bias) => y + bias.unsqueeze(),
-            None => y,
-        }
+        with_bias(x.matmul(weight), bias)
     }
 
     #[test]

@@ -6,7 +6,6 @@
 mod activation;
 mod adamw;
 mod attention;
-mod beside;
 mod block_low_rank;
 mod butterfly;
 mod circular;

@@ -5,8 +5,8 @@ use engraft_kernels::{
     Mat, Onto, Real, add_shard, fold_blocks, matmul as product, multiplied, unfold_blocks,
 };
 
-use super::beside::{Base, Update, beside};
-use super::fused::{Input, Kernel, Returned, fused};
+use super::fused::Input;
+use super::update::{Base, Seen, Update, beside, changed, updated};
 
 /// fold(x) D, the outputs repeated `times`; parameter D [r, d].
 #[derive(Debug, Clone)]
@@ -15,10 +15,6 @@ struct Shards {
 }
 
 impl Update for Shards {
-    fn params(&self) -> usize {
-        1
-    }
-
     fn width(&self, params: &[&[usize]]) -> usize {
         params[0][1] * self.times
     }
@@ -27,42 +23,61 @@ impl Update for Shards {
         false
     }
 
-    fn add<T: Real>(&self, x: Input<'_, T>, params: &[Input<'_, T>], y: &mut [T]) -> Vec<Vec<T>> {
-        let ([tokens, d_in], [r, d]) = (x.dims(), params[0].dims());
+    fn add<T: Real>(&self, seen: Seen<'_, T>, y: &mut [T]) -> Vec<Vec<T>> {
+        let shard = seen.params[0];
+        let ([tokens, d_in], [r, d]) = (seen.x.dims(), shard.dims());
         let mut folded = vec![T::ZERO; tokens * r];
-        fold_blocks(x.data, d_in, &mut folded, r);
+        fold_blocks(seen.x.data, d_in, &mut folded, r);
         let narrow = Mat::new(&folded, tokens, r);
         for start in (0..self.times * d).step_by(d.max(1)).filter(|_| tokens > 0) {
             let y = (&mut y[start..], self.times * d);
-            product(y, Onto::Present, narrow, params[0].mat(), T::ONE);
+            product(y, Onto::Present, narrow, shard.mat(), T::ONE);
         }
         vec![folded]
     }
 
-    fn backward<T: Real>(
+    fn add_backward<T: Real>(
         &self,
-        x: Input<'_, T>,
-        params: &[Input<'_, T>],
-        saved: &[Vec<T>],
-        gy: &[T],
+        seen: Seen<'_, T>,
+        g: &[T],
         gx: Option<&mut [T]>,
+        trained: bool,
     ) -> Vec<Vec<T>> {
-        let ([tokens, d_in], [r, d]) = (x.dims(), params[0].dims());
+        let shard = seen.params[0];
+        let ([tokens, d_in], [r, d]) = (seen.x.dims(), shard.dims());
         // The gradient of repeated outputs is a sum, that is a fold.
         let mut summed = Vec::new();
-        let gy = if self.times == 1 {
-            gy
+        let g = if self.times == 1 {
+            g
         } else {
             summed.resize(tokens * d, T::ZERO);
-            fold_blocks(gy, self.times * d, &mut summed, d);
+            fold_blocks(g, self.times * d, &mut summed, d);
             &summed
         };
-        let gy = Mat::new(gy, tokens, d);
+        let g = Mat::new(g, tokens, d);
         if let Some(gx) = gx {
-            let g_folded = multiplied(gy, params[0].mat().t(), T::ONE);
+            let g_folded = multiplied(g, shard.mat().t(), T::ONE);
             unfold_blocks(&g_folded, r, gx, d_in);
         }
-        vec![multiplied(Mat::new(&saved[0], tokens, r).t(), gy, T::ONE)]
+        let gradient = || multiplied(Mat::new(&seen.saved[0], tokens, r).t(), g, T::ONE);
+        trained.then(gradient).into_iter().collect()
+    }
+
+    fn matrix<T: Real>(&self, w: Input<'_, T>, params: &[Input<'_, T>]) -> Vec<T> {
+        let mut y = vec![T::ZERO; w.data.len()];
+        let d = params[0].shape[1];
+        add_shard(w.data, w.shape[1], params[0].data, d, &mut y);
+        y
+    }
+
+    fn matrix_backward<T: Real>(&self, params: &[Input<'_, T>], g: Mat<'_, T>) -> Vec<Vec<T>> {
+        let [r, d] = params[0].dims();
+        let mut summed = vec![T::ZERO; g.rows * d];
+        fold_blocks(g.data, g.columns, &mut summed, d);
+        let mut gradient = vec![T::ZERO; r * d];
+        // The rows i, i + r, ... one after the other are the blocks of one long row.
+        fold_blocks(&summed, g.rows * d, &mut gradient, r * d);
+        vec![gradient]
     }
 }
 
@@ -73,13 +88,10 @@ impl Update for Shards {
 /// On flex only fold(x), [tokens, r], is kept; beyond the frozen layer tokens (d_in + 2 r d times)
 /// flops forward and twice that backward.
 pub fn shards(x: Tensor<2>, base: Option<Base>, shard: Tensor<2>, times: usize) -> Tensor<2> {
-    beside(
-        Shards { times },
-        x,
-        vec![shard.into()],
-        base,
-        |x, params| composed(x, params.next(), times),
-    )
+    let params = vec![shard.into()];
+    updated(Shards { times }, x, params, base, |x, params, base| {
+        beside(x.clone(), composed(x, params.next(), times), base)
+    })
 }
 
 fn composed(x: Tensor<2>, shard: Tensor<2>, times: usize) -> Tensor<2> {
@@ -99,59 +111,20 @@ fn composed(x: Tensor<2>, shard: Tensor<2>, times: usize) -> Tensor<2> {
     folded.matmul(shard).repeat_dim(1, times)
 }
 
-/// W + D repeated along both sides; inputs W, D.
-#[derive(Debug, Clone)]
-struct ShardUpdate;
-
-impl Kernel for ShardUpdate {
-    fn shape(&self, shapes: &[&[usize]]) -> Vec<usize> {
-        shapes[0].to_vec()
-    }
-
-    fn keeps(&self, _: usize, _: &[bool]) -> bool {
-        false
-    }
-
-    fn forward<T: Real>(&self, x: &[Input<'_, T>], y: &mut [T], _: &[bool]) -> Vec<Vec<T>> {
-        let ([_, columns], [_, d]) = (x[0].dims(), x[1].dims());
-        add_shard(x[0].data, columns, x[1].data, d, y);
-        Vec::new()
-    }
-
-    fn backward<T: Real>(
-        &self,
-        x: &[Input<'_, T>],
-        _: &[Vec<T>],
-        gy: &[T],
-        wanted: &[bool],
-    ) -> Vec<Option<Vec<T>>> {
-        let ([rows, columns], [r, d]) = (x[0].dims(), x[1].dims());
-        let gd = wanted[1].then(|| {
-            let mut summed = vec![T::ZERO; rows * d];
-            fold_blocks(gy, columns, &mut summed, d);
-            let mut gd = vec![T::ZERO; r * d];
-            // The rows i, i + r, ... one after the other are the blocks of one long row.
-            fold_blocks(&summed, rows * d, &mut gd, r * d);
-            gd
-        });
-        vec![wanted[0].then(|| gy.to_vec()), gd]
-    }
-}
-
 /// W + D for W: [d_in, d_out], D: [r, d] repeated along both sides: one pass over W.
 pub fn shard_update(weight: Tensor<2>, shard: Tensor<2>) -> Tensor<2> {
-    fused(ShardUpdate, vec![weight.into(), shard.into()]).unwrap_or_else(|inputs| {
-        let mut inputs = Returned::new(inputs);
-        repeated(inputs.next(), inputs.next())
+    let shape = weight.dims();
+    let times = shape[1] / shard.dims()[1].max(1);
+    changed(Shards { times }, weight, vec![shard.into()], |params| {
+        repeated(shape, params.next())
     })
 }
 
-fn repeated(weight: Tensor<2>, shard: Tensor<2>) -> Tensor<2> {
-    let ([rows, columns], [r, d]) = (weight.dims(), shard.dims());
-    weight
-        + shard
-            .repeat(&[rows.div_ceil(r), columns / d])
-            .narrow(0, 0, rows)
+fn repeated([rows, columns]: [usize; 2], shard: Tensor<2>) -> Tensor<2> {
+    let [r, d] = shard.dims();
+    shard
+        .repeat(&[rows.div_ceil(r), columns / d])
+        .narrow(0, 0, rows)
 }
 
 #[cfg(test)]
@@ -193,8 +166,12 @@ mod tests {
     fn the_updated_weight_equals_the_composition() {
         for [d_in, r, d, times] in SHAPES {
             agree(&[&[d_in, d * times], &[r, d]], d_in * times, |x, fast| {
-                let f = if fast { shard_update } else { repeated };
-                f(x[0].matrix(), x[1].matrix())
+                let [w, shard] = [0, 1].map(|at| x[at].matrix());
+                if fast {
+                    shard_update(w, shard)
+                } else {
+                    w + repeated([d_in, d * times], shard)
+                }
             });
         }
     }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use burn::tensor::{IndexingUpdateOp, Int, Tensor};
 use engraft_kernels::{Mat, Real, SparseDelta};
 
-use super::update::{Update, changed, composed, host_indices, updated};
+use super::fused::Input;
+use super::linear::linear;
+use super::update::{Seen, Update, changed, dense, host_indices, updated, zeros_like};
 
 /// U = s S.
 #[derive(Debug, Clone)]
@@ -23,63 +25,87 @@ impl Sparse {
             positions: &self.positions,
         }
     }
+
+    fn value_gradients<T: Real>(&self, seen: Seen<'_, T>, g: &[T], trained: bool) -> Vec<Vec<T>> {
+        let mut gv = trained.then(|| zeros_like(&seen.params[0]));
+        if let Some(gv) = &mut gv {
+            self.kernel()
+                .backward_values(seen.x.data, g, self.scaling, gv);
+        }
+        gv.into_iter().collect()
+    }
 }
 
 impl Update for Sparse {
-    fn width_out(&self) -> usize {
+    fn width(&self, _: &[&[usize]]) -> usize {
         self.shape[1]
     }
 
-    fn add<T: Real>(&self, x: &[T], v: &[T], y: &mut [T]) {
-        self.kernel().add_product(x, v, self.scaling, y);
+    fn takes_transposed_weight(&self) -> bool {
+        false
+    }
+
+    fn add<T: Real>(&self, seen: Seen<'_, T>, y: &mut [T]) -> Vec<Vec<T>> {
+        self.kernel()
+            .add_product(seen.x.data, seen.params[0].data, self.scaling, y);
+        Vec::new()
     }
 
     fn add_backward<T: Real>(
         &self,
-        x: &[T],
-        v: &[T],
+        seen: Seen<'_, T>,
         g: &[T],
         gx: Option<&mut [T]>,
-        gv: Option<&mut [T]>,
-    ) {
+        trained: bool,
+    ) -> Vec<Vec<T>> {
         if let Some(gx) = gx {
-            self.kernel().add_product_transposed(g, v, self.scaling, gx);
+            self.kernel()
+                .add_product_transposed(g, seen.params[0].data, self.scaling, gx);
         }
-        if let Some(gv) = gv {
-            self.kernel().backward_values(x, g, self.scaling, gv);
-        }
+        self.value_gradients(seen, g, trained)
     }
 
-    fn add_matrix<T: Real>(&self, v: &[T], w: &mut [T]) {
-        self.kernel().add_to(v, self.scaling, w);
+    fn matrix<T: Real>(&self, w: Input<'_, T>, params: &[Input<'_, T>]) -> Vec<T> {
+        let mut y = w.data.to_vec();
+        self.kernel().add_to(params[0].data, self.scaling, &mut y);
+        y
     }
 
-    fn add_matrix_backward<T: Real>(&self, gw: &[T], gv: &mut [T]) {
-        self.kernel().gather(gw, self.scaling, gv);
+    fn matrix_backward<T: Real>(&self, params: &[Input<'_, T>], g: Mat<'_, T>) -> Vec<Vec<T>> {
+        let mut gv = zeros_like(&params[0]);
+        self.kernel().gather(g.data, self.scaling, &mut gv);
+        vec![gv]
     }
 
-    fn layer<T: Real>(&self, x: Mat<'_, T>, w: Mat<'_, T>, v: &[T], y: &mut [T]) {
-        self.kernel().apply(x.data, w.data, v, self.scaling, y);
+    fn layer<T: Real>(
+        &self,
+        seen: Seen<'_, T>,
+        w: Input<'_, T>,
+        _: Option<&[T]>,
+        y: &mut [T],
+    ) -> Vec<Vec<T>> {
+        let values = seen.params[0].data;
+        self.kernel()
+            .apply(seen.x.data, w.data, values, self.scaling, y);
+        Vec::new()
     }
 
     fn layer_backward<T: Real>(
         &self,
-        [x, w]: [Mat<'_, T>; 2],
-        v: &[T],
+        seen: Seen<'_, T>,
+        w: Input<'_, T>,
         g: Mat<'_, T>,
         wanted: bool,
-        gv: Option<&mut [T]>,
-    ) -> Option<Vec<T>> {
-        if let Some(gv) = gv {
+        trained: bool,
+    ) -> (Option<Vec<T>>, Vec<Vec<T>>) {
+        let gx = wanted.then(|| {
+            let mut gx = vec![T::ZERO; g.rows * w.shape[0]];
+            let values = seen.params[0].data;
             self.kernel()
-                .backward_values(x.data, g.data, self.scaling, gv);
-        }
-        wanted.then(|| {
-            let mut gx = vec![T::ZERO; g.rows * w.rows];
-            self.kernel()
-                .backward_input(g.data, w.data, v, self.scaling, &mut gx);
+                .backward_input(g.data, w.data, values, self.scaling, &mut gx);
             gx
-        })
+        });
+        (gx, self.value_gradients(seen, g.data, trained))
     }
 }
 
@@ -99,8 +125,8 @@ pub fn sparse_weight(
                 positions: indices,
                 scaling,
             };
-            changed(sparse, weight, values, |values| {
-                matrix(shape, positions, values, scaling)
+            changed(sparse, weight, vec![values.into()], |params| {
+                matrix(shape, positions, params.next(), scaling)
             })
         }
         None => add_at(weight, positions, values * scaling),
@@ -129,13 +155,14 @@ pub fn sparse_linear(
                 positions: indices,
                 scaling,
             };
-            updated(sparse, x, values, Some((weight, bias)), |values| {
-                matrix(shape, positions, values, scaling)
+            let base = Some((weight, bias));
+            updated(sparse, x, vec![values.into()], base, |x, params, base| {
+                dense(x, matrix(shape, positions, params.next(), scaling), base)
             })
         }
         None => {
             let weight = add_at(weight, positions, values * scaling);
-            composed(x, weight, None, bias)
+            linear(x, weight, bias)
         }
     }
 }
@@ -174,31 +201,33 @@ mod tests {
             ([7, 12, 20], 37),
             ([24, 40, 5], 3),
         ] {
-            let positions = || -> Tensor<1, Int> {
+            let positions = |device: &Device| -> Tensor<1, Int> {
                 let places: Vec<i64> = (0..n as i64)
                     .map(|e| e * 41 % (d_in * d_out) as i64)
                     .collect();
-                let device = Device::default().autodiff();
-                Tensor::from_data(TensorData::new(places, [n]), &device)
+                Tensor::from_data(TensorData::new(places, [n]), device)
             };
-            assert_eq!(host_indices(&positions()).is_some(), cfg!(feature = "flex"));
+            let here = positions(&Device::default().autodiff());
+            assert_eq!(host_indices(&here).is_some(), cfg!(feature = "flex"));
             let shapes: [&[usize]; 4] = [&[tokens, d_in], &[n], &[d_in, d_out], &[d_out]];
             agree(&shapes, tokens + d_in, |inputs, fast| {
                 let (x, values) = (inputs[0].matrix(), inputs[1].vector());
                 let (weight, bias) = (inputs[2].matrix(), Some(inputs[3].vector()));
+                let positions = positions(&x.device());
                 match fast {
-                    true => sparse_linear(x, (weight, bias), positions(), values, 0.5),
+                    true => sparse_linear(x, (weight, bias), positions, values, 0.5),
                     false => {
-                        let update = matrix([d_in, d_out], positions(), values, 0.5);
-                        composed(x, update, Some(weight), bias)
+                        let update = matrix([d_in, d_out], positions, values, 0.5);
+                        dense(x, update, Some((weight, bias)))
                     }
                 }
             });
             agree(&[&[d_in, d_out], &[n]], 1, |inputs, fast| {
                 let (weight, values) = (inputs[0].matrix(), inputs[1].vector());
+                let positions = positions(&weight.device());
                 match fast {
-                    true => sparse_weight(weight, positions(), values, 0.5),
-                    false => add_at(weight, positions(), values * 0.5),
+                    true => sparse_weight(weight, positions, values, 0.5),
+                    false => add_at(weight, positions, values * 0.5),
                 }
             });
         }

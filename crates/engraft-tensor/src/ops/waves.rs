@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
-use engraft_kernels::{PlaneWaves, Real, Tokens};
+use engraft_kernels::{Mat, PlaneWaves, Real, Tokens};
 
-use super::update::{Update, changed, composed, host_indices, updated};
+use super::fused::Input;
+use super::update::{Seen, Update, changed, dense, host_indices, updated, zeros_like};
 
 /// U = s sum_e c_e cos(..).
 #[derive(Debug, Clone)]
@@ -26,34 +27,49 @@ impl Waves {
 }
 
 impl Update for Waves {
-    fn width_out(&self) -> usize {
+    fn width(&self, _: &[&[usize]]) -> usize {
         self.shape[1]
     }
 
-    fn add<T: Real>(&self, x: &[T], v: &[T], y: &mut [T]) {
-        self.kernel().apply(Tokens::Rows(x), v, self.scaling, y);
+    fn add<T: Real>(&self, seen: Seen<'_, T>, y: &mut [T]) -> Vec<Vec<T>> {
+        let tokens = Tokens::Rows(seen.x.data);
+        self.kernel()
+            .apply(tokens, seen.params[0].data, self.scaling, y);
+        Vec::new()
     }
 
     fn add_backward<T: Real>(
         &self,
-        x: &[T],
-        v: &[T],
+        seen: Seen<'_, T>,
         g: &[T],
         gx: Option<&mut [T]>,
-        gv: Option<&mut [T]>,
-    ) {
-        self.kernel()
-            .backward(Tokens::Rows(x), [v, g], self.scaling, gx, gv);
+        trained: bool,
+    ) -> Vec<Vec<T>> {
+        let mut gv = trained.then(|| zeros_like(&seen.params[0]));
+        let given = [seen.params[0].data, g];
+        self.kernel().backward(
+            Tokens::Rows(seen.x.data),
+            given,
+            self.scaling,
+            gx,
+            gv.as_deref_mut(),
+        );
+        gv.into_iter().collect()
     }
 
-    fn add_matrix<T: Real>(&self, v: &[T], w: &mut [T]) {
-        self.kernel().apply(Tokens::Identity, v, self.scaling, w);
+    fn matrix<T: Real>(&self, w: Input<'_, T>, params: &[Input<'_, T>]) -> Vec<T> {
+        let mut y = w.data.to_vec();
+        self.kernel()
+            .apply(Tokens::Identity, params[0].data, self.scaling, &mut y);
+        y
     }
 
-    fn add_matrix_backward<T: Real>(&self, gw: &[T], gv: &mut [T]) {
-        let given = [&[][..], gw];
+    fn matrix_backward<T: Real>(&self, params: &[Input<'_, T>], g: Mat<'_, T>) -> Vec<Vec<T>> {
+        let mut gv = zeros_like(&params[0]);
+        let given = [&[][..], g.data];
         self.kernel()
-            .backward(Tokens::Identity, given, self.scaling, None, Some(gv));
+            .backward(Tokens::Identity, given, self.scaling, None, Some(&mut gv));
+        vec![gv]
     }
 }
 
@@ -117,8 +133,13 @@ pub fn waves_linear(
     spectrum: Spectrum,
 ) -> Tensor<2> {
     match spectrum.waves() {
-        Some(waves) => updated(waves, x, c, Some((weight, bias)), |c| spectrum.matrix(c)),
-        None => composed(x, spectrum.matrix(c), Some(weight), bias),
+        Some(waves) => {
+            let base = Some((weight, bias));
+            updated(waves, x, vec![c.into()], base, |x, params, base| {
+                dense(x, spectrum.matrix(params.next()), base)
+            })
+        }
+        None => dense(x, spectrum.matrix(c), Some((weight, bias))),
     }
 }
 
@@ -126,7 +147,9 @@ pub fn waves_linear(
 /// each row.
 pub fn waves_weight(weight: Tensor<2>, c: Tensor<1>, spectrum: Spectrum) -> Tensor<2> {
     match spectrum.waves() {
-        Some(waves) => changed(waves, weight, c, |c| spectrum.matrix(c)),
+        Some(waves) => changed(waves, weight, vec![c.into()], |params| {
+            spectrum.matrix(params.next())
+        }),
         None => weight + spectrum.matrix(c),
     }
 }
@@ -141,32 +164,34 @@ mod tests {
     #[test]
     fn values_and_gradients_are_those_of_the_matrix() {
         for [d_in, d_out, n] in [[1, 1, 1], [6, 5, 30], [7, 12, 20]] {
-            let spectrum = || {
+            let spectrum = |device: &Device| {
                 let places: Vec<i64> = (0..n as i64)
                     .map(|e| e * 41 % (d_in * d_out) as i64)
                     .collect();
-                let device = Device::default().autodiff();
                 Spectrum {
                     shape: [d_in, d_out],
-                    places: Tensor::from_data(TensorData::new(places, [n]), &device),
+                    places: Tensor::from_data(TensorData::new(places, [n]), device),
                     scaling: 0.5,
                 }
             };
-            assert_eq!(spectrum().waves().is_some(), cfg!(feature = "flex"));
+            let here = spectrum(&Device::default().autodiff());
+            assert_eq!(here.waves().is_some(), cfg!(feature = "flex"));
             let shapes: [&[usize]; 4] = [&[37, d_in], &[n], &[d_in, d_out], &[d_out]];
             agree(&shapes, 37 + n + d_in, |inputs, fast| {
                 let (x, c) = (inputs[0].matrix(), inputs[1].vector());
                 let (weight, bias) = (inputs[2].matrix(), Some(inputs[3].vector()));
+                let spectrum = spectrum(&x.device());
                 match fast {
-                    true => waves_linear(x, (weight, bias), c, spectrum()),
-                    false => composed(x, spectrum().matrix(c), Some(weight), bias),
+                    true => waves_linear(x, (weight, bias), c, spectrum),
+                    false => dense(x, spectrum.matrix(c), Some((weight, bias))),
                 }
             });
             agree(&[&[d_in, d_out], &[n]], n + d_in * d_out, |inputs, fast| {
                 let (weight, c) = (inputs[0].matrix(), inputs[1].vector());
+                let spectrum = spectrum(&c.device());
                 match fast {
-                    true => waves_weight(weight, c, spectrum()),
-                    false => weight + spectrum().matrix(c),
+                    true => waves_weight(weight, c, spectrum),
+                    false => weight + spectrum.matrix(c),
                 }
             });
         }

@@ -99,7 +99,7 @@ impl WholeType for AdaptionPrompt {
         if !attachment.params.is_empty() {
             return Err("it trains parameters of the model, which this type cannot".to_owned());
         }
-        let tokens = value(attachment, "virtual-tokens")?;
+        let tokens: usize = value(attachment, "virtual-tokens")?;
         let own = attached(attachment, shapes, SiteKind::Attention);
         let all = sites(shapes, SiteKind::Attention).map_err(|error| error.to_string())?;
         if own.is_empty() || !all.ends_with(&own) {

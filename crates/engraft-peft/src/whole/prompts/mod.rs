@@ -12,7 +12,6 @@ mod p_tuning;
 mod prefix_tuning;
 mod prompt_tuning;
 
-use burn::module::Module;
 use burn::tensor::{DType, Tensor, TensorData};
 use engraft_core::{
     Adaptable, Adapted, Attachment, Composition, Injection, Mode, ModelShapes, Site, SiteKind,
