@@ -16,7 +16,7 @@ use crate::counts::Counts;
 use crate::ctx::Ctx;
 use crate::erased::Erased;
 use crate::error::{Error, Result};
-use crate::shape::{LayerKind, LayerShape};
+use crate::shape::{LayerKind, LayerShape, ModelShapes};
 use crate::statistics::{Calibration, Needs, Statistics};
 use crate::targets::Overrides;
 
@@ -70,6 +70,14 @@ pub trait Adapter: Module + ModuleDisplay + Sync + 'static {
         }
     }
 
+    /// What an output layer that shares this embedding's weight computes, x W^T: tokens x [tokens,
+    /// width] to [tokens, vocabulary]. An adapter on the embedding leaves it frozen unless it says
+    /// otherwise.
+    fn tied(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
+        let _ = ctx;
+        base.tied(x)
+    }
+
     /// A replacement of the frozen base that belongs to this adapter (PiSSA's residual), computed
     /// when the adapter is attached. The original stays for other adapters and for `disable`.
     fn rebase(&self, base: &FrozenBase) -> Option<FrozenBase> {
@@ -116,6 +124,8 @@ pub struct InitContext<'a> {
     pub bank: &'a Bank,
     /// What data says about the layers.
     pub calibration: &'a Calibration,
+    /// The model's word embeddings, [vocabulary, width], where it shows them as a slot.
+    pub embeddings: Option<&'a FrozenBase>,
     /// Where parameters go.
     pub device: Device,
     /// Their precision.
@@ -132,6 +142,7 @@ impl<'a> InitContext<'a> {
             kind: LayerKind::Linear,
             bank,
             calibration: &NOTHING,
+            embeddings: None,
             device: base.device(),
             dtype: base.dtype(),
         }
@@ -143,6 +154,11 @@ impl<'a> InitContext<'a> {
             calibration,
             ..self
         }
+    }
+
+    /// The same context in a model with these word embeddings.
+    pub fn with_embeddings(self, embeddings: Option<&'a FrozenBase>) -> Self {
+        Self { embeddings, ..self }
     }
 
     /// The same context for a layer of this kind.
@@ -202,6 +218,13 @@ pub trait Graft: Clone + fmt::Debug + Send + Sync + 'static {
     /// Whether the configuration fits a layer of this shape: the reason if not.
     fn admits(&self, layer: &LayerShape) -> Result<(), String>;
 
+    /// Paths of the layers it takes where no target says otherwise; `None` is every linear layer
+    /// outside the task head.
+    fn defaults(&self, shapes: &ModelShapes) -> Option<Vec<String>> {
+        let _ = shapes;
+        None
+    }
+
     /// Parameters on one layer, from its shape; `admits` holds.
     fn count(&self, layer: &LayerShape) -> Counts;
 
@@ -249,6 +272,7 @@ pub struct AdapterOps {
     update: fn(&dyn Any, Tensor<2>, &FrozenBase, &Ctx) -> Tensor<2>,
     factors: fn(&dyn Any, &Ctx) -> Option<Factors>,
     lookup: fn(&dyn Any, Tensor<1, Int>, &FrozenBase, &Ctx) -> Tensor<2>,
+    tied: fn(&dyn Any, Tensor<2>, &FrozenBase, &Ctx) -> Tensor<2>,
     rebase: fn(&dyn Any, &FrozenBase) -> Option<FrozenBase>,
     penalty: fn(&dyn Any, &FrozenBase, &Ctx) -> Option<Tensor<1>>,
     surrogate: fn(&dyn Any, &FrozenBase) -> AnyAdapter,
@@ -278,6 +302,7 @@ impl AnyAdapter {
                     lookup: |module, indices, base, ctx| {
                         typed::<A>(module).lookup(indices, base, ctx)
                     },
+                    tied: |module, x, base, ctx| typed::<A>(module).tied(x, base, ctx),
                     rebase: |module, base| typed::<A>(module).rebase(base),
                     penalty: |module, base, ctx| typed::<A>(module).penalty(base, ctx),
                     surrogate: |module, base| AnyAdapter::new(typed::<A>(module).surrogate(base)),
@@ -317,6 +342,11 @@ impl AnyAdapter {
     /// See [`Adapter::lookup`].
     pub fn lookup(&self, indices: Tensor<1, Int>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
         (self.ops().lookup)(self.any(), indices, base, ctx)
+    }
+
+    /// See [`Adapter::tied`].
+    pub fn tied(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
+        (self.ops().tied)(self.any(), x, base, ctx)
     }
 
     /// See [`Adapter::rebase`].

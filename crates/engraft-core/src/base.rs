@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{DType, Device, Int, Tensor};
 
-use engraft_tensor::ops::linear;
+use engraft_tensor::ops::{linear, matmul};
 
 use crate::shape::LayerShape;
 
@@ -37,6 +37,11 @@ impl FrozenBase {
     /// y = W[i, :] + b for one index i per token: the rows of an embedding.
     pub fn lookup(&self, indices: Tensor<1, Int>) -> Tensor<2> {
         self.add_bias(self.weight.clone().select(0, indices))
+    }
+
+    /// y = x W^T for tokens x: [tokens, d_out]: the output layer that shares an embedding's weight.
+    pub fn tied(&self, x: Tensor<2>) -> Tensor<2> {
+        matmul(x, self.weight.clone().transpose())
     }
 
     /// y + b.

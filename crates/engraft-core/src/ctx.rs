@@ -37,6 +37,8 @@ pub struct Ctx<'a> {
     observer: Option<&'a Observer>,
     image: Option<&'a Image>,
     text: Option<&'a Text>,
+    /// The batch rows of the tokens at hand, where rows have different adapters.
+    members: Option<&'a [usize]>,
     path: &'a str,
 }
 
@@ -50,6 +52,7 @@ impl Default for Ctx<'_> {
             observer: None,
             image: None,
             text: None,
+            members: None,
             path: "",
         }
     }
@@ -120,6 +123,27 @@ impl<'a> Ctx<'a> {
     /// In a model of text: what it reads.
     pub fn text(&self) -> Option<&'a Text> {
         self.text
+    }
+
+    /// In a model of text: the sequences whose tokens the adapter sees, those of its own rows in a
+    /// batch whose rows have different adapters.
+    pub fn own_text(&self) -> Option<Text> {
+        let text = self.text?;
+        Some(match self.members {
+            Some(rows) => text.rows(rows),
+            None => text.clone(),
+        })
+    }
+
+    /// The same context for these rows of the batch.
+    pub(crate) fn of_members<'b>(&self, rows: &'b [usize]) -> Ctx<'b>
+    where
+        'a: 'b,
+    {
+        Ctx {
+            members: Some(rows),
+            ..*self
+        }
     }
 
     /// The same context, seen by the slot, site or other part of a model at `path`: what is random

@@ -25,4 +25,15 @@ impl Embedding {
         let width = y.dims()[1];
         y.reshape([batch, tokens, width])
     }
+
+    /// The output layer that shares W: hidden states [batch, tokens, width] times W^T, [batch,
+    /// tokens, vocabulary].
+    pub fn tied(&self, hidden: Tensor<3>, ctx: &Ctx) -> Tensor<3> {
+        let [batch, tokens, width] = hidden.dims();
+        let y = self
+            .linear
+            .tied(hidden.reshape([batch * tokens, width]), ctx);
+        let vocabulary = y.dims()[1];
+        y.reshape([batch, tokens, vocabulary])
+    }
 }

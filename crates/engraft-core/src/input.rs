@@ -13,19 +13,21 @@ pub(crate) enum Input {
     Tokens(Tensor<2>),
     /// One index into the rows of W per token: what an embedding looks up.
     Indices(Tensor<1, Int>),
+    /// x: [tokens, d_out], for the output layer that shares the weight.
+    Tied(Tensor<2>),
 }
 
 impl Input {
     pub(crate) fn tokens(&self) -> usize {
         match self {
-            Self::Tokens(x) => x.dims()[0],
+            Self::Tokens(x) | Self::Tied(x) => x.dims()[0],
             Self::Indices(indices) => indices.dims()[0],
         }
     }
 
     pub(crate) fn device(&self) -> Device {
         match self {
-            Self::Tokens(x) => x.device(),
+            Self::Tokens(x) | Self::Tied(x) => x.device(),
             Self::Indices(indices) => indices.device(),
         }
     }
@@ -35,6 +37,7 @@ impl Input {
         match self {
             Self::Tokens(x) => Self::Tokens(x.clone().select(0, members)),
             Self::Indices(indices) => Self::Indices(indices.clone().select(0, members)),
+            Self::Tied(x) => Self::Tied(x.clone().select(0, members)),
         }
     }
 
@@ -43,6 +46,7 @@ impl Input {
         match self {
             Self::Tokens(x) => base.forward(x.clone()),
             Self::Indices(indices) => base.lookup(indices.clone()),
+            Self::Tied(x) => base.tied(x.clone()),
         }
     }
 
@@ -51,6 +55,7 @@ impl Input {
         match self {
             Self::Tokens(x) => by.forward(x.clone(), base, ctx),
             Self::Indices(indices) => by.lookup(indices.clone(), base, ctx),
+            Self::Tied(x) => by.tied(x.clone(), base, ctx),
         }
     }
 }

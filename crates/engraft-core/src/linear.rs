@@ -90,15 +90,26 @@ impl Linear {
         self.apply(Input::Tokens(x), ctx)
     }
 
+    /// y [tokens, d_in] for tokens x [tokens, d_out]: the output layer that shares this embedding's
+    /// weight, x W^T. Merged adapters count by what they do to it, not by the merged weight.
+    pub(crate) fn tied(&self, x: Tensor<2>, ctx: &Ctx) -> Tensor<2> {
+        let base = self.unmerged.clone().unwrap_or_else(|| self.base());
+        self.adapted(Input::Tied(x), &base, ctx)
+    }
+
     fn apply(&self, input: Input, ctx: &Ctx) -> Tensor<2> {
         let base = self.base();
         if !self.is_adapting() {
             return input.through(&base);
         }
+        self.adapted(input, &base, ctx)
+    }
+
+    fn adapted(&self, input: Input, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
         let ctx = ctx.at(&self.path);
         match ctx.rows() {
-            Some(rows) => self.mixed(rows, &input, &base, &ctx.without_rows()),
-            None => self.compose(&self.adapters.active(), &input, &base, &ctx),
+            Some(rows) => self.mixed(rows, &input, base, &ctx.without_rows()),
+            None => self.compose(&self.adapters.active(), &input, base, &ctx),
         }
     }
 

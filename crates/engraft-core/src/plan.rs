@@ -9,6 +9,7 @@ use crate::method::AnyMethod;
 use crate::selection;
 use crate::shape::{LayerShape, ModelShapes, ParamShape, Part, SiteShape};
 use crate::targets::Targets;
+use crate::token_rows::TokenRows;
 
 /// A method resolved against a model's shapes.
 #[derive(Debug, Clone)]
@@ -17,6 +18,8 @@ pub struct Plan {
     pub layers: Vec<(LayerShape, AnyMethod)>,
     /// Adapted sites.
     pub sites: Vec<SiteShape>,
+    /// Layers some of whose tokens are trained along, with these tokens.
+    pub tokens: Vec<(LayerShape, Vec<usize>)>,
     /// Trained parameters of the model itself, the head included when it is trained.
     pub params: Vec<String>,
     counts: Counts,
@@ -40,6 +43,7 @@ impl Plan {
         } else {
             Vec::new()
         };
+        let tokens = trained_tokens(shapes, injection, &layers)?;
         let selected: Vec<_> = parts
             .selection
             .iter()
@@ -57,11 +61,16 @@ impl Plan {
             )));
         }
         let trained = || selected.iter().chain(&along).copied();
-        let counts = count_adapters(method, &layers, &sites) + selection::count(trained());
+        let rows: Counts = tokens
+            .iter()
+            .map(|(layer, tokens)| TokenRows::count(tokens, layer))
+            .sum();
+        let counts = count_adapters(method, &layers, &sites) + selection::count(trained()) + rows;
         let params = trained().map(|param| param.path.clone()).collect();
         Ok(Self {
             layers,
             sites,
+            tokens,
             params,
             counts,
         })
@@ -96,6 +105,37 @@ fn trained_along<'a>(
     Ok(shapes.params.iter().filter(along).collect())
 }
 
+/// The layers some of whose tokens are trained whatever the method.
+fn trained_tokens(
+    shapes: &ModelShapes,
+    injection: &Injection,
+    adapted: &[(LayerShape, AnyMethod)],
+) -> Result<Vec<(LayerShape, Vec<usize>)>> {
+    let find = |(path, tokens): (&String, &Vec<usize>)| {
+        let Some(layer) = shapes.layers.iter().find(|layer| layer.path == *path) else {
+            let paths = shapes.layers.iter().map(|layer| layer.path.as_str());
+            return Err(Error::NoTarget {
+                pattern: path.clone(),
+                what: "layer",
+                suggestion: suggestion(path, paths),
+            });
+        };
+        let refuse = |reason| Error::Inadmissible {
+            method: "trained tokens".to_owned(),
+            path: path.clone(),
+            d_in: layer.d_in,
+            d_out: layer.d_out,
+            reason,
+        };
+        TokenRows::admits(tokens, layer).map_err(refuse)?;
+        if adapted.iter().any(|(other, _)| other.path == *path) {
+            return Err(refuse("the method adapts this layer too".to_owned()));
+        }
+        Ok((layer.clone(), tokens.clone()))
+    };
+    injection.train_tokens.iter().map(find).collect()
+}
+
 fn target_layers(
     method: &AnyMethod,
     shapes: &ModelShapes,
@@ -106,7 +146,12 @@ fn target_layers(
         .iter()
         .map(|layer| layer.path.as_str())
         .collect();
-    let chosen = targets.select(&paths, "layer", |path| shapes.is_default_target(path))?;
+    let own = method.parts().graft.as_ref();
+    let own = own.and_then(|graft| graft.defaults(shapes));
+    let chosen = targets.select(&paths, "layer", |path| match &own {
+        Some(own) => own.iter().any(|own| own == path),
+        None => shapes.is_default_target(path),
+    })?;
     let mut layers = Vec::with_capacity(chosen.len());
     for layer in shapes
         .layers
@@ -147,11 +192,8 @@ fn target_sites(
         .filter(|site| part.takes(site) || part.admits(site).is_ok())
         .collect();
     let paths: Vec<&str> = of_kind.iter().map(|site| site.path.as_str()).collect();
-    let chosen = match targets.select(&paths, "site", |path| {
-        of_kind
-            .iter()
-            .any(|site| site.path == path && part.takes(site))
-    }) {
+    let default = part.default_sites(&of_kind);
+    let chosen = match targets.select(&paths, "site", |path| default.contains(&path)) {
         Ok(chosen) => chosen,
         // A composition whose explicit targets are layers acts at no site.
         Err(Error::NoTarget { .. }) if has_layers => Vec::new(),

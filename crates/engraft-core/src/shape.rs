@@ -77,8 +77,7 @@ pub enum SiteKind {
     Sequence,
     /// The embedded tokens entering the model, before positions are added.
     Prompt,
-    /// What the heads of an attention layer return, before its output layer; the width is that of
-    /// the hidden states.
+    /// What an attention layer returns, where its queries and projections can be seen.
     Attention,
 }
 
@@ -129,6 +128,9 @@ pub struct ModelShapes {
     pub sites: Vec<SiteShape>,
     /// All parameters.
     pub params: Vec<ParamShape>,
+    /// Where the model repeats layers of the one it was made from: ranges [from, to) of that one's
+    /// blocks, one after the other. Empty where it does not.
+    pub replicated: Vec<[usize; 2]>,
 }
 
 impl ModelShapes {

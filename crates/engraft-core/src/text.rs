@@ -1,6 +1,6 @@
 //! Batches of token sequences.
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Int, Tensor, TensorData};
 
 /// Token sequences of one length, as a tokenizer pads them.
 #[derive(Debug, Clone)]
@@ -11,6 +11,8 @@ pub struct Text {
     pub mask: Option<Tensor<2, Int>>,
     /// Which segment each token belongs to, [batch, tokens]; `None` is segment 0 throughout.
     pub segments: Option<Tensor<2, Int>>,
+    /// Which task each sequence belongs to, `[batch]`; `None` is task 0 throughout.
+    pub tasks: Option<Tensor<1, Int>>,
 }
 
 impl Text {
@@ -20,6 +22,7 @@ impl Text {
             ids,
             mask: None,
             segments: None,
+            tasks: None,
         }
     }
 
@@ -36,6 +39,28 @@ impl Text {
         Self {
             segments: Some(segments),
             ..self
+        }
+    }
+
+    /// The same with the task of each sequence.
+    pub fn with_tasks(self, tasks: Tensor<1, Int>) -> Self {
+        Self {
+            tasks: Some(tasks),
+            ..self
+        }
+    }
+
+    /// The sequences at these positions of the batch.
+    pub fn rows(&self, rows: &[usize]) -> Self {
+        let indices: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
+        let indices = TensorData::new(indices, [rows.len()]);
+        let indices = Tensor::<1, Int>::from_data(indices, &self.ids.device());
+        let pick = |of: &Tensor<2, Int>| of.clone().select(0, indices.clone());
+        Self {
+            ids: pick(&self.ids),
+            mask: self.mask.as_ref().map(pick),
+            segments: self.segments.as_ref().map(pick),
+            tasks: self.tasks.clone().map(|tasks| tasks.select(0, indices)),
         }
     }
 

@@ -3,6 +3,7 @@
 mod activation;
 mod adalora;
 mod adamss;
+mod alora;
 mod aslora;
 mod bd_lora;
 mod beft;
@@ -56,6 +57,7 @@ mod vera;
 pub use activation::Activation;
 pub use adalora::{Adalora, AdaloraConfig, AdaloraState};
 pub use adamss::{Adamss, AdamssConfig, Subspaces};
+pub use alora::{Alora, AloraConfig};
 pub use aslora::{AsLora, AsLoraConfig};
 pub use bd_lora::{BdLora, BdLoraConfig, BlockDiagonal};
 pub use beft::{Beft, BeftConfig};

@@ -7,7 +7,7 @@ use burn::tensor::TensorData;
 use engraft_core::{Adaptable, Adapted, AnyMethod, ModelShapes, file};
 use serde_json::Value;
 
-use crate::config::PeftConfig;
+use crate::config::{PeftConfig, Reader};
 use crate::error::{Error, Result};
 use crate::import::{self, Import};
 use crate::types;
@@ -79,9 +79,25 @@ impl PeftAdapter {
         }
     }
 
+    /// The same for a task as PEFT names them (`CAUSAL_LM`, `SEQ_CLS`, `TOKEN_CLS`,
+    /// `FEATURE_EXTRACTION`): without it PEFT does not put virtual tokens in front of a text.
+    pub fn for_task(mut self, task_type: &str) -> Self {
+        self.config.keys.insert("task_type".to_owned(), task_type.into());
+        self
+    }
+
     /// The configuration.
     pub fn config(&self) -> &PeftConfig {
         &self.config
+    }
+
+    /// Which layers of its model the adapter repeats: ranges [from, to) of blocks, one after the
+    /// other. It fits a model whose layers were repeated like that.
+    ///
+    /// # Errors
+    /// A malformed configuration.
+    pub fn layer_replication(&self) -> Result<Option<Vec<[usize; 2]>>> {
+        import::replication(&mut Reader::new(&self.config))
     }
 
     /// The tensors by PEFT's keys.

@@ -7,15 +7,19 @@ use engraft_core::{Adaptable, Adapted, Attachment, Include, LayerKind};
 use serde_json::{Map, Value};
 
 use crate::adapter::PeftAdapter;
+use crate::base_weights;
 use crate::config::{PeftConfig, Reader};
 use crate::error::{Error, Result};
 use crate::experts;
 use crate::extras::{Biases, Extras};
 use crate::field::Layout;
-use crate::import::{at_paths, unsaved_pairs};
+use crate::import::{REPLICATION, at_paths, unsaved_pairs};
 use crate::pair::Pair;
 use crate::targets;
-use crate::types::{self, Configured, PeftType, Written};
+use crate::tokens;
+use crate::types::{self, Configured, PeftType, Table, Written};
+use crate::whole::prompts::{ENCODER, FINISHED, finished};
+use crate::whole::{self, WholeType};
 
 /// The version of PEFT whose files are written.
 const VERSION: &str = "0.21.2";
@@ -30,6 +34,9 @@ pub(crate) fn export<M: Adaptable>(
         .attachments()
         .find(|attachment| attachment.name == name)
         .expect("its tensors were found");
+    if let Some(kind) = whole::of_method(&attachment.method) {
+        return export_whole(kind, attachment, adapted, tensors);
+    }
     let kind = types::of_method(&attachment.method)?;
     let refuse = |reason: String| {
         Error::Unsupported(format!(
@@ -55,6 +62,8 @@ pub(crate) fn export<M: Adaptable>(
 
     let mut pairs = kind.pairs(&configured, name)?;
     pairs.extend(extras.pairs(&attachment.params, &shapes, &layers, &BTreeMap::new()));
+    let trained = &attachment.injection.train_tokens;
+    pairs.extend(tokens::pairs(trained, &shapes, name));
     let value = |pair: &Pair| {
         if pair.layout == Layout::Zeros {
             let zeros = TensorData::zeros::<f32, _>(pair.shape.clone());
@@ -87,6 +96,9 @@ pub(crate) fn export<M: Adaptable>(
     }
     experts::join(&mut exported, &layers);
     kind.pack(&configured, &mut exported).map_err(refuse)?;
+    if trained.is_empty() {
+        exported.extend(base_weights::saved(adapted, &layers));
+    }
     let all: Vec<&str> = shapes
         .layers
         .iter()
@@ -105,7 +117,24 @@ pub(crate) fn export<M: Adaptable>(
         Include::Regex(regex) => Value::from(regex),
         _ => chosen.into(),
     };
-    let config = config(kind, written, &extras, own_targets.clone(), parameters);
+    let mut config = config(kind, written, &extras, own_targets.clone(), parameters);
+    if !trained.is_empty() {
+        let Some(key) = config.keys.get_mut(tokens::KEY) else {
+            return Err(refuse("it trains tokens of an embedding along".to_owned()));
+        };
+        *key = tokens::to_json(trained);
+    }
+    if !shapes.replicated.is_empty() {
+        let Some(key) = config.keys.get_mut(REPLICATION) else {
+            return Err(refuse("its model repeats layers".to_owned()));
+        };
+        *key = shapes
+            .replicated
+            .clone()
+            .into_iter()
+            .map(Vec::from)
+            .collect();
+    }
     if config.keys["target_modules"] != own_targets {
         // A type that shares by names writes those; they must take the same layers.
         let taken = targets::read(&mut Reader::new(&config), &shapes, &extras.modules)?;
@@ -117,6 +146,59 @@ pub(crate) fn export<M: Adaptable>(
         }
     }
     Ok(PeftAdapter::from_parts(config, exported).with_frozen(unsaved))
+}
+
+fn export_whole<M: Adaptable>(
+    kind: &dyn WholeType,
+    attachment: &Attachment,
+    adapted: &Adapted<M>,
+    mut tensors: BTreeMap<String, TensorData>,
+) -> Result<PeftAdapter> {
+    let refuse = |reason: String| {
+        Error::Unsupported(format!(
+            "adapter `{}` cannot be written as {}: {reason}",
+            attachment.name,
+            kind.name()
+        ))
+    };
+    let (own, pairs) = kind.write(attachment, &adapted.model.shapes()).map_err(refuse)?;
+    let mut exported = BTreeMap::new();
+    for pair in &pairs {
+        let data = tensors.remove(&pair.own);
+        let data = data.ok_or_else(|| refuse(format!("it has no tensor {}", pair.own)))?;
+        exported.insert(pair.peft.clone(), pair.to_peft(&data));
+    }
+    if let Some(key) = tensors.keys().next() {
+        return Err(refuse(format!("PEFT has no place for its tensor {key}")));
+    }
+    kind.pack(&mut exported).map_err(refuse)?;
+    // What it was computed from is in no file.
+    let is_saved = |key: &String, _: &mut TensorData| !key.starts_with(ENCODER);
+    let saved: BTreeMap<_, _> = exported.extract_if(.., is_saved).collect();
+    let (unsaved, mut exported) = (exported, saved);
+    if let Some(place) = kind.computed(attachment) {
+        exported.insert(FINISHED.to_owned(), finished(adapted, attachment, place)?);
+    }
+    let mut keys = neutral(kind.name());
+    keys.extend(own);
+    let config = PeftConfig {
+        keys,
+        ..PeftConfig::default()
+    };
+    Ok(PeftAdapter::from_parts(config, exported).with_frozen(unsaved))
+}
+
+/// The keys of every configuration.
+fn neutral(peft_type: &str) -> Table {
+    types::table([
+        ("peft_type", peft_type.into()),
+        ("peft_version", VERSION.into()),
+        ("task_type", Value::Null),
+        ("auto_mapping", Value::Null),
+        ("base_model_name_or_path", Value::Null),
+        ("revision", Value::Null),
+        ("inference_mode", true.into()),
+    ])
 }
 
 /// A layer with the attachment's configuration for it.
@@ -148,14 +230,10 @@ fn config(
         extras.modules.clone().into()
     };
     let mut keys: Map<String, Value> = written.keys;
+    for (key, value) in neutral(kind.name()) {
+        keys.entry(key).or_insert(value);
+    }
     let common = [
-        ("peft_type", kind.name().into()),
-        ("peft_version", VERSION.into()),
-        ("task_type", Value::Null),
-        ("auto_mapping", Value::Null),
-        ("base_model_name_or_path", Value::Null),
-        ("revision", Value::Null),
-        ("inference_mode", true.into()),
         ("target_modules", target_modules),
         ("modules_to_save", modules),
         ("bias", biases.into()),

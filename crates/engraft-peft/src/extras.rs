@@ -9,6 +9,7 @@ use crate::config::Reader;
 use crate::error::{Error, Result};
 use crate::field::{Layout, MODEL};
 use crate::pair::Pair;
+use crate::tokens::{ByPath, Tokens};
 
 /// Which biases are trained along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,9 +27,12 @@ pub(crate) struct Extras {
     pub(crate) modules: Vec<String>,
     /// Whether the adapted layers store their weight as (in, out).
     pub(crate) fan_in_fan_out: bool,
+    /// Tokens of embeddings.
+    pub(crate) tokens: Option<Tokens>,
 }
 
-fn parent(path: &str) -> &str {
+/// The module that holds a parameter.
+pub(crate) fn parent(path: &str) -> &str {
     path.rsplit_once('.').map_or("", |(parent, _)| parent)
 }
 
@@ -61,7 +65,19 @@ impl Extras {
             biases,
             modules: config.get("modules_to_save", Vec::new())?,
             fan_in_fan_out: config.get("fan_in_fan_out", false)?,
+            tokens: Tokens::read(config)?,
         })
+    }
+
+    /// The tokens that are trained along, by the path of their layer.
+    ///
+    /// # Errors
+    /// A layer that the model lacks.
+    pub(crate) fn tokens(&self, shapes: &ModelShapes) -> Result<ByPath> {
+        match &self.tokens {
+            Some(tokens) => tokens.clone().by_path(shapes),
+            None => Ok(ByPath::new()),
+        }
     }
 
     /// Paths of the parameters, in the model's order.
@@ -74,16 +90,19 @@ impl Extras {
         layers: &[LayerShape],
     ) -> Result<Vec<String>> {
         let paths = || shapes.params.iter().map(|param| param.path.as_str());
-        for module in &self.modules {
-            if !paths().any(|path| is_saved(path, std::slice::from_ref(module))) {
-                return Err(Error::config(
-                    "modules_to_save",
-                    format!(
-                        "`{module}` matches no module{}",
-                        engraft_tensor::suggestion(module, paths().map(parent))
-                    ),
-                ));
-            }
+        let has = |module: &String| {
+            let mut paths = paths();
+            paths.any(|path| is_saved(path, std::slice::from_ref(module)))
+        };
+        // PEFT adds the names of any model's classifier, so that some may match nothing.
+        if let (Some(module), false) = (self.modules.first(), self.modules.iter().any(has)) {
+            return Err(Error::config(
+                "modules_to_save",
+                format!(
+                    "`{module}` matches no module{}",
+                    engraft_tensor::suggestion(module, paths().map(parent))
+                ),
+            ));
         }
         let biased = |path: &str| match self.biases {
             Biases::None => false,
@@ -172,6 +191,7 @@ impl Extras {
             biases,
             modules: Vec::new(),
             fan_in_fan_out,
+            tokens: None,
         };
         let candidates = [Biases::None, Biases::Adapted, Biases::All]
             .into_iter()

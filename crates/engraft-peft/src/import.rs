@@ -3,10 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use burn::tensor::TensorData;
-use engraft_core::{Adaptable, Adapted, AnyMethod, Injection, LayerShape, ModelShapes, Targets};
+use engraft_core::{
+    Adaptable, Adapted, AnyMethod, Injection, LayerKind, LayerShape, ModelShapes, ParamShape, Part,
+    Targets,
+};
 use serde_json::Value;
 
 use crate::adapter::PeftAdapter;
+use crate::base_weights;
 use crate::config::Reader;
 use crate::error::{Error, Result};
 use crate::experts;
@@ -14,8 +18,11 @@ use crate::extras::Extras;
 use crate::field;
 use crate::pair::Pair;
 use crate::targets;
+use crate::tokens;
 use crate::types::PeftType;
 use crate::types::{self, Configured};
+use crate::whole::prompts::ENCODER;
+use crate::whole::{self, Whole, WholeType};
 
 /// Keys of every configuration that say nothing about what an adapter computes.
 const NEUTRAL: [&str; 6] = [
@@ -26,6 +33,9 @@ const NEUTRAL: [&str; 6] = [
     "revision",
     "task_type",
 ];
+
+/// Which of the model's layers are repeated.
+pub(crate) const REPLICATION: &str = "layer_replication";
 
 /// A PEFT adapter in Engraft's terms.
 #[derive(Debug, Clone)]
@@ -48,6 +58,8 @@ pub struct Import {
     pub(crate) layers: Vec<Configured>,
     /// PEFT's keys of tensors that were grown from a seed.
     pub(crate) grown: Vec<String>,
+    /// Weights of the model that came with the adapter, by path.
+    base: BTreeMap<String, TensorData>,
     /// Parameters that the method computes from the base.
     derived: &'static [&'static str],
 }
@@ -57,13 +69,14 @@ impl Import {
     /// id and configuration: the registry's function.
     ///
     /// # Errors
-    /// A method that is not registered, or one that does not fit the model. On error nothing was
-    /// attached.
+    /// A method that is not registered, or one that does not fit the model, or weights of the model
+    /// in the file that are not the model's. On error nothing was attached.
     pub fn attach<M: Adaptable>(
         &self,
         adapted: &mut Adapted<M>,
         method: impl Fn(&str, &Value) -> engraft_core::Result<AnyMethod>,
     ) -> Result<()> {
+        base_weights::compare(adapted, &self.base)?;
         let method = method(&self.method, &self.config)?;
         let mut tensors = self.tensors.clone();
         if !self.derived.is_empty() {
@@ -100,17 +113,25 @@ impl Import {
             .collect();
         let layers: Vec<LayerShape> = self.layers.iter().map(|own| own.layer.clone()).collect();
         experts::join(&mut found, &layers);
-        types::find(self.kind)?
-            .pack(&self.layers, &mut found)
-            .map_err(Error::Unsupported)?;
+        match whole::find(self.kind) {
+            Some(kind) => kind.pack(&mut found),
+            None => types::find(self.kind)?.pack(&self.layers, &mut found),
+        }
+        .map_err(Error::Unsupported)?;
         Ok(found)
     }
 }
 
 pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) -> Result<Import> {
     let mut config = Reader::new(&adapter.config).on_residual(adapter.residual);
-    let kind = types::find(&config.get("peft_type", String::new())?)?;
+    let peft_type = config.get("peft_type", String::new())?;
     config.skip(&NEUTRAL);
+    if let Some(kind) = whole::find(&peft_type) {
+        return import_whole(kind, config, adapter, shapes, name);
+    }
+    let kind = types::find(&peft_type)?;
+    check_replication(&mut config, shapes)?;
+    let tied: bool = config.get("ensure_weight_tying", false)?;
     let extras = Extras::read(&mut config)?;
     let layers = targets::read(&mut config, shapes, &extras.modules)?;
     if let Some(layer) = layers.iter().find(|layer| !kind.takes(layer.kind)) {
@@ -131,6 +152,15 @@ pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) ->
     grown.extend(std::mem::take(&mut settings.grown).into_keys());
 
     let params = extras.params(shapes, &layers)?;
+    let tokens = extras.tokens(shapes)?;
+    let embedding = |layer: &LayerShape| layer.kind == LayerKind::Embedding;
+    let trains = |param: &ParamShape| param.part == Part::Embedding && params.contains(&param.path);
+    if tied && (layers.iter().any(embedding) || shapes.params.iter().any(trains)) {
+        return Err(Error::Unsupported(
+            "`ensure_weight_tying` = true for an embedding that is adapted or trained whole is not supported; for single tokens it is".to_owned(),
+        ));
+    }
+    let base = base_weights::take(&mut found, shapes, &params)?;
     let configured: Vec<Configured> = layers
         .iter()
         .map(|layer| {
@@ -159,6 +189,7 @@ pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) ->
     }
     pairs.extend(unsaved);
     pairs.extend(extras.pairs(&params, shapes, &layers, &found));
+    pairs.extend(tokens::pairs(&tokens, shapes, name));
     let tensors = field::to_own(&pairs, &found)?;
 
     let chosen: Vec<&str> = layers.iter().map(|layer| layer.path.as_str()).collect();
@@ -180,6 +211,7 @@ pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) ->
         targets,
         seed: settings.seed,
         train_also: params,
+        train_tokens: tokens,
         ..Injection::default()
     };
     Ok(Import {
@@ -193,8 +225,65 @@ pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) ->
         kind: kind.name(),
         layers: configured,
         grown,
+        base,
         derived: kind.derived(settings.method),
     })
+}
+
+fn import_whole(
+    kind: &'static dyn WholeType,
+    mut config: Reader,
+    adapter: &PeftAdapter,
+    shapes: &ModelShapes,
+    name: &str,
+) -> Result<Import> {
+    let mut found = adapter.tensors.clone();
+    let trained = adapter.frozen.iter().filter(|(key, _)| key.starts_with(ENCODER));
+    found.extend(trained.map(|(key, data)| (key.clone(), data.clone())));
+    let Whole {
+        method,
+        config: own,
+        injection,
+        pairs,
+        derived,
+    } = kind.read(&mut config, shapes, &mut found, name)?;
+    let warnings = config.finish()?;
+    Ok(Import {
+        name: name.to_owned(),
+        method: method.to_owned(),
+        config: Value::Object(own),
+        injection,
+        tensors: field::to_own(&pairs, &found)?,
+        warnings,
+        pairs,
+        kind: kind.name(),
+        layers: Vec::new(),
+        grown: Vec::new(),
+        base: BTreeMap::new(),
+        derived,
+    })
+}
+
+/// The ranges of layers that are repeated, if any are.
+pub(crate) fn replication(config: &mut Reader) -> Result<Option<Vec<[usize; 2]>>> {
+    Ok(config
+        .find(REPLICATION)?
+        .filter(|ranges: &Vec<_>| !ranges.is_empty()))
+}
+
+/// Whether the model repeats the layers that the adapter was trained on.
+fn check_replication(config: &mut Reader, shapes: &ModelShapes) -> Result<()> {
+    let asked = replication(config)?.unwrap_or_default();
+    match asked == shapes.replicated {
+        true => Ok(()),
+        false => Err(Error::config(
+            REPLICATION,
+            format!(
+                "found {asked:?}, but the model's is {:?}: repeat its layers first",
+                shapes.replicated
+            ),
+        )),
+    }
 }
 
 /// Frozen parameters of the layers that PEFT does not save.

@@ -9,6 +9,7 @@
 //! meaning are errors that name them, and a file is never partly applied.
 
 mod adapter;
+mod base_weights;
 mod config;
 mod convert;
 mod error;
@@ -19,12 +20,15 @@ mod field;
 mod import;
 mod numpy;
 mod pair;
+mod pieces;
 mod targets;
+mod tokens;
 mod torch;
 mod torch_draws;
 mod turning;
 mod types;
 pub mod vectors;
+mod whole;
 
 pub use adapter::{CONFIG_FILE, PeftAdapter, TENSOR_FILE, export, load, save};
 pub use config::PeftConfig;
@@ -34,5 +38,5 @@ pub use import::Import;
 
 /// The PEFT types that are read and written.
 pub fn supported_types() -> Vec<&'static str> {
-    types::TYPES.iter().map(|kind| kind.name()).collect()
+    types::names()
 }

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use crate::config::{Patterns, Reader};
 use crate::error::{Error, Result};
 use crate::experts;
+use crate::extras::parent;
 
 /// One or several, as in many keys of PEFT.
 #[derive(Debug, Clone, Deserialize)]
@@ -79,6 +80,54 @@ pub(crate) fn read(
                 is_named(stack, name) || is_named(&format!("{stack}.weight"), name)
             })
     };
+    let (taken, shown) = matcher(config, shapes, saved_modules, &parameters)?;
+    let layers: Vec<LayerShape> = shapes
+        .layers
+        .iter()
+        .filter(|layer| of_parameter(layer) || taken(&layer.path))
+        .cloned()
+        .collect();
+    if layers.is_empty() {
+        let paths = shapes.layers.iter().map(|layer| layer.path.as_str());
+        return Err(nothing(&shown, "layer", paths));
+    }
+    Ok(layers)
+}
+
+/// The modules with parameters that are targeted, in the model's order.
+pub(crate) fn modules(
+    config: &mut Reader,
+    shapes: &ModelShapes,
+    saved_modules: &[String],
+) -> Result<Vec<String>> {
+    let (taken, shown) = matcher(config, shapes, saved_modules, &[])?;
+    let mut modules: Vec<String> = Vec::new();
+    let all = || shapes.params.iter().map(|param| parent(&param.path));
+    for module in all().filter(|module| taken(module)) {
+        if !modules.iter().any(|known| known == module) {
+            modules.push(module.to_owned());
+        }
+    }
+    match modules.is_empty() {
+        true => Err(nothing(&shown, "module", all())),
+        false => Ok(modules),
+    }
+}
+
+fn nothing<'a>(shown: &str, what: &str, paths: impl Iterator<Item = &'a str>) -> Error {
+    Error::config(
+        "target_modules",
+        format!("`{shown}` matches no {what}{}", suggestion(shown, paths)),
+    )
+}
+
+/// Whether a path is targeted, and the targets in words. `parameters` are targets beside them.
+fn matcher(
+    config: &mut Reader,
+    shapes: &ModelShapes,
+    saved_modules: &[String],
+    parameters: &[String],
+) -> Result<(Matcher, String)> {
     let targets = match config.find::<Names>("target_modules")? {
         None if !parameters.is_empty() => Some(Names::Many(Vec::new())),
         targets => targets,
@@ -91,7 +140,7 @@ pub(crate) fn read(
     };
     let shown = match &targets {
         Names::One(pattern) => pattern.clone(),
-        Names::Many(names) => [&names[..], &parameters[..]].concat().join(", "),
+        Names::Many(names) => [&names[..], parameters].concat().join(", "),
     };
     let excluded = config
         .find::<Names>("exclude_modules")?
@@ -133,25 +182,12 @@ pub(crate) fn read(
                     }))
         }),
     };
-    let taken = |path: &str| {
+    let taken = move |path: &str| {
         included(path)
             && !excluded.as_ref().is_some_and(|excluded| excluded(path))
             && !saved.iter().any(|regex| is_match(regex, path))
     };
-    let layers: Vec<LayerShape> = shapes
-        .layers
-        .iter()
-        .filter(|layer| of_parameter(layer) || taken(&layer.path))
-        .cloned()
-        .collect();
-    if layers.is_empty() {
-        let paths = shapes.layers.iter().map(|layer| layer.path.as_str());
-        return Err(Error::config(
-            "target_modules",
-            format!("`{shown}` matches no layer{}", suggestion(&shown, paths)),
-        ));
-    }
-    Ok(layers)
+    Ok((Box::new(taken), shown))
 }
 
 /// The number after the name of the stack of layers, or after the first name that has one.

@@ -1,9 +1,13 @@
 //! The model that methods are attached to.
 
 use burn::module::{Module, Param};
-use burn::tensor::{DType, Device, Tensor};
-use engraft_core::{Adaptable, Ctx, LayerShape, Linear, ModelShapes, Part, Site, SiteKind, Slots};
+use burn::tensor::{DType, Device, Int, Tensor};
+use engraft_core::{
+    Adaptable, Ctx, LayerShape, Linear, ModelShapes, Part, Site, SiteKind, Slots, Text,
+};
 use engraft_tensor::{Init, Key};
+
+use crate::Front;
 
 /// Outputs of the head.
 const CLASSES: usize = 3;
@@ -17,11 +21,15 @@ const CLASSES: usize = 3;
 /// the shape under test, so that a configuration fits both and banks are really shared; every
 /// function is smooth, so that central differences converge; no width degenerates at 1.
 ///
+/// With a [`Front`], x has gone through its attention layers.
+///
 /// # Shapes
 /// - x: [batch, tokens, d_in]
 /// - y: [batch, tokens, 3]
 #[derive(Module, Debug)]
 pub struct Harness {
+    /// Layers in front of the block.
+    pub front: Option<Front>,
     /// The block.
     pub block: Block,
     /// The task head.
@@ -113,19 +121,40 @@ impl Harness {
             sites: Sites::default(),
         };
         Self {
+            front: None,
             block,
             head: linear("head", d_out, CLASSES, true),
         }
     }
 
-    /// x: [batch, tokens, d_in] to y: [batch, tokens, 3].
+    /// The same model with attention layers in front of the block, from the streams of `seed`.
+    pub fn with_front(self, seed: u64) -> Self {
+        let weight = self.block.fc1.weight.val();
+        let key = Key::new(seed).child("front");
+        let front = Front::new(weight.dims()[0], &key, &weight.device(), weight.dtype());
+        Self {
+            front: Some(front),
+            ..self
+        }
+    }
+
+    /// x: [batch, tokens, d_in] to y: [batch, tokens, 3]. To those who ask, every row is the text
+    /// 0, 1, 2 ...
     pub fn forward(&self, x: Tensor<3>, ctx: &Ctx) -> Tensor<3> {
+        let [batch, tokens, _] = x.dims();
+        let ids = Tensor::<1, Int>::arange(0..tokens as i64, &x.device());
+        let text = Text::new(ids.unsqueeze_dim::<2>(0).expand([batch, tokens]));
+        let ctx = &ctx.with_text(&text);
         let Block {
             fc1,
             fc2,
             norm,
             sites,
         } = &self.block;
+        let x = match &self.front {
+            Some(front) => front.forward(x, ctx),
+            None => x,
+        };
         let stream = fc2.forward(x.clone(), ctx);
         let first = fc1.forward(x, ctx).tanh();
         let hidden = stream.clone() + sites.attention.sublayer(stream, first, ctx);
@@ -137,7 +166,7 @@ impl Harness {
     }
 }
 
-fn rounded<const D: usize>(
+pub(crate) fn rounded<const D: usize>(
     init: Init,
     shape: [usize; D],
     key: &Key,
@@ -152,6 +181,9 @@ impl Adaptable for Harness {
         let Block { fc1, fc2, .. } = &self.block;
         let [d_in, d_out] = fc1.weight.dims();
         let mut shapes = ModelShapes::default();
+        if let Some(front) = &self.front {
+            front.shapes(&mut shapes, d_in);
+        }
         shapes.push_linear("block.fc1", d_in, d_out, fc1.bias.is_some(), Part::Body);
         shapes.push_linear("block.fc2", d_in, d_out, fc2.bias.is_some(), Part::Body);
         shapes.push_param("block.norm.gamma", d_out, Part::Norm, false);
@@ -167,6 +199,9 @@ impl Adaptable for Harness {
         let Block {
             fc1, fc2, sites, ..
         } = &mut self.block;
+        if let Some(front) = &mut self.front {
+            slots.within("front", |slots| front.slots(slots));
+        }
         slots.within("block", |slots| {
             slots.linear("fc1", fc1).linear("fc2", fc2);
             slots.within("sites", |slots| {
@@ -186,7 +221,7 @@ mod tests {
     #[test]
     fn the_shapes_it_states_are_those_of_its_record() {
         let layer = LayerShape::linear("x", 5, 4, true);
-        let harness = Harness::new(&layer, 0, &Device::default(), DType::F32);
+        let harness = Harness::new(&layer, 0, &Device::default(), DType::F32).with_front(0);
         let mut stated: Vec<(String, usize)> = harness
             .shapes()
             .params

@@ -2,7 +2,7 @@
 
 use burn::module::Param;
 use burn::tensor::Tensor;
-use engraft_core::{Ctx, Linear};
+use engraft_core::{Ctx, Embedding, Linear};
 use engraft_tensor::{Init, ops};
 
 use super::config::BertConfig;
@@ -104,12 +104,12 @@ impl BertHead {
     }
 
     /// Logits from the hidden states of the text's own tokens, the vector that stands for the whole
-    /// sequence (pooled, RoBERTa: the first token's), and the table of word embeddings.
+    /// sequence (pooled, RoBERTa: the first token's), and the word embeddings.
     pub(super) fn forward(
         &self,
         hidden: Tensor<3>,
         sequence: Tensor<2>,
-        words: &Tensor<2>,
+        words: &Embedding,
         ctx: &Ctx,
     ) -> Option<Logits> {
         let [before, within] = &self.dropouts;
@@ -130,14 +130,8 @@ impl BertHead {
                 let x = self.norm.as_ref()?.forward(self.activation.forward(x), ctx);
                 Some(Logits::Tokens(match (&self.output, &self.bias) {
                     (Some(output), _) => output.forward(x, ctx),
-                    (None, bias) => {
-                        let [batch, tokens, width] = x.dims();
-                        let rows = x.reshape([batch * tokens, width]);
-                        let bias = bias.as_ref().map(|bias| bias.val());
-                        let logits = ops::linear(rows, words.clone().transpose(), bias);
-                        let vocabulary = logits.dims()[1];
-                        logits.reshape([batch, tokens, vocabulary])
-                    }
+                    (None, Some(bias)) => words.tied(x, ctx) + bias.val().unsqueeze(),
+                    (None, None) => words.tied(x, ctx),
                 }))
             }
             Task::Bare | Task::Language | Task::Other => None,

@@ -183,9 +183,10 @@ impl Bert {
             .as_ref()
             .map(|pooler| ops::tanh(pooler.forward(first.clone(), ctx)));
         let hidden = without_lead(x, prompt);
-        let table = self.embeddings.words.linear.weight.val();
         let sequence = pooled.clone().unwrap_or(first);
-        let logits = self.head.forward(hidden.clone(), sequence, &table, ctx);
+        let logits = self
+            .head
+            .forward(hidden.clone(), sequence, &self.embeddings.words, ctx);
         Output {
             hidden,
             pooled,

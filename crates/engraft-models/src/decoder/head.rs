@@ -2,7 +2,6 @@
 
 use burn::tensor::{Int, Tensor, TensorData};
 use engraft_core::{Ctx, Embedding, Linear, Result, Text};
-use engraft_tensor::ops;
 use serde_json::Value;
 
 use super::pass::present;
@@ -112,14 +111,7 @@ impl DecoderHead {
     pub(crate) fn next(&self, hidden: Tensor<3>, embedding: &Embedding, ctx: &Ctx) -> Tensor<3> {
         match &self.lm_head {
             Some(lm_head) => lm_head.forward(hidden, ctx),
-            None => {
-                let [batch, tokens, width] = hidden.dims();
-                let table = embedding.linear.weight.val();
-                let flat = hidden.reshape([batch * tokens, width]);
-                let scores = ops::matmul(flat, table.transpose());
-                let vocabulary = scores.dims()[1];
-                scores.reshape([batch, tokens, vocabulary])
-            }
+            None => embedding.tied(hidden, ctx),
         }
     }
 

@@ -53,13 +53,15 @@ pub struct Llama {
     /// The head.
     pub head: DecoderHead,
     config: Arc<LlamaConfig>,
+    /// The ranges of blocks that another model was made of.
+    replicated: Vec<[usize; 2]>,
     pub(crate) origin: Origin,
 }
 
 model_part!(Llama, this {
     body => prefix(&this.config),
     head => "",
-} plain { config, origin });
+} plain { config, replicated, origin });
 
 impl Llama {
     /// A fresh model from the streams of `key`: weights N(0, `initializer_range`^2), gains 1, biases 0.
@@ -92,6 +94,7 @@ impl Llama {
             body,
             head: DecoderHead::new(config.head, [width, vocabulary], builder),
             config: Arc::new(config.clone()),
+            replicated: Vec::new(),
             origin: Origin::default(),
         }
     }
@@ -198,6 +201,7 @@ impl Llama {
             },
             head: self.head.clone(),
             config: Arc::new(config),
+            replicated: ranges.to_vec(),
             origin: Origin::default(),
         })
     }
@@ -224,7 +228,10 @@ impl Trained for Llama {}
 
 impl Adaptable for Llama {
     fn shapes(&self) -> ModelShapes {
-        from_value(&self.config.json).expect("read before")
+        ModelShapes {
+            replicated: self.replicated.clone(),
+            ..from_value(&self.config.json).expect("read before")
+        }
     }
 
     fn slots(&mut self, slots: &mut Slots<'_>) {

@@ -3,7 +3,7 @@
 use engraft_core::{LayerKind, LayerShape, ModelShapes, Part, SiteKind};
 
 pub(super) trait Build {
-    /// A table of `rows` vectors, which is a slot.
+    /// A table of `rows` vectors, which is a slot but no default target.
     fn embedding(&mut self, path: &str, rows: usize, width: usize);
 
     /// A norm with a gain and, if `bias`, an offset.

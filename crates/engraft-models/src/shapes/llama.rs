@@ -103,6 +103,8 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
 
 #[cfg(test)]
 mod tests {
+    use engraft_core::LayerKind;
+
     use crate::shapes::from_config_json;
 
     #[test]
@@ -115,6 +117,9 @@ mod tests {
         assert_eq!(shapes.layers[2].path, "model.layers.0.self_attn.k_proj");
         assert_eq!((shapes.layers[2].d_in, shapes.layers[2].d_out), (32, 16));
         assert!(shapes.is_head("lm_head"));
+        let embedding = &shapes.layers[0];
+        assert_eq!((embedding.d_in, embedding.kind), (97, LayerKind::Embedding));
+        assert!(!shapes.is_default_target(&embedding.path));
         let tied = from_config_json(&config.replace(
             "\"tie_word_embeddings\": false",
             "\"tie_word_embeddings\": true",

@@ -1,5 +1,6 @@
 //! LORA: LoRA, rsLoRA and the variants that PEFT keeps under this type.
 
+mod alora;
 mod bdlora;
 mod dora;
 mod kasa;
@@ -16,8 +17,7 @@ use crate::error::{Error, Result};
 use crate::field::Field;
 
 /// Keys of what Engraft does not have, with PEFT's default.
-const OTHERS: [(&str, Value); 6] = [
-    ("alora_invocation_tokens", Value::Null),
+const OTHERS: [(&str, Value); 5] = [
     ("arrow_config", Value::Null),
     ("ensure_weight_tying", Value::Bool(false)),
     ("layer_replication", Value::Null),
@@ -86,6 +86,7 @@ trait Variant: Sync {
 }
 
 static VARIANTS: &[&dyn Variant] = &[
+    &alora::Alora,
     &bdlora::BdLora,
     &dora::Dora,
     &kasa::Kasa,
@@ -115,6 +116,7 @@ impl PeftType for Lora {
             "lora",
             "lora-fa",
             "lora-plus",
+            "alora",
             "bd-lora",
             "corda",
             "dora",

@@ -51,6 +51,7 @@ use crate::config::{Patterns, Reader};
 use crate::error::{Error, Result};
 use crate::field::Field;
 use crate::pair::Pair;
+use crate::whole;
 
 /// Tensors by key.
 pub(crate) type Tensors = BTreeMap<String, TensorData>;
@@ -244,6 +245,23 @@ impl Configured {
     }
 }
 
+/// The names of all types, those of [`whole`] included.
+pub(crate) fn names() -> Vec<&'static str> {
+    let whole = whole::WHOLE.iter().map(|kind| kind.name());
+    TYPES.iter().map(|kind| kind.name()).chain(whole).collect()
+}
+
+/// Whether there is a type of this name.
+///
+/// # Errors
+/// If not: the message names those there are.
+pub(crate) fn known(name: &str) -> Result<()> {
+    match whole::find(name) {
+        Some(_) => Ok(()),
+        None => find(name).map(drop),
+    }
+}
+
 /// The type of this name.
 pub(crate) fn find(name: &str) -> Result<&'static dyn PeftType> {
     TYPES
@@ -252,11 +270,7 @@ pub(crate) fn find(name: &str) -> Result<&'static dyn PeftType> {
         .find(|kind| kind.name() == name)
         .ok_or_else(|| Error::UnknownType {
             found: name.to_owned(),
-            supported: TYPES
-                .iter()
-                .map(|kind| kind.name())
-                .collect::<Vec<_>>()
-                .join(", "),
+            supported: names().join(", "),
         })
 }
 

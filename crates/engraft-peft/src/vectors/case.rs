@@ -22,9 +22,18 @@ pub(super) struct Entry {
     pub(super) kind: String,
     /// Models have none.
     #[serde(default)]
-    json_file: String,
+    pub(super) json_file: String,
     #[serde(default)]
-    tensors_file: String,
+    pub(super) tensors_file: String,
+    /// Directory of the model of a case on one.
+    #[serde(default)]
+    pub(super) model_dir: String,
+    /// Directory of the adapter on it.
+    #[serde(default)]
+    pub(super) adapter_dir: String,
+    /// That of a model's own outputs.
+    #[serde(default)]
+    pub(super) tolerance: BTreeMap<String, Tolerance>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -126,7 +135,8 @@ pub(super) fn index(directory: &Path) -> Result<Vec<Entry>> {
     Ok(json::<Index>(&directory.join("index.json"))?.cases)
 }
 
-fn json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+/// The contents of a JSON file.
+pub(super) fn json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let broken = |reason: String| engraft_core::Error::File {
         path: path.to_owned(),
         reason,

@@ -1,6 +1,6 @@
 //! Comparisons with a case's tensors.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::tensor::TensorData;
 
@@ -10,7 +10,8 @@ use super::report::{CaseReport, Worst};
 
 /// What has been compared so far, and how it came out.
 pub(super) struct Checks<'a> {
-    case: &'a Case,
+    tensors: &'a BTreeMap<String, TensorData>,
+    tolerance: &'a BTreeMap<String, Tolerance>,
     compared: BTreeSet<String>,
     worst: Option<Worst>,
     wrong: Vec<String>,
@@ -18,8 +19,17 @@ pub(super) struct Checks<'a> {
 
 impl<'a> Checks<'a> {
     pub(super) fn new(case: &'a Case) -> Self {
+        Self::of(&case.tensors, &case.tolerance)
+    }
+
+    /// Comparisons with these tensors.
+    pub(super) fn of(
+        tensors: &'a BTreeMap<String, TensorData>,
+        tolerance: &'a BTreeMap<String, Tolerance>,
+    ) -> Self {
         Self {
-            case,
+            tensors,
+            tolerance,
             compared: BTreeSet::new(),
             worst: None,
             wrong: Vec::new(),
@@ -29,7 +39,7 @@ impl<'a> Checks<'a> {
     /// Compares with the case's tensor `key`, within its tolerance.
     pub(super) fn close(&mut self, key: &str, found: &TensorData) {
         self.compared.insert(key.to_owned());
-        match self.case.tolerance.get(key) {
+        match self.tolerance.get(key) {
             Some(tolerance) => self.within(key, found, *tolerance),
             None => self.fail(format!("{key}: the case has no tolerance for it")),
         }
@@ -37,10 +47,36 @@ impl<'a> Checks<'a> {
 
     /// Compares with the case's tensor `key`, for which the case has no tolerance of its own.
     pub(super) fn within(&mut self, key: &str, found: &TensorData, tolerance: Tolerance) {
+        match self.tensors.get(key) {
+            Some(expected) => self.compare(key, found, expected, tolerance),
+            None => self.fail(format!("{key}: the case has no such tensor")),
+        }
+    }
+
+    /// Compares with the case's tensor `key`, within the tolerance of another.
+    pub(super) fn as_close_as(&mut self, other: &str, key: &str, found: &TensorData) {
+        match self.tolerance.get(other) {
+            Some(tolerance) => self.within(key, found, *tolerance),
+            None => self.fail(format!("{other}: the case has no tolerance for it")),
+        }
+    }
+
+    /// Compares with a part of the case's tensor `key`, within its tolerance.
+    pub(super) fn close_to(&mut self, key: &str, found: &TensorData, expected: &TensorData) {
+        match self.tolerance.get(key) {
+            Some(tolerance) => self.compare(key, found, expected, *tolerance),
+            None => self.fail(format!("{key}: the case has no tolerance for it")),
+        }
+    }
+
+    fn compare(
+        &mut self,
+        key: &str,
+        found: &TensorData,
+        expected: &TensorData,
+        tolerance: Tolerance,
+    ) {
         self.compared.insert(key.to_owned());
-        let Some(expected) = self.case.tensors.get(key) else {
-            return self.fail(format!("{key}: the case has no such tensor"));
-        };
         if found.num_elements() != expected.num_elements() {
             return self.fail(format!(
                 "{key}: found shape {:?}, expected {:?}",
@@ -104,7 +140,6 @@ impl<'a> Checks<'a> {
         report.compared = self.compared.len();
         report.worst = self.worst;
         report.unchecked = self
-            .case
             .tolerance
             .keys()
             // The residual base is an input.

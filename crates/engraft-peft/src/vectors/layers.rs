@@ -36,7 +36,7 @@ pub(super) fn run(
     // First of all, whether all their types are there.
     case.adapters
         .iter()
-        .try_for_each(|(_, adapter)| types::find(adapter.config().peft_type()).map(drop))?;
+        .try_for_each(|(_, adapter)| types::known(adapter.config().peft_type()))?;
     let mut imports = Vec::new();
     for (name, adapter) in &case.adapters {
         let import = adapter.import(&shapes, name)?;
@@ -78,15 +78,9 @@ pub(super) fn run(
         &case.saved
     };
     for (import, (_, adapter)) in imports.iter().zip(adapters) {
-        round_trip(
-            &adapted,
-            &mut fresh()?,
-            import,
-            adapter,
-            form,
-            registry,
-            &mut checks,
-        );
+        let models = (&adapted, &mut fresh()?);
+        let adapter = (import, adapter);
+        round_trip(models, adapter, form.in_out(), registry, &mut checks);
     }
     checks.finish(report)
 }
@@ -184,8 +178,8 @@ fn compare_gradient(
 }
 
 /// The gradients of all parameters that have one, keyed as in adapter files.
-pub(super) fn gradients(
-    adapted: &Adapted<Network>,
+pub(super) fn gradients<M: Adaptable>(
+    adapted: &Adapted<M>,
     grads: &Gradients,
 ) -> BTreeMap<String, TensorData> {
     struct Collect<'a> {
@@ -289,17 +283,14 @@ fn mixed(
 
 /// Writes the adapter, reads it into a fresh network and writes it again: its tensors must come
 /// out as they went in.
-fn round_trip(
-    adapted: &Adapted<Network>,
-    fresh: &mut Adapted<Network>,
-    import: &Import,
-    adapter: &PeftAdapter,
-    form: Form,
+pub(super) fn round_trip<M: Adaptable>(
+    (adapted, fresh): (&Adapted<M>, &mut Adapted<M>),
+    (import, adapter): (&Import, &PeftAdapter),
+    in_out: bool,
     registry: Registry,
     checks: &mut Checks,
 ) {
     let mut again = || -> Result<PeftAdapter> {
-        let in_out = form.in_out();
         let first = export(adapted, &import.name, in_out)?;
         // As text, because that is what a file holds.
         let config = serde_json::from_str(&first.config().to_json().to_string())

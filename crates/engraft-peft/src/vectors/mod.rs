@@ -9,6 +9,7 @@ mod allocator;
 mod case;
 mod checks;
 mod layers;
+mod models;
 mod net;
 mod report;
 
@@ -55,6 +56,10 @@ fn run_case(directory: &Path, entry: &Entry, device: &Device, registry: Registry
     let mut report = CaseReport::new(&entry.id, &entry.method);
     let outcome = match unsupported_kind(&entry.kind) {
         Some(reason) => Err(Stop::Skip(reason.to_owned())),
+        None if entry.kind == models::BASE => models::base(directory, entry, device, &mut report),
+        None if entry.kind == models::ADAPTER => {
+            models::adapter(directory, entry, device, registry, &mut report)
+        }
         None => Case::read(directory, entry)
             .map_err(Stop::from)
             .and_then(|case| match entry.kind.as_str() {
@@ -73,8 +78,9 @@ fn run_case(directory: &Path, entry: &Entry, device: &Device, registry: Registry
 /// Why cases of a kind are not run.
 fn unsupported_kind(kind: &str) -> Option<&'static str> {
     match kind {
-        "layer" | "multi" | "mixed_batch" | allocator::KIND => None,
-        "model" | "model_adapter" => Some("pretrained transformer models are not supported yet"),
+        "layer" | "multi" | "mixed_batch" | allocator::KIND | models::BASE | models::ADAPTER => {
+            None
+        }
         "weighted" => Some("weighted combinations of adapters are not supported yet"),
         "convert" => Some("conversion to LoRA is not supported yet"),
         "arrow" => Some("routing between adapters is not supported yet"),
