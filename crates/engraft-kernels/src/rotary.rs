@@ -111,7 +111,10 @@ mod tests {
 
     #[test]
     fn threads_do_not_change_a_bit() {
-        let (x, angles) = (narrow(&noise(64 * 3 * 2 * 8192, 3)), narrow(&noise(32 * 8192, 4)));
+        let (x, angles) = (
+            narrow(&noise(64 * 3 * 2 * 8192, 3)),
+            narrow(&noise(32 * 8192, 4)),
+        );
         assert_thread_independent(|| {
             let mut y = vec![0.0; x.len()];
             turn_pairs(&x, [&angles, &angles], [3, 8192], Turn::Forward, &mut y);

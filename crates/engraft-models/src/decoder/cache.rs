@@ -108,10 +108,7 @@ impl LayerCache {
 fn write(held: [Tensor<4>; 2], new: [Tensor<4>; 2], start: usize) -> [Tensor<4>; 2] {
     let into = |held: Tensor<4>, new: Tensor<4>| {
         let [batch, tokens, heads, width] = new.dims();
-        held.slice_assign(
-            [0..batch, start..start + tokens, 0..heads, 0..width],
-            new,
-        )
+        held.slice_assign([0..batch, start..start + tokens, 0..heads, 0..width], new)
     };
     let ([keys, values], [new_keys, new_values]) = (held, new);
     [into(keys, new_keys), into(values, new_values)]

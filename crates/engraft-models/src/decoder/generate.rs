@@ -90,9 +90,14 @@ fn tokens(text: &Text) -> Vec<Vec<i64>> {
     let present = present(text).unwrap_or_else(|| vec![true; batch * tokens]);
     let row = |(ids, present): (&[i64], &[bool])| {
         let pairs = ids.iter().zip(present);
-        pairs.filter_map(|(id, present)| present.then_some(*id)).collect()
+        pairs
+            .filter_map(|(id, present)| present.then_some(*id))
+            .collect()
     };
-    ids.chunks(tokens).zip(present.chunks(tokens)).map(row).collect()
+    ids.chunks(tokens)
+        .zip(present.chunks(tokens))
+        .map(row)
+        .collect()
 }
 
 fn check<M: CausalLm + ?Sized>(model: &M, prompt: &Text) -> Result<()> {
@@ -104,7 +109,10 @@ fn check<M: CausalLm + ?Sized>(model: &M, prompt: &Text) -> Result<()> {
         )));
     }
     let present = present(prompt).unwrap_or_default();
-    match present.chunks(tokens).position(|row| row.last() == Some(&false)) {
+    match present
+        .chunks(tokens)
+        .position(|row| row.last() == Some(&false))
+    {
         Some(row) => Err(Error::Unsupported(format!(
             "prompt {row} ends with padding: pad prompts on the left"
         ))),

@@ -99,10 +99,8 @@ impl DecoderHead {
             let places: Vec<i64> = places
                 .map(|(row, last)| (row * tokens + last) as i64)
                 .collect();
-            let places = Tensor::<1, Int>::from_data(
-                TensorData::new(places, [batch]),
-                &hidden.device(),
-            );
+            let places =
+                Tensor::<1, Int>::from_data(TensorData::new(places, [batch]), &hidden.device());
             let last = hidden.reshape([batch * tokens, width]).select(0, places);
             return Some(Logits::Sequence(score.forward(last, ctx)));
         }

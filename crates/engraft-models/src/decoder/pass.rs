@@ -79,7 +79,11 @@ impl Pass<'_> {
     /// has itself: one row, or one for each sequence.
     pub fn positions(&self, lead: usize) -> Vec<Vec<usize>> {
         let front = self.offset + lead;
-        let leading = if self.is_first() { self.offset..front } else { 0..0 };
+        let leading = if self.is_first() {
+            self.offset..front
+        } else {
+            0..0
+        };
         let total = self.seen + self.tokens;
         match &self.present {
             Some(present) if self.counted => {
@@ -109,7 +113,12 @@ impl Pass<'_> {
         let rope = self.rope.expect("asked by models with rotary positions");
         let positions = self.positions(lead);
         let [rows, tokens] = [positions.len(), positions[0].len()];
-        let last = positions.iter().flatten().max().copied().unwrap_or_default();
+        let last = positions
+            .iter()
+            .flatten()
+            .max()
+            .copied()
+            .unwrap_or_default();
         let frequencies = rope.frequencies(last + 1);
         let factor = rope.attention_factor();
         let shape = [rows, tokens, frequencies.len()];
@@ -230,7 +239,10 @@ mod tests {
         };
         let seen = |pass: &Pass| -> Vec<bool> {
             let mask = pass.weighing(span, None).mask.expect("a window ends");
-            bridge::values(&mask).iter().map(|value| *value == 0.0).collect()
+            bridge::values(&mask)
+                .iter()
+                .map(|value| *value == 0.0)
+                .collect()
         };
         let [no, yes] = [false, true];
         assert_eq!(

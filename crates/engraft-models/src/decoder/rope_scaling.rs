@@ -22,9 +22,13 @@ pub struct Rope {
 enum Scaling {
     Default,
     /// Chen et al., arXiv 2306.15595: all frequencies divided.
-    Linear { factor: f32 },
+    Linear {
+        factor: f32,
+    },
     /// A larger theta for sequences longer than the longest that was trained (NTK-aware).
-    Dynamic { factor: f32 },
+    Dynamic {
+        factor: f32,
+    },
     /// Llama 3.1: long waves divided, short ones kept, a ramp between.
     Llama3 {
         factor: f32,
@@ -113,9 +117,10 @@ impl Rope {
         let plain = |theta: f32| self.powers(theta).map(|power| 1.0 / power).collect();
         match &self.scaling {
             Scaling::Default => plain(self.theta),
-            Scaling::Linear { factor } => {
-                self.powers(self.theta).map(|power| 1.0 / power / factor).collect()
-            }
+            Scaling::Linear { factor } => self
+                .powers(self.theta)
+                .map(|power| 1.0 / power / factor)
+                .collect(),
             Scaling::Dynamic { factor } => {
                 let length = longest.max(self.longest) as f32;
                 let stretch = factor * length / self.longest as f32 - (factor - 1.0);
@@ -132,7 +137,9 @@ impl Rope {
             } => {
                 let factors = if longest > *original { long } else { short };
                 let powers = self.powers(self.theta).zip(factors);
-                powers.map(|(power, factor)| 1.0 / (factor * power)).collect()
+                powers
+                    .map(|(power, factor)| 1.0 / (factor * power))
+                    .collect()
             }
         }
     }
@@ -216,9 +223,7 @@ impl Keys {
         let kind = self.rope_type.or(self.old_type);
         let kind = kind.as_deref().unwrap_or("default");
         let needed = |value: Option<f64>, key: &str| {
-            value.ok_or_else(|| {
-                bad(format!("rotary positions of type `{kind}` need `{key}`"))
-            })
+            value.ok_or_else(|| bad(format!("rotary positions of type `{kind}` need `{key}`")))
         };
         let ratio = longest as f64 / original as f64;
         Ok(match kind {
@@ -298,7 +303,8 @@ mod tests {
 
     #[test]
     fn old_and_new_spellings_are_one() {
-        let new = json!({"rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0}});
+        let new =
+            json!({"rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0}});
         let old = json!({"rope_theta": 500.0, "rope_scaling": {"type": "linear", "factor": 4.0}});
         let plain = json!({"rope_theta": 500.0, "rope_scaling": null});
         assert_eq!(frequencies(new.clone(), 8), frequencies(old, 8));

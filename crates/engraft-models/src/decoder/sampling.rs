@@ -76,7 +76,8 @@ impl Sampling {
                 return *token;
             }
         }
-        kept.last().map_or_else(|| highest(&scores), |(token, _)| *token)
+        kept.last()
+            .map_or_else(|| highest(&scores), |(token, _)| *token)
     }
 
     fn penalise(&self, scores: &mut [f64], occurred: &[i64]) {
@@ -84,7 +85,10 @@ impl Sampling {
         occurred.sort_unstable();
         occurred.dedup();
         for token in occurred {
-            let Some(score) = usize::try_from(token).ok().and_then(|at| scores.get_mut(at)) else {
+            let Some(score) = usize::try_from(token)
+                .ok()
+                .and_then(|at| scores.get_mut(at))
+            else {
                 continue;
             };
             *score = match *score > 0.0 {
@@ -147,9 +151,27 @@ mod tests {
             ..Sampling::default()
         };
         assert_eq!(tokens(&warm), [1, 3, 2, 0]);
-        assert_eq!(tokens(&Sampling { top_k: 2, ..warm.clone() }), [1, 3]);
-        assert_eq!(tokens(&Sampling { top_p: 0.6, ..warm.clone() }), [1, 3]);
-        assert_eq!(tokens(&Sampling { top_p: 1e-9, ..warm }), [1]);
+        assert_eq!(
+            tokens(&Sampling {
+                top_k: 2,
+                ..warm.clone()
+            }),
+            [1, 3]
+        );
+        assert_eq!(
+            tokens(&Sampling {
+                top_p: 0.6,
+                ..warm.clone()
+            }),
+            [1, 3]
+        );
+        assert_eq!(
+            tokens(&Sampling {
+                top_p: 1e-9,
+                ..warm
+            }),
+            [1]
+        );
     }
 
     #[test]
@@ -187,10 +209,22 @@ mod tests {
     #[test]
     fn numbers_without_sense_are_refused() {
         for bad in [
-            Sampling { temperature: -1.0, ..Sampling::default() },
-            Sampling { top_p: 0.0, ..Sampling::default() },
-            Sampling { top_p: 1.1, ..Sampling::default() },
-            Sampling { repetition_penalty: 0.0, ..Sampling::default() },
+            Sampling {
+                temperature: -1.0,
+                ..Sampling::default()
+            },
+            Sampling {
+                top_p: 0.0,
+                ..Sampling::default()
+            },
+            Sampling {
+                top_p: 1.1,
+                ..Sampling::default()
+            },
+            Sampling {
+                repetition_penalty: 0.0,
+                ..Sampling::default()
+            },
         ] {
             assert!(bad.validate().is_err());
         }

@@ -36,7 +36,9 @@ pub fn score<M: CausalLm + ?Sized>(
             "context {at} is empty, expected at least one token before what is scored"
         )));
     }
-    let longest = pairs.iter().map(|(context, more)| context.len() + more.len());
+    let longest = pairs
+        .iter()
+        .map(|(context, more)| context.len() + more.len());
     let Some(tokens) = longest.max() else {
         return Ok(Vec::new());
     };
@@ -50,9 +52,8 @@ pub fn score<M: CausalLm + ?Sized>(
     }
     // What follows each token.
     let next = ids.iter().skip(1).copied().chain([0]).collect::<Vec<i64>>();
-    let int = |values| {
-        Tensor::<2, Int>::from_data(TensorData::new(values, [batch, tokens]), device)
-    };
+    let int =
+        |values| Tensor::<2, Int>::from_data(TensorData::new(values, [batch, tokens]), device);
     let text = Text::new(int(ids)).with_mask(int(mask));
     model.fits(&text, 0, ctx)?;
     let Some(Logits::Tokens(logits)) = model.forward(&text, ctx).logits else {

@@ -68,7 +68,8 @@ impl Gpt2Attention {
             },
         };
         let heads = self.attended.attend(heads, &view, ctx);
-        self.c_proj.forward(heads.reshape([batch, tokens, width]), ctx)
+        self.c_proj
+            .forward(heads.reshape([batch, tokens, width]), ctx)
     }
 
     /// Queries, keys and values, [batch, tokens, heads, head width].

@@ -75,7 +75,9 @@ impl Gpt2Config {
             )));
         }
         if keys.add_cross_attention == Some(true) {
-            return Err(bad("found add_cross_attention, expected a decoder without".into()));
+            return Err(bad(
+                "found add_cross_attention, expected a decoder without".into()
+            ));
         }
         let activation = keys.activation_function.as_deref().unwrap_or("gelu_new");
         Ok(Self {
@@ -106,7 +108,11 @@ impl Gpt2Config {
     /// What the scores of a block are multiplied with.
     pub(crate) fn scale(&self, block: usize) -> f64 {
         let width = (self.width / self.heads) as f64;
-        let scale = if self.scale_by_width { width.sqrt().recip() } else { 1.0 };
+        let scale = if self.scale_by_width {
+            width.sqrt().recip()
+        } else {
+            1.0
+        };
         match self.scale_by_block {
             true => scale / (block + 1) as f64,
             false => scale,

@@ -14,8 +14,8 @@ use engraft_tensor::Key;
 pub use block::{Gpt2Attention, Gpt2Block, Gpt2FeedForward};
 pub use config::Gpt2Config;
 
-use crate::decoder::{Cache, CausalLm, DecoderBlock, DecoderHead, Pass, Reading, read};
 use crate::checkpoint::{Names, Origin};
+use crate::decoder::{Cache, CausalLm, DecoderBlock, DecoderHead, Pass, Reading, read};
 use crate::output::Output;
 use crate::parts::{Builder, Dropout, Norm, Part, Random, check_indices, model_part};
 use crate::shapes::from_value;
@@ -217,8 +217,17 @@ impl CausalLm for Gpt2 {
         let [_, tokens] = text.dims();
         let table = &self.body.wte.linear.weight;
         let token = table.val().narrow(0, 0, 1).unsqueeze::<3>();
-        let lead = self.body.prompt.sequence(token, &ctx.with_text(text)).dims()[1] - 1;
-        let offsets = self.body.h.iter().map(|block| block.key_value().positions());
+        let lead = self
+            .body
+            .prompt
+            .sequence(token, &ctx.with_text(text))
+            .dims()[1]
+            - 1;
+        let offsets = self
+            .body
+            .h
+            .iter()
+            .map(|block| block.key_value().positions());
         let front = lead + offsets.max().unwrap_or_default();
         let longest = self.config.positions;
         if front + tokens + more > longest {

@@ -48,7 +48,11 @@ model_part!(LlamaAttention, this {
 } plain { heads, key_heads, window, dropout });
 
 impl LlamaAttention {
-    pub(crate) fn new(config: &LlamaConfig, window: Option<usize>, builder: &mut Builder<'_>) -> Self {
+    pub(crate) fn new(
+        config: &LlamaConfig,
+        window: Option<usize>,
+        builder: &mut Builder<'_>,
+    ) -> Self {
         let mut builder = builder.within("self_attn");
         let LlamaConfig {
             width,
@@ -101,7 +105,8 @@ impl LlamaAttention {
         };
         let heads = self.attended.attend(heads, &view, ctx);
         let width = heads.dims()[2] * heads.dims()[3];
-        self.o_proj.forward(heads.reshape([batch, tokens, width]), ctx)
+        self.o_proj
+            .forward(heads.reshape([batch, tokens, width]), ctx)
     }
 
     /// Keys and values [batch, tokens, key heads, head width], without positions.

@@ -47,8 +47,11 @@ impl GatedFeedForward {
 
     /// Acts on the last axis of [batch, tokens, width].
     pub fn forward(&self, x: Tensor<3>, ctx: &Ctx) -> Tensor<3> {
-        let gate = self.activation.forward(self.gate_proj.forward(x.clone(), ctx));
-        self.down_proj.forward(gate * self.up_proj.forward(x, ctx), ctx)
+        let gate = self
+            .activation
+            .forward(self.gate_proj.forward(x.clone(), ctx));
+        self.down_proj
+            .forward(gate * self.up_proj.forward(x, ctx), ctx)
     }
 }
 
@@ -118,7 +121,9 @@ impl DecoderBlock for LlamaBlock {
         ctx: &Ctx,
     ) -> Tensor<3> {
         let input = self.input_layernorm.forward(x.clone(), ctx);
-        let output = self.self_attn.forward(input.clone(), pass, lead, cache, ctx);
+        let output = self
+            .self_attn
+            .forward(input.clone(), pass, lead, cache, ctx);
         let h = x + self.attention_site.sublayer(input, output, ctx);
         let input = self.post_attention_layernorm.forward(h.clone(), ctx);
         let output = self.mlp.forward(input.clone(), ctx);

@@ -87,12 +87,14 @@ impl LlamaConfig {
             )));
         }
         let head_width = keys.head_dim.unwrap_or(keys.hidden_size / heads);
-        let longest = keys.max_position_embeddings.unwrap_or(match &*keys.model_type {
-            "llama" => 2048,
-            "mistral" => 4096 * 32,
-            "gemma" => 8192,
-            _ => 32_768,
-        });
+        let longest = keys
+            .max_position_embeddings
+            .unwrap_or(match &*keys.model_type {
+                "llama" => 2048,
+                "mistral" => 4096 * 32,
+                "gemma" => 8192,
+                _ => 32_768,
+            });
         let bias = keys.attention_bias.unwrap_or(false) && !is("mistral");
         // Gemma's files say `gelu` and mean the approximation.
         let activation = match keys.hidden_activation.as_ref().or(keys.hidden_act.as_ref()) {
@@ -172,7 +174,9 @@ fn windows(json: &Value, keys: &Keys) -> Result<Vec<Option<usize>>> {
         }
         None => {
             let full = keys.max_window_layers.unwrap_or(28);
-            Ok((0..blocks).map(|at| window.filter(|_| at >= full)).collect())
+            Ok((0..blocks)
+                .map(|at| window.filter(|_| at >= full))
+                .collect())
         }
     }
 }
@@ -194,7 +198,10 @@ mod tests {
         let windows = |model_type, more| config(model_type, more).unwrap().windows;
         assert_eq!(windows("llama", json!({"sliding_window": 5})), [None; 3]);
         assert_eq!(windows("mistral", json!({})), [Some(4096); 3]);
-        assert_eq!(windows("mistral", json!({"sliding_window": null})), [None; 3]);
+        assert_eq!(
+            windows("mistral", json!({"sliding_window": null})),
+            [None; 3]
+        );
         let qwen = json!({"sliding_window": 5, "max_window_layers": 1});
         assert_eq!(windows("qwen2", qwen), [None; 3]);
         let used = json!({"sliding_window": 5, "max_window_layers": 1, "use_sliding_window": true});
@@ -205,7 +212,10 @@ mod tests {
         assert_eq!(typed.windows, [Some(5), None, Some(5)]);
         let replicated = typed.with_blocks(&[0, 1, 1]);
         assert_eq!(replicated.windows, [Some(5), None, None]);
-        assert_eq!(LlamaConfig::new(&replicated.json).unwrap().windows, replicated.windows);
+        assert_eq!(
+            LlamaConfig::new(&replicated.json).unwrap().windows,
+            replicated.windows
+        );
     }
 
     #[test]
@@ -213,7 +223,10 @@ mod tests {
         let message = |more| config("llama", more).unwrap_err().to_string();
         assert!(message(json!({"num_key_value_heads": 3})).contains("a multiple"));
         assert!(message(json!({"hidden_act": "sillu"})).contains("nearest: silu"));
-        assert!(message(json!({"architectures": ["LlamaForQuestionAnswering"]})).contains("ForCausalLM"));
+        assert!(
+            message(json!({"architectures": ["LlamaForQuestionAnswering"]}))
+                .contains("ForCausalLM")
+        );
         assert!(config("gemma3", json!({})).is_err());
     }
 }

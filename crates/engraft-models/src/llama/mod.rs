@@ -8,17 +8,15 @@ use std::sync::Arc;
 
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::{DType, Device, Tensor};
-use engraft_core::{
-    Adaptable, Ctx, Embedding, ModelShapes, Result, Site, Slots, Text, Trained,
-};
+use engraft_core::{Adaptable, Ctx, Embedding, ModelShapes, Result, Site, Slots, Text, Trained};
 use engraft_tensor::Key;
 
 pub use attention::LlamaAttention;
 pub use block::{GatedFeedForward, LlamaBlock};
 pub use config::LlamaConfig;
 
-use crate::decoder::{Cache, CausalLm, DecoderHead, Reading, RmsNorm, read};
 use crate::checkpoint::{Names, Origin};
+use crate::decoder::{Cache, CausalLm, DecoderHead, Reading, RmsNorm, read};
 use crate::output::Output;
 use crate::parts::{Builder, Part, Random, check_indices, model_part};
 use crate::shapes::{bad, from_value};
@@ -151,7 +149,9 @@ impl Llama {
             Some(scale) => own * scale,
             None => own,
         };
-        let first = cache.as_ref().is_none_or(|cache| cache.len() == text.dims()[1]);
+        let first = cache
+            .as_ref()
+            .is_none_or(|cache| cache.len() == text.dims()[1]);
         let embedded = match first {
             true => body.prompt.sequence(own, ctx),
             false => own,
@@ -174,12 +174,18 @@ impl Llama {
     /// A range that is empty or reaches beyond the last block.
     pub fn replicated(&self, ranges: &[[usize; 2]]) -> Result<Self> {
         let count = self.body.layers.len();
-        if let Some([start, end]) = ranges.iter().find(|[start, end]| start >= end || *end > count) {
+        if let Some([start, end]) = ranges
+            .iter()
+            .find(|[start, end]| start >= end || *end > count)
+        {
             return Err(bad(format!(
                 "layers [{start}, {end}) to be replicated: expected a range of the {count} there are"
             )));
         }
-        let blocks: Vec<usize> = ranges.iter().flat_map(|[start, end]| *start..*end).collect();
+        let blocks: Vec<usize> = ranges
+            .iter()
+            .flat_map(|[start, end]| *start..*end)
+            .collect();
         let config = self.config.with_blocks(&blocks);
         let layers = blocks.iter().map(|index| {
             // Parameters of one id would be taken for one parameter when they are trained.

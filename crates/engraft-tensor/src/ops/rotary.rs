@@ -77,7 +77,9 @@ mod tests {
 
     #[test]
     fn values_and_gradients_equal_the_composition() {
-        for ([batch, tokens, heads, half], rows) in [([1, 1, 1, 1], 1), ([2, 5, 3, 4], 1), ([3, 2, 2, 3], 3)] {
+        for ([batch, tokens, heads, half], rows) in
+            [([1, 1, 1, 1], 1), ([2, 5, 3, 4], 1), ([3, 2, 2, 3], 3)]
+        {
             let angles = rows * tokens * half;
             agree(&[&[batch, tokens, heads, 2 * half]], 4, |x, fast| {
                 let x = x[0].tensor::<4>();
