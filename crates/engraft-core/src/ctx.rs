@@ -37,6 +37,7 @@ pub struct Ctx<'a> {
     observer: Option<&'a Observer>,
     image: Option<&'a Image>,
     text: Option<&'a Text>,
+    sequences: Option<[usize; 2]>,
     path: &'a str,
 }
 
@@ -50,6 +51,7 @@ impl Default for Ctx<'_> {
             observer: None,
             image: None,
             text: None,
+            sequences: None,
             path: "",
         }
     }
@@ -120,6 +122,20 @@ impl<'a> Ctx<'a> {
     /// In a model of text: what it reads.
     pub fn text(&self) -> Option<&'a Text> {
         self.text
+    }
+
+    /// The same context at a site of so many sequences of so many tokens.
+    pub(crate) fn of_sequences(self, sequences: [usize; 2]) -> Self {
+        Self {
+            sequences: Some(sequences),
+            ..self
+        }
+    }
+
+    /// At a [`Site`](crate::Site) where tokens are flattened: how many sequences they are, one after the other,
+    /// and how many tokens each of them has.
+    pub fn sequences(&self) -> Option<[usize; 2]> {
+        self.sequences
     }
 
     /// The same context, seen by the slot or site at `path`.

@@ -33,6 +33,7 @@ mod erased;
 mod error;
 mod evolve;
 pub mod file;
+mod fold;
 mod gradients;
 mod grafting;
 pub mod grouping;
@@ -87,7 +88,7 @@ pub use rows::RowChoice;
 pub use scaling::{Scaling, admit_rank, positive_rank};
 pub use selection::Selection;
 pub use set::{AdapterSet, Composition, Switch};
-pub use shape::{LayerKind, LayerShape, ModelShapes, ParamShape, Part, SiteKind, SiteShape};
+pub use shape::{Fold, LayerKind, LayerShape, ModelShapes, ParamShape, Part, SiteKind, SiteShape};
 pub use site::{
     AnySite, AttentionView, ProjectKeysAndValues, Site, SiteAdapter, SiteGraft, SiteOps,
 };

@@ -66,8 +66,8 @@ impl RowChoice {
         RowTokens(tokens / self.rows)
     }
 
-    /// Applies `apply` once per distinct choice to the positions of the tokens that made it, and
-    /// puts the results back in their places.
+    /// Applies `apply` once per distinct choice to the rows and the positions of the tokens that made
+    /// it, and puts the results back in their places.
     ///
     /// # Panics
     /// If the number of tokens is not a multiple of the number of batch rows.
@@ -75,13 +75,16 @@ impl RowChoice {
         &self,
         tokens: usize,
         device: &Device,
-        mut apply: impl FnMut(Option<&str>, Tensor<1, Int>) -> Tensor<2>,
+        mut apply: impl FnMut(Option<&str>, &[usize], Tensor<1, Int>) -> Tensor<2>,
     ) -> Tensor<2> {
         let share = self.share(tokens);
         let outputs = self
             .groups
             .iter()
-            .map(|group| apply(group.name.as_deref(), share.positions(&group.rows, device)));
+            .map(|group| {
+                let tokens = share.positions(&group.rows, device);
+                apply(group.name.as_deref(), &group.rows, tokens)
+            });
         let outputs = Tensor::cat(outputs.collect(), 0);
         let order = self.groups.iter().flat_map(|group| &group.rows);
         let mut places = vec![0; self.rows];
@@ -111,7 +114,7 @@ impl Linear {
             Input::Indices(_) => None,
         };
         added.unwrap_or_else(|| {
-            rows.dispatch(input.tokens(), &input.device(), |name, members| {
+            rows.dispatch(input.tokens(), &input.device(), |name, _, members| {
                 self.compose(&chosen(name), &input.select(members), base, ctx)
             })
         })
