@@ -30,22 +30,36 @@ impl Plan {
     pub fn new(method: &AnyMethod, shapes: &ModelShapes, injection: &Injection) -> Result<Self> {
         let targets = &method.targets_in(shapes, &injection.targets);
         let parts = method.parts();
-        let layers = if parts.graft.is_some() || parts.model.is_some() {
-            target_layers(method, shapes, targets)?
-        } else {
-            Vec::new()
-        };
-        let sites = if parts.site.is_some() {
-            target_sites(method, shapes, targets, !layers.is_empty())?
-        } else {
-            Vec::new()
+        let layers = (parts.graft.is_some() || parts.model.is_some())
+            .then(|| target_layers(method, shapes, targets));
+        let sites = parts
+            .site
+            .is_some()
+            .then(|| target_sites(method, shapes, targets));
+        let (layers, sites) = match (layers, sites) {
+            // The explicit targets of a composition may all be layers, or all be sites.
+            (Some(Ok(layers)), Some(Err(Error::NoTarget { .. }))) => (layers, Vec::new()),
+            (Some(Err(Error::NoTarget { .. })), Some(Ok(sites))) => (Vec::new(), sites),
+            (layers, sites) => (
+                layers.transpose()?.unwrap_or_default(),
+                sites.transpose()?.unwrap_or_default(),
+            ),
         };
         let selected = match &parts.selection {
             // Beside adapters, targets are those of the adapters.
-            Some(chosen) if parts.graft.is_some() || parts.model.is_some() || parts.site.is_some() => {
-                selection::selected(method.meta().id, chosen.as_ref(), shapes, &Targets::default())?
+            Some(chosen)
+                if parts.graft.is_some() || parts.model.is_some() || parts.site.is_some() =>
+            {
+                selection::selected(
+                    method.meta().id,
+                    chosen.as_ref(),
+                    shapes,
+                    &Targets::default(),
+                )?
             }
-            Some(chosen) => selection::selected(method.meta().id, chosen.as_ref(), shapes, targets)?,
+            Some(chosen) => {
+                selection::selected(method.meta().id, chosen.as_ref(), shapes, targets)?
+            }
             None => Vec::new(),
         };
         let along: Vec<_> = trained_along(shapes, injection)?
@@ -137,7 +151,6 @@ fn target_sites(
     method: &AnyMethod,
     shapes: &ModelShapes,
     targets: &Targets,
-    has_layers: bool,
 ) -> Result<Vec<SiteShape>> {
     let part = method
         .parts()
@@ -150,16 +163,11 @@ fn target_sites(
         .filter(|site| part.takes(site) || part.admits(site).is_ok())
         .collect();
     let paths: Vec<&str> = of_kind.iter().map(|site| site.path.as_str()).collect();
-    let chosen = match targets.select(&paths, "site", |path| {
+    let chosen = targets.select(&paths, "site", |path| {
         of_kind
             .iter()
             .any(|site| site.path == path && part.takes(site))
-    }) {
-        Ok(chosen) => chosen,
-        // A composition whose explicit targets are layers acts at no site.
-        Err(Error::NoTarget { .. }) if has_layers => Vec::new(),
-        Err(error) => return Err(error),
-    };
+    })?;
     of_kind
         .into_iter()
         .filter(|site| chosen.contains(&site.path.as_str()))

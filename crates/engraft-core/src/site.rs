@@ -221,7 +221,9 @@ impl Site {
                 let Some((_, site)) = name.and_then(|name| self.adapters.acting(name)) else {
                     return output;
                 };
-                let text = ctx.text().map(|text| text.rows(places(rows, &input.device())));
+                let text = ctx
+                    .text()
+                    .map(|text| text.rows(places(rows, &input.device())));
                 let own = ctx.without_rows().of_sequences([rows.len(), tokens]);
                 let own = match &text {
                     Some(text) => own.with_text(text),

@@ -151,7 +151,10 @@ mod tests {
         };
         let shapes = encoder(16, 3, true);
         let message = plan(&["key", "qeury"], &shapes).unwrap_err();
-        assert!(message.contains("`qeury`") && message.contains("nearest: query"), "{message}");
+        assert!(
+            message.contains("`qeury`") && message.contains("nearest: query"),
+            "{message}"
+        );
         let message = plan(&["1.fc3"], &shapes).unwrap_err();
         assert!(message.contains("1.fc"), "{message}");
         // A name that ends inside another is not that other's.

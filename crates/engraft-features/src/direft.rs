@@ -198,6 +198,9 @@ mod tests {
             kind: SiteKind::Hidden,
             width: 4096,
         };
-        assert_eq!(32 * DireftConfig::default().count(&site).trainable, 2_097_408);
+        assert_eq!(
+            32 * DireftConfig::default().count(&site).trainable,
+            2_097_408
+        );
     }
 }

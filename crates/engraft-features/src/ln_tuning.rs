@@ -120,7 +120,11 @@ mod tests {
         shapes
     }
 
-    fn plan(config: &LnTuningConfig, shapes: &ModelShapes, targets: Targets) -> Result<Plan, String> {
+    fn plan(
+        config: &LnTuningConfig,
+        shapes: &ModelShapes,
+        targets: Targets,
+    ) -> Result<Plan, String> {
         let injection = Injection::default().targets(targets);
         Plan::new(&AnyMethod::new(config).unwrap(), shapes, &injection)
             .map_err(|error| error.to_string())

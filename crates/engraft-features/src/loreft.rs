@@ -172,7 +172,10 @@ mod tests {
             width: d,
         };
         config
-            .init(&site, &InitContext::new(3, &site.path, "default", &base, &bank))
+            .init(
+                &site,
+                &InitContext::new(3, &site.path, "default", &base, &bank),
+            )
             .unwrap()
     }
 
@@ -191,13 +194,18 @@ mod tests {
         let [batch, tokens, _] = change.dims();
         let sizes = bridge::values(&change.abs().max_dim(2));
         (0..batch)
-            .map(|row| (0..tokens).map(|at| sizes[row * tokens + at] > 1e-6).collect())
+            .map(|row| {
+                (0..tokens)
+                    .map(|at| sizes[row * tokens + at] > 1e-6)
+                    .collect()
+            })
             .collect()
     }
 
     fn at_site(config: &LoreftConfig) -> Site {
         let mut site = Site::default();
-        site.attach("s", "default", AnySite::new(adapter(config, 4))).unwrap();
+        site.attach("s", "default", AnySite::new(adapter(config, 4)))
+            .unwrap();
         site
     }
 
@@ -218,14 +226,21 @@ mod tests {
         let h = draw([3, 5], 1, "h");
         let found = bridge::to_matrix(&adapter.wrap(h.clone(), h.clone(), &Ctx::default()));
         let (r, w) = (adapter.edit.projection.transposed(), adapter.edit.w.val());
-        let (h, r, w) = (bridge::to_matrix(&h), bridge::to_matrix(&r), bridge::to_matrix(&w));
+        let (h, r, w) = (
+            bridge::to_matrix(&h),
+            bridge::to_matrix(&r),
+            bridge::to_matrix(&w),
+        );
         let b = bridge::values(&adapter.edit.b.val());
         for token in 0..3 {
             for j in 0..5 {
                 let inside = |k: usize| {
-                    b[k] + (0..5).map(|i| (w.get(i, k) - r.get(i, k)) * h.get(token, i)).sum::<f64>()
+                    b[k] + (0..5)
+                        .map(|i| (w.get(i, k) - r.get(i, k)) * h.get(token, i))
+                        .sum::<f64>()
                 };
-                let expected = h.get(token, j) + (0..2).map(|k| r.get(j, k) * inside(k)).sum::<f64>();
+                let expected =
+                    h.get(token, j) + (0..2).map(|k| r.get(j, k) * inside(k)).sum::<f64>();
                 assert!((found.get(token, j) - expected).abs() < 1e-13);
             }
         }
@@ -259,22 +274,39 @@ mod tests {
         let hidden = draw([3, 6, 4], 4, "h");
         let ids = Tensor::<2, Int>::zeros([3, 6], &Device::default());
         let text = Text::new(ids);
-        let run = |text: &Text, hidden: &Tensor<3>| edited(&site, hidden, &Ctx::default().with_text(text));
+        let run = |text: &Text, hidden: &Tensor<3>| {
+            edited(&site, hidden, &Ctx::default().with_text(text))
+        };
 
         assert_eq!(run(&text, &hidden), marks(&["xx...x", "xx...x", "xx...x"]));
         // Right padding, left padding, a prompt of 3: each end has at most half, rounded down.
-        let mask = ints(&[&[1, 1, 1, 1, 1, 0], &[0, 0, 1, 1, 1, 1], &[0, 1, 1, 1, 0, 0]]);
+        let mask = ints(&[
+            &[1, 1, 1, 1, 1, 0],
+            &[0, 0, 1, 1, 1, 1],
+            &[0, 1, 1, 1, 0, 0],
+        ]);
         let expected = marks(&["xx..x.", "..xx.x", ".x.x.."]);
         let padded = text.clone().with_mask(mask);
         assert_eq!(run(&padded, &hidden), expected);
         // A single token has no two halves; nothing at all is nothing.
-        let short = ints(&[&[1, 0, 0, 0, 0, 0], &[0, 0, 0, 0, 0, 0], &[0, 0, 0, 0, 1, 1]]);
+        let short = ints(&[
+            &[1, 0, 0, 0, 0, 0],
+            &[0, 0, 0, 0, 0, 0],
+            &[0, 0, 0, 0, 1, 1],
+        ]);
         let short = text.clone().with_mask(short);
         assert_eq!(run(&short, &hidden), marks(&["......", "......", "....xx"]));
         // The completion behind the prompt, and what continues a text.
-        let prompt = ints(&[&[1, 1, 1, 0, 0, 0], &[0, 0, 1, 1, 0, 0], &[0, 0, 0, 0, 0, 0]]);
+        let prompt = ints(&[
+            &[1, 1, 1, 0, 0, 0],
+            &[0, 0, 1, 1, 0, 0],
+            &[0, 0, 0, 0, 0, 0],
+        ]);
         let prompted = padded.clone().with_prompt(prompt);
-        assert_eq!(run(&prompted, &hidden), marks(&["x.x...", "..xx..", "......"]));
+        assert_eq!(
+            run(&prompted, &hidden),
+            marks(&["x.x...", "..xx..", "......"])
+        );
         let next = hidden.clone().narrow(1, 0, 1);
         assert_eq!(run(&padded, &next), marks(&[".", ".", "."]));
         // Virtual tokens in front move everything back.
@@ -284,7 +316,11 @@ mod tests {
         // Rows of a mixed batch keep their own padding.
         let names = |row: usize| (row != 1).then(|| "default".to_owned());
         let rows = RowChoice::new((0..3).map(names).collect());
-        let mixed = edited(&site, &hidden, &Ctx::default().with_text(&padded).with_rows(&rows));
+        let mixed = edited(
+            &site,
+            &hidden,
+            &Ctx::default().with_text(&padded).with_rows(&rows),
+        );
         assert_eq!(mixed, marks(&["xx..x.", "......", ".x.x.."]));
     }
 
@@ -336,7 +372,10 @@ mod tests {
         };
         let injection = Injection::default().targets(targets);
         let method = AnyMethod::new(config).unwrap();
-        Plan::new(&method, shapes, &injection).unwrap().counts().all_trained()
+        Plan::new(&method, shapes, &injection)
+            .unwrap()
+            .counts()
+            .all_trained()
     }
 
     #[test]
@@ -355,7 +394,10 @@ mod tests {
             tied: false,
             ..of_rank(4)
         };
-        assert_eq!(trained(&untied, &blocks(32, 4096), &[3, 9, 18, 24]), 262_176);
+        assert_eq!(
+            trained(&untied, &blocks(32, 4096), &[3, 9, 18, 24]),
+            262_176
+        );
         // Without a second end there is nothing to untie.
         let last = LoreftConfig {
             positions: positions("l1"),

@@ -179,7 +179,8 @@ mod tests {
         let h: Tensor<2> = draw([4, 7], 1, "h");
         let w2 = edit.projection.columns.val();
         let offset = edit.projection_bias.as_ref().unwrap().val();
-        let inside = h.clone().matmul(edit.w.val() - w2.clone()) + (edit.b.val() - offset).unsqueeze();
+        let inside =
+            h.clone().matmul(edit.w.val() - w2.clone()) + (edit.b.val() - offset).unsqueeze();
         let expected = h.clone() + inside.matmul(w2.transpose());
         assert!(largest(adapter.wrap(h.clone(), h, &Ctx::default()) - expected) < 1e-13);
         assert_eq!(config.count(&site).trainable, 2 * 7 * 3 + 2 * 3);

@@ -125,7 +125,9 @@ impl Prompts {
             true => start + length.clone() - 1 - steps.clone(),
         };
         let rows = ints(
-            (0..batch).map(|row| (row * tokens + self.lead) as i64).collect(),
+            (0..batch)
+                .map(|row| (row * tokens + self.lead) as i64)
+                .collect(),
             [batch, 1],
         );
         let places = places.clamp(0, self.tokens as i64 - 1) + rows;
@@ -150,7 +152,9 @@ impl TryFrom<String> for Positions {
             return Ok(Self::ALL);
         }
         let bad = || {
-            format!("positions `{text}`: expected `f7+l7`, `f7`, `l7` or `all` (the first and last tokens of the prompt)")
+            format!(
+                "positions `{text}`: expected `f7+l7`, `f7`, `l7` or `all` (the first and last tokens of the prompt)"
+            )
         };
         let (mut first, mut last) = (None, None);
         for part in text.split('+') {

@@ -30,11 +30,7 @@ impl Projection {
             let normals = normals(Matrix::from_fn(d, rank, |i, j| drawn[i * rank + j]));
             bridge::from_matrix(&normals, &ctx.device, ctx.dtype)
         } else {
-            ctx.tensor(
-                Init::KaimingUniform { fan_in: d },
-                [d, rank],
-                "projection",
-            )
+            ctx.tensor(Init::KaimingUniform { fan_in: d }, [d, rank], "projection")
         };
         Self {
             columns: Param::from_tensor(columns),

@@ -10,7 +10,6 @@ use engraft_tensor::ops::{low_rank, low_rank_update, matmul};
 use engraft_tensor::{Init, bridge, compact};
 use serde::{Deserialize, Serialize};
 
-
 /// How orthogonal to each other the normals of the reflections are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

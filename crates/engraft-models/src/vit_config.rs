@@ -117,7 +117,12 @@ impl VitConfig {
             false,
         );
         shapes.push_site("embedding", SiteKind::Hidden, self.width);
-        let embedding = ["patch_embedding.weight", "patch_embedding.bias", "class_token", "positions"];
+        let embedding = [
+            "patch_embedding.weight",
+            "patch_embedding.bias",
+            "class_token",
+            "positions",
+        ];
         shapes.push_fold(
             "embedding",
             embedding.map(str::to_owned).to_vec(),

@@ -1,5 +1,6 @@
 //! A folded model is a plain one that computes the same.
 
+use burn::module::Param;
 use burn::tensor::{DType, Device, Tensor};
 use engraft::{Adapted, Injection, Key, Mode, Targets, method};
 use engraft_core::{Adaptable, Ctx, params};
@@ -11,7 +12,9 @@ use serde_json::json;
 fn ssf<M: Adaptable>(model: M, seed: u64, targets: Targets) -> Adapted<M> {
     let mut adapted = Adapted::new(model);
     let injection = Injection::new(seed).targets(targets);
-    adapted.attach("ssf", &method("ssf", &json!({})).unwrap(), &injection).unwrap();
+    adapted
+        .attach("ssf", &method("ssf", &json!({})).unwrap(), &injection)
+        .unwrap();
     random::perturb_trained(adapted, 0.3, seed)
 }
 
@@ -22,9 +25,19 @@ fn parameters<M: Adaptable>(model: &M) -> Vec<(String, Vec<usize>)> {
 }
 
 /// Compares before and after, `apart` from the base.
-fn same(what: &str, found: &Tensor<2>, expected: &Tensor<2>, base: &Tensor<2>, terms: usize) -> Result<(), TestCaseError> {
-    compare::close(what, found, expected, terms).map_err(|error| TestCaseError::fail(error.to_string()))?;
-    prop_assert!(compare::max_difference(expected, base) > 1e-3, "the adapter changes nothing");
+fn same(
+    what: &str,
+    found: &Tensor<2>,
+    expected: &Tensor<2>,
+    base: &Tensor<2>,
+    terms: usize,
+) -> Result<(), TestCaseError> {
+    compare::close(what, found, expected, terms)
+        .map_err(|error| TestCaseError::fail(error.to_string()))?;
+    prop_assert!(
+        compare::max_difference(expected, base) > 1e-3,
+        "the adapter changes nothing"
+    );
     Ok(())
 }
 
@@ -55,7 +68,8 @@ proptest! {
             image: 6, patch: 3, channels: 2, width: 4 * heads, depth, heads, mlp_width: 10, classes: 3, epsilon: 1e-6,
         };
         let mut model = Vit::new(&config, &Key::new(seed), &Device::default(), dtype).unwrap();
-        model.head.weight = burn::module::Param::from_tensor(random::normal([4 * heads, 3], "head", &Device::default(), dtype));
+        let head = random::normal([4 * heads, 3], "head", &Device::default(), dtype);
+        model.head.weight = Param::from_tensor(head);
         let plain = parameters(&model);
         let x: Tensor<2> = random::normal([4, 72], "x", &Device::default(), dtype);
         let base = model.forward(x.clone(), &Ctx::default());
@@ -96,19 +110,19 @@ fn what_has_nothing_in_front_of_it_is_refused_by_name() {
     let loreft = method("loreft", &json!({"rank": 2})).unwrap();
     adapted.attach("reft", &loreft, &Injection::new(0)).unwrap();
     let error = adapted.fold().unwrap_err().to_string();
-    assert!(error.contains("blocks.0.sites.output") && error.contains("`reft`"), "{error}");
+    assert!(
+        error.contains("blocks.0.sites.output") && error.contains("`reft`"),
+        "{error}"
+    );
 }
 
 #[test]
 fn grafts_fold_as_they_merge_and_what_is_off_is_left_out() {
     let x: Tensor<2> = random::normal([4, 72], "x", &Device::default(), DType::F64);
-    let mut adapted = Adapted::new(vit());
-    adapted.model.head.weight = burn::module::Param::from_tensor(random::normal(
-        [8, 3],
-        "head",
-        &Device::default(),
-        DType::F64,
-    ));
+    let mut model = vit();
+    let head = random::normal([8, 3], "head", &Device::default(), DType::F64);
+    model.head.weight = Param::from_tensor(head);
+    let mut adapted = Adapted::new(model);
     let base = adapted.model.forward(x.clone(), &Ctx::default());
     let lora = method("lora", &json!({"rank": 2})).unwrap();
     adapted.attach("lora", &lora, &Injection::new(0)).unwrap();

@@ -27,7 +27,11 @@ fn ia3_takes_the_layers_of_pefts_table() {
         (
             "llama-2-7b",
             "model.layers.0.",
-            &["self_attn.k_proj output", "self_attn.v_proj output", "mlp.down_proj input"],
+            &[
+                "self_attn.k_proj output",
+                "self_attn.v_proj output",
+                "mlp.down_proj input",
+            ],
         ),
         (
             "bert-base",
@@ -40,7 +44,11 @@ fn ia3_takes_the_layers_of_pefts_table() {
                 "output.dense input",
             ],
         ),
-        ("gpt2", "transformer.h.0.", &["attn.c_attn output", "mlp.c_proj input"]),
+        (
+            "gpt2",
+            "transformer.h.0.",
+            &["attn.c_attn output", "mlp.c_proj input"],
+        ),
         (
             "t0-3b",
             "decoder.block.0.",
@@ -55,7 +63,11 @@ fn ia3_takes_the_layers_of_pefts_table() {
         (
             "qwen2.5-7b",
             "model.layers.0.",
-            &["self_attn.q_proj output", "self_attn.v_proj output", "mlp.down_proj input"],
+            &[
+                "self_attn.q_proj output",
+                "self_attn.v_proj output",
+                "mlp.down_proj input",
+            ],
         ),
     ];
     for (model, block, layers) in expected {
@@ -74,11 +86,33 @@ fn explicit_targets_take_the_place_of_the_table_and_exclusions_act_on_it() {
     assert_eq!(everything.layers.len(), 7 * 32);
     let excluded = plan(
         "llama-2-7b",
-        targets(json!({"exclude": ["v_proj"], "layers": [1], "config-pattern": {"down_proj": {"scales": "output"}}})),
+        targets(
+            json!({"exclude": ["v_proj"], "layers": [1], "config-pattern": {"down_proj": {"scales": "output"}}}),
+        ),
     );
-    let layers: Vec<_> = excluded.layers.iter().map(|(layer, _)| layer.path.as_str()).collect();
-    assert_eq!(layers, ["model.layers.1.self_attn.k_proj", "model.layers.1.mlp.down_proj"]);
-    assert!(excluded.layers.iter().all(|(_, method)| method.config()["scales"] == "output"));
+    let layers: Vec<_> = excluded
+        .layers
+        .iter()
+        .map(|(layer, _)| layer.path.as_str())
+        .collect();
+    assert_eq!(
+        layers,
+        [
+            "model.layers.1.self_attn.k_proj",
+            "model.layers.1.mlp.down_proj"
+        ]
+    );
+    assert!(
+        excluded
+            .layers
+            .iter()
+            .all(|(_, method)| method.config()["scales"] == "output")
+    );
     // A model that is not in the table: every linear layer.
-    assert_eq!(plan("clip-vit-base-patch32-visual", Targets::default()).layers.len(), 6 * 12);
+    assert_eq!(
+        plan("clip-vit-base-patch32-visual", Targets::default())
+            .layers
+            .len(),
+        6 * 12
+    );
 }
