@@ -76,8 +76,8 @@ impl RowChoice {
         RowTokens(tokens / self.rows)
     }
 
-    /// Applies `apply` once per distinct choice to the positions of the tokens that made it, and
-    /// puts the results back in their places.
+    /// Applies `apply` once per distinct choice to the rows and the positions of the tokens that made
+    /// it, and puts the results back in their places.
     ///
     /// # Panics
     /// If the number of tokens is not a multiple of the number of batch rows.
