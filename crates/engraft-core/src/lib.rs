@@ -95,7 +95,8 @@ pub use selection::Selection;
 pub use set::{AdapterSet, Composition, Switch};
 pub use shape::{Fold, LayerKind, LayerShape, ModelShapes, ParamShape, Part, SiteKind, SiteShape};
 pub use site::{
-    AnySite, AttentionView, ProjectHeads, ProjectKeysAndValues, Site, SiteAdapter, SiteGraft, SiteOps,
+    AnySite, AttentionView, ProjectHeads, ProjectKeysAndValues, Site, SiteAdapter, SiteGraft,
+    SiteOps,
 };
 pub use standardised::standardised;
 pub use statistics::{Calibration, Needs, Statistics};
