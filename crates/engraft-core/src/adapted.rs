@@ -235,10 +235,9 @@ impl<M: Adaptable> Adapted<M> {
     /// methods of a surrogate gradient detach held constant. See [`crate::Adapter::surrogate`].
     pub fn surrogate(&self) -> Self {
         let mut held = self.clone();
-        held.each_slot(|_, slot| {
-            if let Slot::Linear(linear) = slot {
-                linear.hold();
-            }
+        held.each_slot(|_, slot| match slot {
+            Slot::Linear(linear) => linear.hold(),
+            Slot::Site(site) => site.hold(),
         });
         held
     }

@@ -37,6 +37,9 @@ pub struct Ctx<'a> {
     observer: Option<&'a Observer>,
     image: Option<&'a Image>,
     text: Option<&'a Text>,
+    stream: Option<&'a Tensor<2>>,
+    sequence: Option<usize>,
+    grid: Option<[usize; 2]>,
     path: &'a str,
 }
 
@@ -50,6 +53,9 @@ impl Default for Ctx<'_> {
             observer: None,
             image: None,
             text: None,
+            stream: None,
+            sequence: None,
+            grid: None,
             path: "",
         }
     }
@@ -120,6 +126,51 @@ impl<'a> Ctx<'a> {
     /// In a model of text: what it reads.
     pub fn text(&self) -> Option<&'a Text> {
         self.text
+    }
+
+    /// The same context inside a model whose tokens are the cells of a grid of that many rows and
+    /// columns, row by row, behind any others (a class token, prompts).
+    pub fn with_grid(self, grid: [usize; 2]) -> Self {
+        Self {
+            grid: Some(grid),
+            ..self
+        }
+    }
+
+    /// In a model of images: rows and columns of the grid that the last tokens of each sequence are.
+    pub fn grid(&self) -> Option<[usize; 2]> {
+        self.grid
+    }
+
+    /// The same context among sequences of that many tokens each.
+    pub(crate) fn with_sequence(self, length: usize) -> Self {
+        Self {
+            sequence: Some(length),
+            ..self
+        }
+    }
+
+    /// How many tokens each sequence has; the rows that an adapter sees are whole sequences, one
+    /// after the other. `None` where the tokens belong to no sequence.
+    pub fn sequence(&self) -> Option<usize> {
+        self.sequence
+    }
+
+    /// The same context at a sublayer whose result is added to `stream`.
+    pub(crate) fn with_stream<'b>(&self, stream: &'b Tensor<2>) -> Ctx<'b>
+    where
+        'a: 'b,
+    {
+        Ctx {
+            stream: Some(stream),
+            ..*self
+        }
+    }
+
+    /// At a [`SiteKind::Sublayer`](crate::SiteKind::Sublayer): the residual stream that the
+    /// sublayer's result is added to, [tokens, width].
+    pub fn stream(&self) -> Option<&'a Tensor<2>> {
+        self.stream
     }
 
     /// The same context, seen by the slot or site at `path`.

@@ -45,6 +45,7 @@ mod model_graft;
 mod named;
 pub mod params;
 mod plan;
+mod probe;
 mod reparameterize;
 mod rows;
 mod scaling;
@@ -88,7 +89,9 @@ pub use scaling::{Scaling, admit_rank, positive_rank};
 pub use selection::Selection;
 pub use set::{AdapterSet, Composition, Switch};
 pub use shape::{LayerKind, LayerShape, ModelShapes, ParamShape, Part, SiteKind, SiteShape};
-pub use site::{AnySite, AttentionView, ProjectKeysAndValues, Site, SiteAdapter, SiteGraft, SiteOps};
+pub use site::{
+    AnySite, AttentionView, ProjectKeysAndValues, Site, SiteAdapter, SiteGraft, SiteOps,
+};
 pub use standardised::standardised;
 pub use statistics::{Calibration, Needs, Statistics};
 pub use sublayers::Sublayers;

@@ -12,6 +12,7 @@ use crate::counts::Counts;
 use crate::ctx::Ctx;
 use crate::erased::Erased;
 use crate::error::Result;
+use crate::method::AnyMethod;
 use crate::set::AdapterSet;
 use crate::shape::{SiteKind, SiteShape};
 
@@ -23,6 +24,12 @@ pub trait SiteAdapter: Module + ModuleDisplay + Sync + 'static {
     fn wrap(&self, input: Tensor<2>, output: Tensor<2>, ctx: &Ctx) -> Tensor<2> {
         let _ = (input, ctx);
         output
+    }
+
+    /// The adapter whose exact derivative this one's gradient is, where the gradient is declared a
+    /// surrogate; see [`Adapter::surrogate`](crate::Adapter::surrogate).
+    fn surrogate(&self) -> Self {
+        self.clone()
     }
 
     /// At a [`SiteKind::KeyValue`]: keys and values [batch, heads, tokens, head width] with
@@ -100,6 +107,12 @@ pub trait SiteGraft: Clone + fmt::Debug + Send + Sync + 'static {
     /// Parameters at one site, from its shape.
     fn count(&self, site: &SiteShape) -> Counts;
 
+    /// A method of the same parameters whose gradients this one's initialiser wants to know: it
+    /// finds them in [`Statistics::own`](crate::Statistics::own).
+    fn probe(&self) -> Option<AnyMethod> {
+        None
+    }
+
     /// Shared state for all targeted sites.
     fn banks(&self, sites: &[SiteShape]) -> Vec<BankSpec> {
         let _ = sites;
@@ -121,6 +134,7 @@ pub struct SiteOps {
     extend_sequence: fn(&dyn Any, Tensor<3>, &Ctx) -> Tensor<3>,
     positions: fn(&dyn Any) -> usize,
     attend: fn(&dyn Any, Tensor<4>, &AttentionView<'_>, &Ctx) -> Tensor<4>,
+    surrogate: fn(&dyn Any) -> AnySite,
 }
 
 /// A site adapter of any method.
@@ -147,12 +161,16 @@ impl AnySite {
                         typed::<A>(module).extend_sequence(tokens, ctx)
                     },
                     positions: |module| typed::<A>(module).positions(),
-                    attend: |module, heads, view, ctx| {
-                        typed::<A>(module).attend(heads, view, ctx)
-                    },
+                    attend: |module, heads, view, ctx| typed::<A>(module).attend(heads, view, ctx),
+                    surrogate: |module| AnySite::new(typed::<A>(module).surrogate()),
                 }
             },
         )
+    }
+
+    /// The adapter as what it is, if it is an `A`.
+    pub fn downcast<A: SiteAdapter>(&self) -> Option<&A> {
+        self.any().downcast_ref()
     }
 }
 
@@ -184,9 +202,29 @@ impl Site {
         self.sublayer(hidden.clone(), hidden, ctx)
     }
 
-    /// What a sublayer returned, after the adapters of a [`SiteKind::Sublayer`] site.
+    /// Replaces every adapter by the one whose exact derivative its gradient is.
+    pub(crate) fn hold(&mut self) {
+        self.adapters
+            .change(|_, site| (site.ops().surrogate)(site.any()));
+    }
+
+    /// What a sublayer returned, after the adapters of a [`SiteKind::Sublayer`] site. Its input is
+    /// the residual stream that the result is added to; where a norm lies between, see
+    /// [`normed_sublayer`](Self::normed_sublayer).
     pub fn sublayer<const D: usize>(
         &self,
+        input: Tensor<D>,
+        output: Tensor<D>,
+        ctx: &Ctx,
+    ) -> Tensor<D> {
+        self.normed_sublayer(input.clone(), input, output, ctx)
+    }
+
+    /// What a sublayer returned from its normed `input`, after the adapters of a
+    /// [`SiteKind::Sublayer`] site. The result is added to `stream`.
+    pub fn normed_sublayer<const D: usize>(
+        &self,
+        stream: Tensor<D>,
         input: Tensor<D>,
         output: Tensor<D>,
         ctx: &Ctx,
@@ -197,26 +235,28 @@ impl Site {
         let dims = output.dims();
         let width = dims[D - 1];
         let flat = |x: Tensor<D>| x.reshape([-1, width as i64]);
-        let (input, output) = (flat(input), flat(output));
-        let ctx = ctx.at(&self.path);
-        let through = |sites: Vec<(&str, &AnySite)>, input: Tensor<2>, output: Tensor<2>| {
+        let (stream, input, output) = (flat(stream), flat(input), flat(output));
+        let mut ctx = ctx.at(&self.path);
+        if D > 2 {
+            ctx = ctx.with_sequence(dims[D - 2]);
+        }
+        let through = |sites: Vec<(&str, &AnySite)>, [stream, input, output]: [Tensor<2>; 3]| {
+            let ctx = ctx.without_rows();
+            let ctx = ctx.with_stream(&stream);
             sites.into_iter().fold(output, |output, (_, site)| {
-                (site.ops().wrap)(site.any(), input.clone(), output, &ctx.without_rows())
+                (site.ops().wrap)(site.any(), input.clone(), output, &ctx)
             })
         };
         let y = match ctx.rows() {
             Some(rows) => rows.dispatch(input.dims()[0], &input.device(), |name, members| {
                 let pick = |x: &Tensor<2>| x.clone().select(0, members.clone());
-                let (input, output) = (pick(&input), pick(&output));
+                let chosen = name.and_then(|name| self.adapters.acting(name));
                 through(
-                    name.and_then(|name| self.adapters.acting(name))
-                        .into_iter()
-                        .collect(),
-                    input,
-                    output,
+                    chosen.into_iter().collect(),
+                    [&stream, &input, &output].map(pick),
                 )
             }),
-            None => through(self.adapters.active(), input, output),
+            None => through(self.adapters.active(), [stream, input, output]),
         };
         y.reshape(dims)
     }
@@ -241,7 +281,9 @@ impl Site {
     /// tokens back.
     pub fn positions(&self) -> usize {
         let active = self.adapters.active().into_iter();
-        active.map(|(_, site)| (site.ops().positions)(site.any())).sum()
+        active
+            .map(|(_, site)| (site.ops().positions)(site.any()))
+            .sum()
     }
 
     /// What the heads of an attention layer return, after the adapters of a [`SiteKind::Attention`]

@@ -126,14 +126,17 @@ impl Harness {
             norm,
             sites,
         } = &self.block;
+        let ctx = &ctx.with_grid([1, x.dims()[1]]);
         let stream = fc2.forward(x.clone(), ctx);
         let first = fc1.forward(x, ctx).tanh();
         let hidden = stream.clone() + sites.attention.sublayer(stream, first, ctx);
         let normed = hidden.clone() * norm.gamma.val().unsqueeze() + norm.beta.val().unsqueeze();
         let normed = sites.norm.hidden(normed, ctx);
         let second = normed.clone().tanh();
-        self.head
-            .forward(hidden + sites.mlp.sublayer(normed, second, ctx), ctx)
+        let second = sites
+            .mlp
+            .normed_sublayer(hidden.clone(), normed, second, ctx);
+        self.head.forward(hidden + second, ctx)
     }
 }
 

@@ -59,11 +59,7 @@ impl Build for ModelShapes {
             SiteKind::KeyValue,
             key_value,
         );
-        self.push_site(
-            format!("{attention}.attended"),
-            SiteKind::Attention,
-            width,
-        );
+        self.push_site(format!("{attention}.attended"), SiteKind::Attention, width);
         self.push_site(
             format!("{block}.sites.attention"),
             SiteKind::Sublayer,
