@@ -95,5 +95,5 @@ pub use site::{
 pub use standardised::standardised;
 pub use statistics::{Calibration, Needs, Statistics};
 pub use sublayers::Sublayers;
-pub use targets::{Include, Overrides, Targets};
+pub use targets::{Include, Overrides, Targets, layer_index};
 pub use text::Text;
