@@ -15,7 +15,7 @@ pub(crate) fn drop_path(y: Tensor<2>, probability: f64, ctx: &Ctx) -> Tensor<2> 
         return y;
     };
     let tokens = y.dims()[0];
-    let length = ctx.sequence().unwrap_or(1);
+    let [_, length] = ctx.sequences().unwrap_or([tokens, 1]);
     let mut rng = key.rng();
     let kept: Vec<f64> = (0..tokens / length)
         .map(|_| f64::from(rng.random::<f64>() >= probability) / (1.0 - probability))

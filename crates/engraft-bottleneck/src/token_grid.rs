@@ -35,7 +35,7 @@ pub(crate) fn on_grid(
     convolve: impl Fn(Tensor<4>) -> Tensor<4>,
 ) -> Tensor<2> {
     let [tokens, width] = x.dims();
-    let length = ctx.sequence().unwrap_or(tokens);
+    let [_, length] = ctx.sequences().unwrap_or([1, tokens]);
     let [rows, columns] = match ctx.grid() {
         Some([rows, columns]) if rows * columns <= length => [rows, columns],
         _ => [0, 0],

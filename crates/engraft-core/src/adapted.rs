@@ -192,7 +192,8 @@ impl<M: Adaptable> Adapted<M> {
             });
         }
         self.refuse_while_merged()?;
-        let plan = Plan::new(method, &self.model.shapes(), injection)?;
+        let shapes = self.model.shapes();
+        let plan = Plan::new(method, &shapes, injection)?;
         let before = self.activity();
         // The new adapter becomes the active one: what others selected goes back to its original.
         self.disable(false);
@@ -202,7 +203,11 @@ impl<M: Adaptable> Adapted<M> {
                 name: name.to_owned(),
                 method: method.meta().id.to_owned(),
                 config: method.config().clone(),
-                injection: injection.clone(),
+                // With the targets taken by default written out: a file needs no table.
+                injection: Injection {
+                    targets: method.targets_in(&shapes, &injection.targets),
+                    ..injection.clone()
+                },
                 layers: plan
                     .layers
                     .iter()

@@ -38,8 +38,8 @@ pub struct Ctx<'a> {
     image: Option<&'a Image>,
     text: Option<&'a Text>,
     stream: Option<&'a Tensor<2>>,
-    sequence: Option<usize>,
     grid: Option<[usize; 2]>,
+    sequences: Option<[usize; 2]>,
     path: &'a str,
 }
 
@@ -54,8 +54,8 @@ impl Default for Ctx<'_> {
             image: None,
             text: None,
             stream: None,
-            sequence: None,
             grid: None,
+            sequences: None,
             path: "",
         }
     }
@@ -128,6 +128,39 @@ impl<'a> Ctx<'a> {
         self.text
     }
 
+    /// The same context at a site of so many sequences of so many tokens.
+    pub(crate) fn of_sequences(self, sequences: [usize; 2]) -> Self {
+        Self {
+            sequences: Some(sequences),
+            ..self
+        }
+    }
+
+    /// The same context in evaluation.
+    pub(crate) fn evaluated(&self) -> Self {
+        Self {
+            mode: Mode::Eval,
+            ..*self
+        }
+    }
+
+    /// The same context for a share of what is flattened here; what a model reads, its grid and the
+    /// stream belong to the whole.
+    pub(crate) fn of_share(&self, sequences: [usize; 2]) -> Self {
+        Self {
+            sequences: Some(sequences),
+            text: None,
+            grid: self.grid.filter(|[rows, columns]| rows * columns <= sequences[1]),
+            ..*self
+        }
+    }
+
+    /// At a [`Site`](crate::Site) or a linear layer, where tokens are flattened: how many sequences
+    /// they are, one after the other, and how many tokens each of them has.
+    pub fn sequences(&self) -> Option<[usize; 2]> {
+        self.sequences
+    }
+
     /// The same context inside a model whose tokens are the cells of a grid of that many rows and
     /// columns, row by row, behind any others (a class token, prompts).
     pub fn with_grid(self, grid: [usize; 2]) -> Self {
@@ -140,20 +173,6 @@ impl<'a> Ctx<'a> {
     /// In a model of images: rows and columns of the grid that the last tokens of each sequence are.
     pub fn grid(&self) -> Option<[usize; 2]> {
         self.grid
-    }
-
-    /// The same context among sequences of that many tokens each.
-    pub(crate) fn with_sequence(self, length: usize) -> Self {
-        Self {
-            sequence: Some(length),
-            ..self
-        }
-    }
-
-    /// How many tokens each sequence has; the rows that an adapter sees are whole sequences, one
-    /// after the other. `None` where the tokens belong to no sequence.
-    pub fn sequence(&self) -> Option<usize> {
-        self.sequence
     }
 
     /// The same context at a sublayer whose result is added to `stream`.

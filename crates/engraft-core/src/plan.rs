@@ -28,7 +28,7 @@ impl Plan {
     /// # Errors
     /// Targets that match nothing, or a layer that the method does not admit.
     pub fn new(method: &AnyMethod, shapes: &ModelShapes, injection: &Injection) -> Result<Self> {
-        let targets = &injection.targets;
+        let targets = &method.targets_in(shapes, &injection.targets);
         let parts = method.parts();
         let layers = if parts.graft.is_some() || parts.model.is_some() {
             target_layers(method, shapes, targets)?
@@ -40,11 +40,14 @@ impl Plan {
         } else {
             Vec::new()
         };
-        let selected: Vec<_> = parts
-            .selection
-            .iter()
-            .flat_map(|chosen| selection::selected(chosen.as_ref(), shapes))
-            .collect();
+        let selected = match &parts.selection {
+            // Beside adapters, targets are those of the adapters.
+            Some(chosen) if parts.graft.is_some() || parts.model.is_some() || parts.site.is_some() => {
+                selection::selected(method.meta().id, chosen.as_ref(), shapes, &Targets::default())?
+            }
+            Some(chosen) => selection::selected(method.meta().id, chosen.as_ref(), shapes, targets)?,
+            None => Vec::new(),
+        };
         let along: Vec<_> = trained_along(shapes, injection)?
             .into_iter()
             .filter(|param| !selected.iter().any(|chosen| chosen.path == param.path))

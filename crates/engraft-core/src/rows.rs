@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use burn::tensor::{Device, Int, Tensor};
 use engraft_tensor::ops::{RowTokens, grouped, grouped_low_rank};
 
-use crate::adapter::AnyAdapter;
 use crate::base::FrozenBase;
 use crate::ctx::Ctx;
 use crate::input::Input;
 use crate::linear::Linear;
+use crate::setup::Setup;
 
 /// Which adapter each row of a batch uses; `None` is the base model. Rows are grouped by adapter
 /// once, when this is made.
@@ -66,8 +66,8 @@ impl RowChoice {
         RowTokens(tokens / self.rows)
     }
 
-    /// Applies `apply` once per distinct choice to the positions of the tokens that made it, and
-    /// puts the results back in their places.
+    /// Applies `apply` once per distinct choice to the rows and the positions of the tokens that made
+    /// it, and puts the results back in their places.
     ///
     /// # Panics
     /// If the number of tokens is not a multiple of the number of batch rows.
@@ -75,13 +75,16 @@ impl RowChoice {
         &self,
         tokens: usize,
         device: &Device,
-        mut apply: impl FnMut(Option<&str>, Tensor<1, Int>) -> Tensor<2>,
+        mut apply: impl FnMut(Option<&str>, &[usize], Tensor<1, Int>) -> Tensor<2>,
     ) -> Tensor<2> {
         let share = self.share(tokens);
         let outputs = self
             .groups
             .iter()
-            .map(|group| apply(group.name.as_deref(), share.positions(&group.rows, device)));
+            .map(|group| {
+                let tokens = share.positions(&group.rows, device);
+                apply(group.name.as_deref(), &group.rows, tokens)
+            });
         let outputs = Tensor::cat(outputs.collect(), 0);
         let order = self.groups.iter().flat_map(|group| &group.rows);
         let mut places = vec![0; self.rows];
@@ -99,20 +102,20 @@ impl Linear {
         base: &FrozenBase,
         ctx: &Ctx,
     ) -> Tensor<2> {
-        let chosen = |name: Option<&str>| -> Vec<(&str, &AnyAdapter)> {
-            let adapter = name.and_then(|name| self.adapters.acting(name));
-            adapter.into_iter().collect()
+        let through = |name: Option<&str>, input: &Input| match name {
+            Some(name) => self.composed(&Setup::from(name), input, base, ctx),
+            None => input.through(base),
         };
         if let [all] = &rows.groups[..] {
-            return self.compose(&chosen(all.name.as_deref()), input, base, ctx);
+            return through(all.name.as_deref(), input);
         }
         let added = match input {
             Input::Tokens(x) => self.added(rows, x, base, ctx),
             Input::Indices(_) => None,
         };
         added.unwrap_or_else(|| {
-            rows.dispatch(input.tokens(), &input.device(), |name, members| {
-                self.compose(&chosen(name), &input.select(members), base, ctx)
+            rows.dispatch(input.tokens(), &input.device(), |name, _, members| {
+                through(name, &input.select(members))
             })
         })
     }

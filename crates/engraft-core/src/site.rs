@@ -4,7 +4,7 @@ use std::any::Any;
 use std::fmt;
 
 use burn::module::{Module, ModuleDisplay};
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::adapter::InitContext;
 use crate::bank::BankSpec;
@@ -14,13 +14,16 @@ use crate::erased::Erased;
 use crate::error::Result;
 use crate::method::AnyMethod;
 use crate::set::AdapterSet;
+use crate::setup::Setup;
 use crate::shape::{SiteKind, SiteShape};
+use crate::wrapped::Sublayer;
 
 /// An adapter on hidden states. Which function is called depends on the kind of site; the others
 /// stay at their default, which changes nothing.
 pub trait SiteAdapter: Module + ModuleDisplay + Sync + 'static {
     /// At a [`SiteKind::Sublayer`]: what the sublayer is taken to have returned, from its `input`
-    /// and `output`. At a [`SiteKind::Hidden`] both are the hidden state. Both are [tokens, width].
+    /// and `output`. At a [`SiteKind::Hidden`] both are the hidden state. Both are [tokens, width];
+    /// [`Ctx::sequences`] says which tokens are one sequence.
     fn wrap(&self, input: Tensor<2>, output: Tensor<2>, ctx: &Ctx) -> Tensor<2> {
         let _ = (input, ctx);
         output
@@ -31,6 +34,24 @@ pub trait SiteAdapter: Module + ModuleDisplay + Sync + 'static {
     fn surrogate(&self) -> Self {
         self.clone()
     }
+
+    /// At a [`SiteKind::Hidden`]: g and o, `[width]` each, of an adapter that is h -> g . h + o and
+    /// nothing else; see [`Adapted::fold`](crate::Adapted::fold).
+    fn diagonal(&self) -> Option<[Tensor<1>; 2]> {
+        None
+    }
+
+    /// In a [`Setup::Fuse`] at a sublayer or hidden state: what is added to `output`, from the
+    /// `changes` that the fused adapters make to it, [tokens, width] each. Methods that fuse
+    /// override it and leave [`wrap`](Self::wrap) alone.
+    fn fuse(&self, output: Tensor<2>, changes: Vec<Tensor<2>>, ctx: &Ctx) -> Tensor<2> {
+        let _ = ctx;
+        let sum = changes.into_iter().reduce(|sum, one| sum + one);
+        sum.unwrap_or_else(|| output.zeros_like())
+    }
+
+    /// Whether [`fuse`](Self::fuse) is what it is for.
+    const FUSES: bool = false;
 
     /// At a [`SiteKind::KeyValue`]: keys and values [batch, heads, tokens, head width] with
     /// trained ones prepended.
@@ -130,11 +151,14 @@ pub trait SiteGraft: Clone + fmt::Debug + Send + Sync + 'static {
 #[derive(Debug)]
 pub struct SiteOps {
     wrap: fn(&dyn Any, Tensor<2>, Tensor<2>, &Ctx) -> Tensor<2>,
+    diagonal: fn(&dyn Any) -> Option<[Tensor<1>; 2]>,
     extend_key_value: fn(&dyn Any, Tensor<4>, Tensor<4>, &Ctx) -> (Tensor<4>, Tensor<4>),
     extend_sequence: fn(&dyn Any, Tensor<3>, &Ctx) -> Tensor<3>,
     positions: fn(&dyn Any) -> usize,
     attend: fn(&dyn Any, Tensor<4>, &AttentionView<'_>, &Ctx) -> Tensor<4>,
     surrogate: fn(&dyn Any) -> AnySite,
+    fuse: fn(&dyn Any, Tensor<2>, Vec<Tensor<2>>, &Ctx) -> Tensor<2>,
+    fuses: bool,
 }
 
 /// A site adapter of any method.
@@ -154,6 +178,7 @@ impl AnySite {
             const {
                 &SiteOps {
                     wrap: |module, input, output, ctx| typed::<A>(module).wrap(input, output, ctx),
+                    diagonal: |module| typed::<A>(module).diagonal(),
                     extend_key_value: |module, keys, values, ctx| {
                         typed::<A>(module).extend_key_value(keys, values, ctx)
                     },
@@ -163,15 +188,45 @@ impl AnySite {
                     positions: |module| typed::<A>(module).positions(),
                     attend: |module, heads, view, ctx| typed::<A>(module).attend(heads, view, ctx),
                     surrogate: |module| AnySite::new(typed::<A>(module).surrogate()),
+                    fuse: |module, output, changes, ctx| {
+                        typed::<A>(module).fuse(output, changes, ctx)
+                    },
+                    fuses: A::FUSES,
                 }
             },
         )
+    }
+
+    /// See [`SiteAdapter::wrap`].
+    pub(crate) fn wrap(&self, input: Tensor<2>, output: Tensor<2>, ctx: &Ctx) -> Tensor<2> {
+        (self.ops().wrap)(self.any(), input, output, ctx)
+    }
+
+    /// See [`SiteAdapter::fuse`].
+    pub(crate) fn fuse(
+        &self,
+        output: Tensor<2>,
+        changes: Vec<Tensor<2>>,
+        ctx: &Ctx,
+    ) -> Tensor<2> {
+        (self.ops().fuse)(self.any(), output, changes, ctx)
+    }
+
+    /// See [`SiteAdapter::FUSES`].
+    pub(crate) fn fuses(&self) -> bool {
+        self.ops().fuses
     }
 
     /// The adapter as what it is, if it is an `A`.
     pub fn downcast<A: SiteAdapter>(&self) -> Option<&A> {
         self.any().downcast_ref()
     }
+}
+
+/// Batch rows as an index tensor.
+fn places(rows: &[usize], device: &Device) -> Tensor<1, Int> {
+    let places: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
+    Tensor::from_data(TensorData::new(places, [rows.len()]), device)
 }
 
 /// A named site of a model. It has no parameters of its own and adds no record keys.
@@ -235,30 +290,51 @@ impl Site {
         let dims = output.dims();
         let width = dims[D - 1];
         let flat = |x: Tensor<D>| x.reshape([-1, width as i64]);
-        let (stream, input, output) = (flat(stream), flat(input), flat(output));
-        let mut ctx = ctx.at(&self.path);
-        if D > 2 {
-            ctx = ctx.with_sequence(dims[D - 2]);
-        }
-        let through = |sites: Vec<(&str, &AnySite)>, [stream, input, output]: [Tensor<2>; 3]| {
-            let ctx = ctx.without_rows();
-            let ctx = ctx.with_stream(&stream);
-            sites.into_iter().fold(output, |output, (_, site)| {
-                (site.ops().wrap)(site.any(), input.clone(), output, &ctx)
-            })
+        let at = Sublayer {
+            stream: flat(stream),
+            input: flat(input),
+            output: flat(output),
         };
+        let batch = if D == 1 { 1 } else { dims[0] };
+        let tokens = at.output.dims()[0] / batch.max(1);
+        let ctx = ctx.at(&self.path).of_sequences([batch, tokens]);
         let y = match ctx.rows() {
-            Some(rows) => rows.dispatch(input.dims()[0], &input.device(), |name, members| {
-                let pick = |x: &Tensor<2>| x.clone().select(0, members.clone());
-                let chosen = name.and_then(|name| self.adapters.acting(name));
-                through(
-                    chosen.into_iter().collect(),
-                    [&stream, &input, &output].map(pick),
-                )
+            Some(rows) => rows.dispatch(at.tokens(), &at.output.device(), |name, rows, members| {
+                let at = at.select(&members);
+                let Some(name) = name else { return at.output };
+                let text = ctx
+                    .text()
+                    .map(|text| text.rows(places(rows, &at.output.device())));
+                let own = ctx.without_rows().of_sequences([rows.len(), tokens]);
+                let own = match &text {
+                    Some(text) => own.with_text(text),
+                    None => own,
+                };
+                self.wrapped(&Setup::from(name), at, &own)
             }),
-            None => through(self.adapters.active(), [stream, input, output]),
+            None => self.wrapped(self.adapters.setup(), at, &ctx),
         };
         y.reshape(dims)
+    }
+
+    /// g and o, `[width]` each, of the active adapters together, where each of them is a map
+    /// h -> g . h + o; otherwise the name of one that is not.
+    pub(crate) fn diagonal(&self) -> Result<Option<[Tensor<1>; 2]>, &str> {
+        let mut together: Option<[Tensor<1>; 2]> = None;
+        let active = self.adapters.active();
+        let in_order = match self.adapters.setup() {
+            Setup::Stack(_) | Setup::Adapter(_) => true,
+            _ => active.len() < 2,
+        };
+        for (name, site) in active {
+            let own = (site.ops().diagonal)(site.any());
+            let [g, o] = own.filter(|_| in_order).ok_or(name)?;
+            together = Some(match together {
+                None => [g, o],
+                Some([g_before, o_before]) => [g_before * g.clone(), o_before * g + o],
+            });
+        }
+        Ok(together)
     }
 
     /// Keys and values after the adapters of a [`SiteKind::KeyValue`] site.

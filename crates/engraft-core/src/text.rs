@@ -11,6 +11,10 @@ pub struct Text {
     pub mask: Option<Tensor<2, Int>>,
     /// Which segment each token belongs to, [batch, tokens]; `None` is segment 0 throughout.
     pub segments: Option<Tensor<2, Int>>,
+    /// 1 for the tokens of the prompt, 0 for those of the completion and for padding, [batch,
+    /// tokens]; `None` where everything that is not padding belongs to the prompt. A piece that
+    /// continues a text has zeros throughout.
+    pub prompt: Option<Tensor<2, Int>>,
 }
 
 impl Text {
@@ -20,6 +24,7 @@ impl Text {
             ids,
             mask: None,
             segments: None,
+            prompt: None,
         }
     }
 
@@ -36,6 +41,25 @@ impl Text {
         Self {
             segments: Some(segments),
             ..self
+        }
+    }
+
+    /// The same with the prompt's tokens marked: 1 for those of the prompt, 0 for all others.
+    pub fn with_prompt(self, prompt: Tensor<2, Int>) -> Self {
+        Self {
+            prompt: Some(prompt),
+            ..self
+        }
+    }
+
+    /// These sequences of the batch alone.
+    pub fn rows(&self, rows: Tensor<1, Int>) -> Self {
+        let pick = |all: &Tensor<2, Int>| all.clone().select(0, rows.clone());
+        Self {
+            ids: pick(&self.ids),
+            mask: self.mask.as_ref().map(pick),
+            segments: self.segments.as_ref().map(pick),
+            prompt: self.prompt.as_ref().map(pick),
         }
     }
 

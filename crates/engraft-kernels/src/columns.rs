@@ -2,13 +2,11 @@
 
 use crate::matmul::{Mat, Onto, matmul};
 use crate::parallel::{for_each, reduce, rows_per_partial, rows_per_task};
+use crate::product::strip_rows;
 use crate::{Real, expect_len, expect_rows};
 
 /// Work of one element, in the unit of [`rows_per_task`].
 const COST: usize = 4;
-
-/// Numbers of a strip of rows that stays in the second cache.
-const STRIP: usize = 1 << 15;
 
 /// `y[t, j] = x[t, j] gain[j] + bias[j]` over `[rows, width]`, `width = gain.len()`.
 ///
@@ -87,17 +85,19 @@ pub fn low_rank_column_norms<T: Real>(
     expect_len("b", b, rank * width);
     let task = rows_per_partial(rows, width * (rank + COST));
     let none = vec![(); rows.div_ceil(task).max(1)];
+    // Scaled once: a product with a factor would scale B again for every strip.
+    let scaled: Vec<T> = a.iter().map(|&a| a * s).collect();
     let squares = reduce(rows, task, width, none.into_iter(), |range, sums, ()| {
-        let strip = (STRIP / width).max(1);
+        let strip = strip_rows::<T>(width);
         let mut changed = vec![T::ZERO; strip.min(range.len()) * width];
         for start in range.clone().step_by(strip) {
             let count = strip.min(range.end - start);
             let changed = &mut changed[..count * width];
             changed.copy_from_slice(&w[start * width..(start + count) * width]);
             if rank > 0 {
-                let a = Mat::new(&a[start * rank..(start + count) * rank], count, rank);
-                let b = Mat::new(b, rank, width);
-                matmul((&mut *changed, width), Onto::Present, a, b, s);
+                let a = &scaled[start * rank..(start + count) * rank];
+                let (a, b) = (Mat::new(a, count, rank), Mat::new(b, rank, width));
+                matmul((&mut *changed, width), Onto::Present, a, b, T::ONE);
             }
             add_squares(changed, sums);
         }

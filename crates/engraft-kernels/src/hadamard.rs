@@ -2,6 +2,7 @@
 
 use crate::matmul::{Mat, Onto, matmul};
 use crate::parallel::{chunks_mut, for_each, reduce, rows_per_partial, rows_per_task};
+use crate::product::strip_rows;
 use crate::{Real, expect_len};
 
 /// `W . (1 + A B)` with `A` of `[rows, rank]` and `B` of `[rank, columns]`, the weight of HiRA
@@ -15,9 +16,6 @@ pub struct Modulation<'a, T> {
     /// `rows`, `rank`, `columns`.
     pub shape: [usize; 3],
 }
-
-/// Numbers of a strip of rows that stays in the second cache.
-const STRIP: usize = 1 << 15;
 
 impl<T: Real> Modulation<'_, T> {
     /// `out = W . (1 + A B)`: `rows columns (rank + 1)` multiply-adds, one pass over `W`.
@@ -34,7 +32,7 @@ impl<T: Real> Modulation<'_, T> {
         if w.is_empty() {
             return;
         }
-        let strip = rows_per_task(rows, columns * (rank + 4)).min((STRIP / columns).max(1));
+        let strip = rows_per_task(rows, columns * (rank + 4)).min(strip_rows::<T>(columns));
         let strips = w
             .chunks(strip * columns)
             .zip(out.chunks_mut(strip * columns));
@@ -65,7 +63,11 @@ impl<T: Real> Modulation<'_, T> {
             return (ga, vec![T::ZERO; b_len]);
         }
         let task = rows_per_partial(rows, columns * (2 * rank + 4));
-        let strip = (STRIP / columns).max(1);
+        let strip = strip_rows::<T>(columns);
+        // Turned once, not for every strip.
+        let turned: Vec<T> = (0..b_len)
+            .map(|at| self.b[at % rank * columns + at / rank])
+            .collect();
         let outputs = chunks_mut(&mut ga, task * rank);
         let gb = reduce(rows, task, b_len, outputs, |range, gb, ga| {
             let mut h = vec![T::ZERO; strip.min(range.len()) * columns];
@@ -75,7 +77,8 @@ impl<T: Real> Modulation<'_, T> {
                 let h = &mut h[..count * columns];
                 multiply(&w[span.clone()], &g[span], h);
                 let h = Mat::new(&*h, count, columns);
-                matmul((ga, rank), Onto::Nothing, h, self.b().t(), T::ONE);
+                let b = Mat::new(&turned, columns, rank);
+                matmul((ga, rank), Onto::Nothing, h, b, T::ONE);
                 matmul(
                     (&mut *gb, columns),
                     Onto::Present,

@@ -35,6 +35,16 @@ pub(crate) fn tile_rows<T>() -> usize {
     }
 }
 
+/// Numbers of a strip of rows that stays in the second cache.
+const STRIP: usize = 1 << 15;
+
+/// Rows of a strip of this width: whole tiles, so that none of its rows goes alone.
+pub(crate) fn strip_rows<T>(columns: usize) -> usize {
+    (STRIP / columns.max(1))
+        .max(1)
+        .next_multiple_of(tile_rows::<T>())
+}
+
 /// `c[i, j] += sum_p a[i, p] b[p, j]`, with rows of `b` and `c` at the given distances.
 ///
 /// Each sum runs in the order of `p` from the value in `c`: the tiling does not change a bit.

@@ -10,18 +10,20 @@ const CLASSES: usize = 3;
 
 /// One block with residual sums around two sublayers, and a head:
 ///
-/// u = fc2(x), h = u + attention(u, tanh(fc1(x))), n = norm(gamma . h + beta),
-/// y = head(h + mlp(n, tanh(n))),
+/// e = embedding(x), u = fc2(e), h = u + attention(u, tanh(fc1(e))), n = norm(gamma . h + beta),
+/// y = head(output(h + mlp(n, tanh(n)))),
 ///
-/// where `attention` and `mlp` are sublayer sites and `norm` is a hidden site. Both layers have
-/// the shape under test, so that a configuration fits both and banks are really shared; every
-/// function is smooth, so that central differences converge; no width degenerates at 1.
+/// where `attention` and `mlp` are sublayer sites, `embedding`, `norm` and `output` hidden sites.
+/// Both layers have the shape under test, so that a configuration fits both and banks are really
+/// shared; every function is smooth, so that central differences converge; no width degenerates at 1.
 ///
 /// # Shapes
 /// - x: [batch, tokens, d_in]
 /// - y: [batch, tokens, 3]
 #[derive(Module, Debug)]
 pub struct Harness {
+    /// The embedded tokens.
+    pub embedding: Site,
     /// The block.
     pub block: Block,
     /// The task head.
@@ -59,6 +61,8 @@ pub struct Sites {
     pub mlp: Site,
     /// After the norm.
     pub norm: Site,
+    /// After the block.
+    pub output: Site,
 }
 
 impl Harness {
@@ -113,6 +117,7 @@ impl Harness {
             sites: Sites::default(),
         };
         Self {
+            embedding: Site::default(),
             block,
             head: linear("head", d_out, CLASSES, true),
         }
@@ -127,6 +132,7 @@ impl Harness {
             sites,
         } = &self.block;
         let ctx = &ctx.with_grid([1, x.dims()[1]]);
+        let x = self.embedding.hidden(x, ctx);
         let stream = fc2.forward(x.clone(), ctx);
         let first = fc1.forward(x, ctx).tanh();
         let hidden = stream.clone() + sites.attention.sublayer(stream, first, ctx);
@@ -136,7 +142,8 @@ impl Harness {
         let second = sites
             .mlp
             .normed_sublayer(hidden.clone(), normed, second, ctx);
-        self.head.forward(hidden + second, ctx)
+        self.head
+            .forward(sites.output.hidden(hidden + second, ctx), ctx)
     }
 }
 
@@ -155,6 +162,7 @@ impl Adaptable for Harness {
         let Block { fc1, fc2, .. } = &self.block;
         let [d_in, d_out] = fc1.weight.dims();
         let mut shapes = ModelShapes::default();
+        shapes.push_site("embedding", SiteKind::Hidden, d_in);
         shapes.push_linear("block.fc1", d_in, d_out, fc1.bias.is_some(), Part::Body);
         shapes.push_linear("block.fc2", d_in, d_out, fc2.bias.is_some(), Part::Body);
         shapes.push_param("block.norm.gamma", d_out, Part::Norm, false);
@@ -162,6 +170,7 @@ impl Adaptable for Harness {
         shapes.push_site("block.sites.attention", SiteKind::Sublayer, d_out);
         shapes.push_site("block.sites.norm", SiteKind::Hidden, d_out);
         shapes.push_site("block.sites.mlp", SiteKind::Sublayer, d_out);
+        shapes.push_site("block.sites.output", SiteKind::Hidden, d_out);
         shapes.push_linear("head", d_out, CLASSES, true, Part::Head);
         shapes
     }
@@ -170,12 +179,14 @@ impl Adaptable for Harness {
         let Block {
             fc1, fc2, sites, ..
         } = &mut self.block;
+        slots.site("embedding", &mut self.embedding);
         slots.within("block", |slots| {
             slots.linear("fc1", fc1).linear("fc2", fc2);
             slots.within("sites", |slots| {
                 slots.site("attention", &mut sites.attention);
                 slots.site("norm", &mut sites.norm);
                 slots.site("mlp", &mut sites.mlp);
+                slots.site("output", &mut sites.output);
             });
         });
         slots.linear("head", &mut self.head);

@@ -109,7 +109,9 @@ pub(super) fn from_value(config: &Value) -> Result<ModelShapes> {
             suggestion(&common.model_type, known())
         )));
     };
-    read(config, &common.task())
+    let mut shapes = read(config, &common.task())?;
+    shapes.architecture = Some(common.model_type);
+    Ok(shapes)
 }
 
 /// The keys that a family needs; others are ignored, because a config.json holds many.

@@ -3,7 +3,7 @@
 //!
 //! Paths are those of `transformers`. Layers are the linear layers of the blocks (and projections
 //! beside them); embeddings count as parameters only. Every norm has a hidden site
-//! `<norm>.output`, every block the sites `<block>.sites.{sequence, attention, mlp}`, every
+//! `<norm>.output`, every block the sites `<block>.sites.{sequence, attention, mlp, output}`, every
 //! self-attention a site `<attention>.key_value` as wide as its keys.
 
 mod bert;

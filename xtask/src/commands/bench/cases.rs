@@ -31,7 +31,11 @@ impl Case {
 
     /// Whether PEFT has it too.
     pub fn is_shared(&self) -> bool {
-        let starts_here = || self.what.iter().any(|word| OWN_INITS.contains(&word.as_str()));
+        let starts_here = || {
+            self.what
+                .iter()
+                .any(|word| OWN_INITS.contains(&word.as_str()))
+        };
         self.kind != LIMIT && !starts_here()
     }
 
