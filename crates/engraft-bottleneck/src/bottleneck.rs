@@ -58,18 +58,19 @@ impl BottleneckShape {
     /// A bottleneck for hidden states of width `d` that returns zero: U and the offsets are zero, D
     /// is U(-1/sqrt(d), 1/sqrt(d)), the norm's gain one.
     pub fn init(&self, d: usize, ctx: &InitContext) -> Bottleneck {
+        self.init_from(d, [Init::KaimingUniform { fan_in: d }, Init::ZEROS], ctx)
+    }
+
+    /// The same with other starting values of D and U.
+    pub fn init_from(&self, d: usize, [down, up]: [Init; 2], ctx: &InitContext) -> Bottleneck {
         let m = self.width(d);
         let vector = |init: Init, width, role| Param::from_tensor(ctx.tensor(init, [width], role));
         Bottleneck {
             norm_gain: self.layer_norm.then(|| vector(Init::ONES, d, "norm_gain")),
             norm_bias: self.layer_norm.then(|| vector(Init::ZEROS, d, "norm_bias")),
-            down: Param::from_tensor(ctx.tensor(
-                Init::KaimingUniform { fan_in: d },
-                [d, m],
-                "down",
-            )),
+            down: Param::from_tensor(ctx.tensor(down, [d, m], "down")),
             down_bias: self.bias.then(|| vector(Init::ZEROS, m, "down_bias")),
-            up: Param::from_tensor(ctx.tensor(Init::ZEROS, [m, d], "up")),
+            up: Param::from_tensor(ctx.tensor(up, [m, d], "up")),
             up_bias: self.bias.then(|| vector(Init::ZEROS, d, "up_bias")),
             activation: self.activation,
             scale: self.scale,
@@ -123,7 +124,8 @@ impl Bottleneck {
     }
 }
 
-fn offset(y: Tensor<2>, bias: &Option<Param<Tensor<1>>>) -> Tensor<2> {
+/// y + b, where there is a b.
+pub(crate) fn offset(y: Tensor<2>, bias: &Option<Param<Tensor<1>>>) -> Tensor<2> {
     match bias {
         Some(bias) => y + bias.val().unsqueeze(),
         None => y,

@@ -18,7 +18,8 @@ impl<M: Adaptable> Adapted<M> {
     /// of the layers that `injection` targets, for [`attach_calibrated`](Self::attach_calibrated).
     /// `loss` is the scalar loss of a batch, through the model's own [`ctx`](Self::ctx); it is
     /// differentiated only if the method needs gradients. A method that needs nothing costs
-    /// nothing.
+    /// nothing. Where an initialiser at sites wants the gradients of the adapter's own parameters
+    /// ([`SiteGraft::probe`](crate::SiteGraft::probe)), the probe is active while the batches run.
     ///
     /// # Errors
     /// Targets that match nothing, a layer that the method does not admit, no batch, a layer that
@@ -37,6 +38,9 @@ impl<M: Adaptable> Adapted<M> {
             .fold(Needs::default(), |needs, (_, method)| {
                 needs.and(method.needs())
             });
+        if let Some(probe) = method.probe() {
+            return self.probe(&probe, injection, batches, &mut loss);
+        }
         if !needs.any() {
             return Ok(Calibration::default());
         }

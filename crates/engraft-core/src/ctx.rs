@@ -39,6 +39,8 @@ pub struct Ctx<'a> {
     text: Option<&'a Text>,
     /// The batch rows of the tokens at hand, where rows have different adapters.
     members: Option<&'a [usize]>,
+    stream: Option<&'a Tensor<2>>,
+    grid: Option<[usize; 2]>,
     sequences: Option<[usize; 2]>,
     path: &'a str,
 }
@@ -54,6 +56,8 @@ impl Default for Ctx<'_> {
             image: None,
             text: None,
             members: None,
+            stream: None,
+            grid: None,
             sequences: None,
             path: "",
         }
@@ -156,10 +160,62 @@ impl<'a> Ctx<'a> {
         }
     }
 
-    /// At a [`Site`](crate::Site) where tokens are flattened: how many sequences they are, one after the other,
-    /// and how many tokens each of them has.
+    /// The same context in evaluation.
+    pub(crate) fn evaluated(&self) -> Self {
+        Self {
+            mode: Mode::Eval,
+            ..*self
+        }
+    }
+
+    /// The same context for a share of what is flattened here; what a model reads, its grid and the
+    /// stream belong to the whole.
+    pub(crate) fn of_share(&self, sequences: [usize; 2]) -> Self {
+        Self {
+            sequences: Some(sequences),
+            text: None,
+            grid: self
+                .grid
+                .filter(|[rows, columns]| rows * columns <= sequences[1]),
+            ..*self
+        }
+    }
+
+    /// At a [`Site`](crate::Site) or a linear layer, where tokens are flattened: how many sequences
+    /// they are, one after the other, and how many tokens each of them has.
     pub fn sequences(&self) -> Option<[usize; 2]> {
         self.sequences
+    }
+
+    /// The same context inside a model whose tokens are the cells of a grid of that many rows and
+    /// columns, row by row, behind any others (a class token, prompts).
+    pub fn with_grid(self, grid: [usize; 2]) -> Self {
+        Self {
+            grid: Some(grid),
+            ..self
+        }
+    }
+
+    /// In a model of images: rows and columns of the grid that the last tokens of each sequence are.
+    pub fn grid(&self) -> Option<[usize; 2]> {
+        self.grid
+    }
+
+    /// The same context at a sublayer whose result is added to `stream`.
+    pub(crate) fn with_stream<'b>(&self, stream: &'b Tensor<2>) -> Ctx<'b>
+    where
+        'a: 'b,
+    {
+        Ctx {
+            stream: Some(stream),
+            ..*self
+        }
+    }
+
+    /// At a [`SiteKind::Sublayer`](crate::SiteKind::Sublayer): the residual stream that the
+    /// sublayer's result is added to, [tokens, width].
+    pub fn stream(&self) -> Option<&'a Tensor<2>> {
+        self.stream
     }
 
     /// The same context, seen by the slot, site or other part of a model at `path`: what is random

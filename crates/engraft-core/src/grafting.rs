@@ -65,7 +65,8 @@ impl Graftage<'_> {
             return Ok(());
         };
         let ctx = InitContext::new(self.seed, path, self.name, self.reference, self.bank)
-            .with_embeddings(self.embeddings);
+            .with_embeddings(self.embeddings)
+            .with_calibration(self.calibration);
         site.attach(path, self.name, part.init(shape, &ctx)?)
     }
 }
@@ -198,6 +199,11 @@ impl<M: Adaptable> Adapted<M> {
             if needs.any() {
                 let statistics = Statistics::placeholder(needs, &base.weight);
                 calibration.insert(&layer.path, statistics);
+            }
+        }
+        if method.probe().is_some() {
+            for site in &plan.sites {
+                calibration.insert(&site.path, Statistics::default());
             }
         }
         Ok(calibration)

@@ -24,6 +24,7 @@ mod bank;
 mod base;
 mod beside;
 mod calibrate;
+mod composed;
 mod conv2d;
 mod counts;
 mod ctx;
@@ -48,12 +49,15 @@ mod model_graft;
 mod named;
 pub mod params;
 mod plan;
+mod probe;
 mod reparameterize;
 mod rows;
 mod scaling;
 mod selection;
 mod set;
+mod setup;
 mod shape;
+mod share;
 mod site;
 mod standardised;
 mod statistics;
@@ -63,6 +67,7 @@ mod targets;
 mod text;
 mod token_rows;
 mod transparent;
+mod wrapped;
 
 pub use activation::Activation;
 pub use adaptable::{Adaptable, Slot, Slots};
@@ -93,6 +98,7 @@ pub use rows::RowChoice;
 pub use scaling::{Scaling, admit_rank, positive_rank};
 pub use selection::Selection;
 pub use set::{AdapterSet, Composition, Switch};
+pub use setup::{Average, Fuse, Piece, Setup};
 pub use shape::{Fold, LayerKind, LayerShape, ModelShapes, ParamShape, Part, SiteKind, SiteShape};
 pub use site::{
     AnySite, AttentionView, ProjectHeads, ProjectKeysAndValues, Site, SiteAdapter, SiteGraft,
@@ -101,6 +107,6 @@ pub use site::{
 pub use standardised::standardised;
 pub use statistics::{Calibration, Needs, Statistics};
 pub use sublayers::Sublayers;
-pub use targets::{Include, Overrides, Targets};
+pub use targets::{Include, Overrides, Targets, layer_index};
 pub use text::Text;
 pub use token_rows::TokenRows;

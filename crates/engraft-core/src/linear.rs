@@ -10,7 +10,7 @@ use crate::ctx::Ctx;
 use crate::error::{Error, Result};
 use crate::input::Input;
 use crate::named::Named;
-use crate::set::{AdapterSet, Composition};
+use crate::set::AdapterSet;
 
 /// y = x W + b with the record keys of Burn's `Linear`, plus a set of adapters.
 ///
@@ -74,7 +74,9 @@ impl Linear {
         let mut dims = x.dims();
         let d_in = dims[D - 1];
         let tokens: usize = dims[..D - 1].iter().product();
-        let y = self.forward_tokens(x.reshape([tokens, d_in]), ctx);
+        let batch = if D > 2 { dims[0] } else { tokens };
+        let ctx = ctx.of_sequences([batch, tokens / batch.max(1)]);
+        let y = self.forward_tokens(x.reshape([tokens, d_in]), &ctx);
         dims[D - 1] = y.dims()[1];
         y.reshape(dims)
     }
@@ -109,7 +111,7 @@ impl Linear {
         let ctx = ctx.at(&self.path);
         match ctx.rows() {
             Some(rows) => self.mixed(rows, &input, base, &ctx.without_rows()),
-            None => self.compose(&self.adapters.active(), &input, base, &ctx),
+            None => self.composed(self.adapters.setup(), &input, base, &ctx),
         }
     }
 
@@ -118,46 +120,8 @@ impl Linear {
         !self.adapters.is_empty() && self.unmerged.is_none()
     }
 
-    /// The chosen adapters together, activation form.
-    pub(crate) fn compose(
-        &self,
-        chosen: &[(&str, &AnyAdapter)],
-        input: &Input,
-        base: &FrozenBase,
-        ctx: &Ctx,
-    ) -> Tensor<2> {
-        match (chosen, self.adapters.composition()) {
-            ([], _) => input.through(base),
-            ([(name, one)], _) => input.adapted(one, self.base_of(name, base), ctx),
-            (many, Composition::Sum) => {
-                let y = input.through(base);
-                many.iter().fold(y.clone(), |sum, (name, one)| {
-                    sum + input.adapted(one, self.base_of(name, base), ctx) - y.clone()
-                })
-            }
-            ([below @ .., (name, last)], Composition::Stack) => {
-                let layer = self
-                    .stack(below, base, ctx)
-                    .unwrap_or_else(|error| panic!("stacked adapters need weight forms: {error}"));
-                input.adapted(last, self.base_of(name, &layer), ctx)
-            }
-        }
-    }
-
-    /// Each adapter on the layer that the one before it made, weight form.
-    fn stack(
-        &self,
-        chosen: &[(&str, &AnyAdapter)],
-        base: &FrozenBase,
-        ctx: &Ctx,
-    ) -> Result<FrozenBase> {
-        chosen.iter().try_fold(base.clone(), |layer, (name, one)| {
-            one.effective(self.base_of(name, &layer), ctx)
-        })
-    }
-
     /// The base that the adapter `name` acts on: its own, or the given one.
-    fn base_of<'a>(&'a self, name: &str, base: &'a FrozenBase) -> &'a FrozenBase {
+    pub(crate) fn base_of<'a>(&'a self, name: &str, base: &'a FrozenBase) -> &'a FrozenBase {
         self.rebased.get(name).unwrap_or(base)
     }
 
@@ -171,20 +135,7 @@ impl Linear {
     /// # Errors
     /// If one of them has no weight form.
     pub fn effective(&self, ctx: &Ctx) -> Result<FrozenBase> {
-        let base = self.base();
-        let ctx = ctx.at(&self.path);
-        let active = self.adapters.active();
-        match (&active[..], self.adapters.composition()) {
-            // One adapter alone is exact: nothing is added and subtracted again.
-            ([_], _) | (_, Composition::Stack) => self.stack(&active, &base, &ctx),
-            (many, Composition::Sum) => many.iter().try_fold(base.clone(), |sum, (name, one)| {
-                Ok(add_change(
-                    sum,
-                    one.effective(self.base_of(name, &base), &ctx)?,
-                    &base,
-                ))
-            }),
-        }
+        self.layer_of(self.adapters.setup(), &self.base(), &ctx.at(&self.path))
     }
 
     /// The weight form of the adapter called `name`, active or not.
@@ -333,17 +284,4 @@ impl Linear {
 fn replace<const D: usize>(param: Param<Tensor<D>>, value: Tensor<D>) -> Param<Tensor<D>> {
     let trained = param.val().is_require_grad();
     param.map(|_| value.detach().set_require_grad(trained))
-}
-
-/// sum + (one - base), weight and bias.
-fn add_change(sum: FrozenBase, one: FrozenBase, base: &FrozenBase) -> FrozenBase {
-    let bias = match (sum.bias, one.bias, &base.bias) {
-        (Some(sum), Some(one), Some(base)) => Some(sum + one - base.clone()),
-        (Some(sum), Some(one), None) => Some(sum + one),
-        (sum, one, _) => sum.or(one),
-    };
-    FrozenBase {
-        weight: sum.weight + one.weight - base.weight.clone(),
-        bias,
-    }
 }

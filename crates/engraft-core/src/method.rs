@@ -137,6 +137,8 @@ pub trait DynSiteGraft: fmt::Debug + Send + Sync {
     fn admits(&self, site: &SiteShape) -> Result<(), String>;
     /// See [`SiteGraft::count`].
     fn count(&self, site: &SiteShape) -> Counts;
+    /// See [`SiteGraft::probe`].
+    fn probe(&self) -> Option<AnyMethod>;
     /// See [`SiteGraft::banks`].
     fn banks(&self, sites: &[SiteShape]) -> Vec<BankSpec>;
     /// See [`SiteGraft::init`].
@@ -168,6 +170,9 @@ impl<S: SiteGraft> DynSiteGraft for S {
     }
     fn count(&self, site: &SiteShape) -> Counts {
         SiteGraft::count(self, site)
+    }
+    fn probe(&self) -> Option<AnyMethod> {
+        SiteGraft::probe(self)
     }
     fn banks(&self, sites: &[SiteShape]) -> Vec<BankSpec> {
         SiteGraft::banks(self, sites)
@@ -324,6 +329,11 @@ impl AnyMethod {
         let graft = self.parts.graft.as_ref().map(|graft| graft.needs());
         let model = self.parts.model.as_ref().map(|model| model.needs());
         graft.unwrap_or_default().and(model.unwrap_or_default())
+    }
+
+    /// The method whose gradients its initialiser at sites wants to know; see [`SiteGraft::probe`].
+    pub fn probe(&self) -> Option<AnyMethod> {
+        self.parts.site.as_ref().and_then(|site| site.probe())
     }
 
     /// The method with a layer's own configuration keys.

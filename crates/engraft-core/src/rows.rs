@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use burn::tensor::{Device, Int, Tensor};
 use engraft_tensor::ops::{RowTokens, grouped, grouped_low_rank};
 
-use crate::adapter::AnyAdapter;
 use crate::base::FrozenBase;
 use crate::ctx::Ctx;
 use crate::input::Input;
 use crate::linear::Linear;
+use crate::setup::Setup;
 
 /// Which adapter each row of a batch uses; `None` is the base model. Rows are grouped by adapter
 /// once, when this is made.
@@ -140,12 +140,12 @@ impl Linear {
         base: &FrozenBase,
         ctx: &Ctx,
     ) -> Tensor<2> {
-        let chosen = |name: Option<&str>| -> Vec<(&str, &AnyAdapter)> {
-            let adapter = name.and_then(|name| self.adapters.acting(name));
-            adapter.into_iter().collect()
+        let through = |name: Option<&str>, input: &Input, ctx: &Ctx| match name {
+            Some(name) => self.composed(&Setup::from(name), input, base, ctx),
+            None => input.through(base),
         };
         if let [all] = &rows.groups[..] {
-            return self.compose(&chosen(all.name.as_deref()), input, base, ctx);
+            return through(all.name.as_deref(), input, ctx);
         }
         let added = match input {
             Input::Tokens(x) => self.added(rows, x, base, ctx),
@@ -153,9 +153,8 @@ impl Linear {
         };
         added.unwrap_or_else(|| {
             rows.dispatch(input.tokens(), &input.device(), |group, members| {
-                let chosen = chosen(group.name.as_deref());
                 let ctx = ctx.of_members(&group.rows);
-                self.compose(&chosen, &input.select(members), base, &ctx)
+                through(group.name.as_deref(), &input.select(members), &ctx)
             })
         })
     }

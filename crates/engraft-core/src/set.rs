@@ -1,5 +1,7 @@
 //! The adapters of one slot or site: several by name, some of them active.
 
+use std::sync::Arc;
+
 use burn::module::Module;
 use burn::module::ModuleDisplay;
 use engraft_tensor::suggestion;
@@ -7,8 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::named::Named;
+use crate::setup::Setup;
 
-/// How several active adapters act together.
+/// How several active adapters act together; [`Setup`] has more ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Composition {
@@ -20,14 +23,21 @@ pub enum Composition {
 }
 
 /// Which of a set's adapters act.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Switch {
-    /// Active names, in order.
-    pub active: Vec<String>,
+    /// Which act, and how they act together.
+    pub setup: Arc<Setup>,
     /// Whether all are off.
     pub disabled: bool,
-    /// How the active ones act together.
-    pub composition: Composition,
+}
+
+impl Default for Switch {
+    fn default() -> Self {
+        Self {
+            setup: Arc::new(Setup::Sum(Vec::new())),
+            disabled: false,
+        }
+    }
 }
 
 /// Named adapters of one slot, and which of them are active.
@@ -59,25 +69,19 @@ impl<T> AdapterSet<T> {
             });
         }
         self.named.push(name, adapter);
-        self.switch.active = vec![name.to_owned()];
+        self.switch.setup = Arc::new(Setup::from(name));
         Ok(())
     }
 
     /// Takes an adapter out.
     pub fn remove(&mut self, name: &str) -> Option<T> {
-        self.switch.active.retain(|active| active != name);
         self.named.remove(name)
     }
 
-    /// Makes exactly `names` active. Names that this slot lacks are skipped, because a model's
-    /// adapters may target different layers.
-    pub fn activate(&mut self, names: &[String], composition: Composition) {
-        self.switch.active = names
-            .iter()
-            .filter(|name| self.named.get(name).is_some())
-            .cloned()
-            .collect();
-        self.switch.composition = composition;
+    /// Makes exactly the adapters of `setup` active. Names that this slot lacks change nothing here,
+    /// because a model's adapters may target different layers.
+    pub fn activate(&mut self, setup: Arc<Setup>) {
+        self.switch.setup = setup;
     }
 
     /// Turns all adapters off, or on again.
@@ -87,11 +91,20 @@ impl<T> AdapterSet<T> {
 
     /// The adapters that act now, with their names, in order.
     pub fn active(&self) -> Vec<(&str, &T)> {
-        self.switch
-            .active
-            .iter()
-            .filter_map(|name| self.acting(name))
-            .collect()
+        let names = self.switch.setup.names().into_iter();
+        names.filter_map(|name| self.acting(name)).collect()
+    }
+
+    /// Whether an adapter of this composition is attached here.
+    pub(crate) fn holds(&self, setup: &Setup) -> bool {
+        let names = setup.names();
+        names.into_iter().any(|name| self.named.get(name).is_some())
+    }
+
+    /// Whether an adapter of this part of the composition acts here.
+    pub(crate) fn acts(&self, setup: &Setup) -> bool {
+        let names = setup.names();
+        names.into_iter().any(|name| self.acting(name).is_some())
     }
 
     /// The adapter called `name`, if there is one and the set is not disabled.
@@ -103,9 +116,9 @@ impl<T> AdapterSet<T> {
         }
     }
 
-    /// How the active ones act together.
-    pub fn composition(&self) -> Composition {
-        self.switch.composition
+    /// Which act, and how they act together.
+    pub fn setup(&self) -> &Setup {
+        &self.switch.setup
     }
 
     /// The adapter called `name`.
@@ -271,12 +284,10 @@ mod tests {
     #[test]
     fn activation_keeps_the_order_given_and_skips_what_the_slot_lacks() {
         let mut set = set();
-        set.activate(
-            &["german".to_owned(), "latin".to_owned(), "french".to_owned()],
-            Composition::Stack,
-        );
+        let names = ["german", "latin", "french"].map(str::to_owned);
+        set.activate(Arc::new(Setup::of_names(&names, Composition::Stack)));
         assert_eq!(active(&set), [2, 1]);
-        assert_eq!(set.composition(), Composition::Stack);
+        assert!(set.acts(&Setup::from("french")) && !set.acts(&Setup::from("latin")));
         set.remove("german");
         assert_eq!(active(&set), [1]);
     }

@@ -12,8 +12,11 @@ use crate::counts::Counts;
 use crate::ctx::Ctx;
 use crate::erased::Erased;
 use crate::error::Result;
+use crate::method::AnyMethod;
 use crate::set::AdapterSet;
+use crate::setup::Setup;
 use crate::shape::{SiteKind, SiteShape};
+use crate::wrapped::Sublayer;
 
 /// An adapter on hidden states. Which function is called depends on the kind of site; the others
 /// stay at their default, which changes nothing.
@@ -26,11 +29,29 @@ pub trait SiteAdapter: Module + ModuleDisplay + Sync + 'static {
         output
     }
 
+    /// The adapter whose exact derivative this one's gradient is, where the gradient is declared a
+    /// surrogate; see [`Adapter::surrogate`](crate::Adapter::surrogate).
+    fn surrogate(&self) -> Self {
+        self.clone()
+    }
+
     /// At a [`SiteKind::Hidden`]: g and o, `[width]` each, of an adapter that is h -> g . h + o and
     /// nothing else; see [`Adapted::fold`](crate::Adapted::fold).
     fn diagonal(&self) -> Option<[Tensor<1>; 2]> {
         None
     }
+
+    /// In a [`Setup::Fuse`] at a sublayer or hidden state: what is added to `output`, from the
+    /// `changes` that the fused adapters make to it, [tokens, width] each. Methods that fuse
+    /// override it and leave [`wrap`](Self::wrap) alone.
+    fn fuse(&self, output: Tensor<2>, changes: Vec<Tensor<2>>, ctx: &Ctx) -> Tensor<2> {
+        let _ = ctx;
+        let sum = changes.into_iter().reduce(|sum, one| sum + one);
+        sum.unwrap_or_else(|| output.zeros_like())
+    }
+
+    /// Whether [`fuse`](Self::fuse) is what it is for.
+    const FUSES: bool = false;
 
     /// At a [`SiteKind::KeyValue`]: keys and values [batch, heads, tokens, head width] with
     /// trained ones prepended.
@@ -62,12 +83,6 @@ pub trait SiteAdapter: Module + ModuleDisplay + Sync + 'static {
     fn attend(&self, output: Tensor<3>, view: &AttentionView<'_>, ctx: &Ctx) -> Tensor<3> {
         let _ = (view, ctx);
         output
-    }
-
-    /// The adapter whose exact derivative this one's gradient is, where the gradient is declared a
-    /// surrogate.
-    fn surrogate(&self) -> Self {
-        self.clone()
     }
 }
 
@@ -125,6 +140,12 @@ pub trait SiteGraft: Clone + fmt::Debug + Send + Sync + 'static {
     /// Parameters at one site, from its shape.
     fn count(&self, site: &SiteShape) -> Counts;
 
+    /// A method of the same parameters whose gradients this one's initialiser wants to know: it
+    /// finds them in [`Statistics::own`](crate::Statistics::own).
+    fn probe(&self) -> Option<AnyMethod> {
+        None
+    }
+
     /// Shared state for all targeted sites.
     fn banks(&self, sites: &[SiteShape]) -> Vec<BankSpec> {
         let _ = sites;
@@ -148,6 +169,8 @@ pub struct SiteOps {
     positions: fn(&dyn Any) -> usize,
     attend: fn(&dyn Any, Tensor<3>, &AttentionView<'_>, &Ctx) -> Tensor<3>,
     surrogate: fn(&dyn Any) -> AnySite,
+    fuse: fn(&dyn Any, Tensor<2>, Vec<Tensor<2>>, &Ctx) -> Tensor<2>,
+    fuses: bool,
 }
 
 /// A site adapter of any method.
@@ -179,9 +202,33 @@ impl AnySite {
                         typed::<A>(module).attend(output, view, ctx)
                     },
                     surrogate: |module| AnySite::new(typed::<A>(module).surrogate()),
+                    fuse: |module, output, changes, ctx| {
+                        typed::<A>(module).fuse(output, changes, ctx)
+                    },
+                    fuses: A::FUSES,
                 }
             },
         )
+    }
+
+    /// See [`SiteAdapter::wrap`].
+    pub(crate) fn wrap(&self, input: Tensor<2>, output: Tensor<2>, ctx: &Ctx) -> Tensor<2> {
+        (self.ops().wrap)(self.any(), input, output, ctx)
+    }
+
+    /// See [`SiteAdapter::fuse`].
+    pub(crate) fn fuse(&self, output: Tensor<2>, changes: Vec<Tensor<2>>, ctx: &Ctx) -> Tensor<2> {
+        (self.ops().fuse)(self.any(), output, changes, ctx)
+    }
+
+    /// See [`SiteAdapter::FUSES`].
+    pub(crate) fn fuses(&self) -> bool {
+        self.ops().fuses
+    }
+
+    /// The adapter as what it is, if it is an `A`.
+    pub fn downcast<A: SiteAdapter>(&self) -> Option<&A> {
+        self.any().downcast_ref()
     }
 }
 
@@ -213,9 +260,29 @@ impl Site {
         self.sublayer(hidden.clone(), hidden, ctx)
     }
 
-    /// What a sublayer returned, after the adapters of a [`SiteKind::Sublayer`] site.
+    /// Replaces every adapter by the one whose exact derivative its gradient is.
+    pub(crate) fn hold(&mut self) {
+        self.adapters
+            .change(|_, site| (site.ops().surrogate)(site.any()));
+    }
+
+    /// What a sublayer returned, after the adapters of a [`SiteKind::Sublayer`] site. Its input is
+    /// the residual stream that the result is added to; where a norm lies between, see
+    /// [`normed_sublayer`](Self::normed_sublayer).
     pub fn sublayer<const D: usize>(
         &self,
+        input: Tensor<D>,
+        output: Tensor<D>,
+        ctx: &Ctx,
+    ) -> Tensor<D> {
+        self.normed_sublayer(input.clone(), input, output, ctx)
+    }
+
+    /// What a sublayer returned from its normed `input`, after the adapters of a
+    /// [`SiteKind::Sublayer`] site. The result is added to `stream`.
+    pub fn normed_sublayer<const D: usize>(
+        &self,
+        stream: Tensor<D>,
         input: Tensor<D>,
         output: Tensor<D>,
         ctx: &Ctx,
@@ -226,25 +293,25 @@ impl Site {
         let dims = output.dims();
         let width = dims[D - 1];
         let flat = |x: Tensor<D>| x.reshape([-1, width as i64]);
-        let (input, output) = (flat(input), flat(output));
-        let batch = if D == 1 { 1 } else { dims[0] };
-        let tokens = output.dims()[0] / batch.max(1);
-        let ctx = ctx.at(&self.path).of_sequences([batch, tokens]);
-        let through = |sites: Vec<(&str, &AnySite)>, x: [Tensor<2>; 2], ctx: &Ctx| {
-            let [input, output] = x;
-            sites.into_iter().fold(output, |output, (_, site)| {
-                (site.ops().wrap)(site.any(), input.clone(), output, &ctx.without_rows())
-            })
+        let at = Sublayer {
+            stream: flat(stream),
+            input: flat(input),
+            output: flat(output),
         };
+        let batch = if D == 1 { 1 } else { dims[0] };
+        let tokens = at.output.dims()[0] / batch.max(1);
+        let ctx = ctx.at(&self.path).of_sequences([batch, tokens]);
         let y = match ctx.rows() {
-            Some(rows) => rows.dispatch(input.dims()[0], &input.device(), |group, members| {
-                let pick = |x: &Tensor<2>| x.clone().select(0, members.clone());
-                let ctx = ctx.of_members(&group.rows);
-                let ctx = ctx.of_sequences([group.rows.len(), tokens]);
-                let chosen = self.chosen(group.name.as_deref());
-                through(chosen, [pick(&input), pick(&output)], &ctx)
+            Some(rows) => rows.dispatch(at.tokens(), &at.output.device(), |group, members| {
+                let at = at.select(&members);
+                let Some(name) = group.name.as_deref() else {
+                    return at.output;
+                };
+                let own = ctx.without_rows().of_members(&group.rows);
+                let own = own.of_sequences([group.rows.len(), tokens]);
+                self.wrapped(&Setup::from(name), at, &own)
             }),
-            None => through(self.adapters.active(), [input, output], &ctx),
+            None => self.wrapped(self.adapters.setup(), at, &ctx),
         };
         y.reshape(dims)
     }
@@ -253,8 +320,14 @@ impl Site {
     /// h -> g . h + o; otherwise the name of one that is not.
     pub(crate) fn diagonal(&self) -> Result<Option<[Tensor<1>; 2]>, &str> {
         let mut together: Option<[Tensor<1>; 2]> = None;
-        for (name, site) in self.adapters.active() {
-            let [g, o] = (site.ops().diagonal)(site.any()).ok_or(name)?;
+        let active = self.adapters.active();
+        let in_order = match self.adapters.setup() {
+            Setup::Stack(_) | Setup::Adapter(_) => true,
+            _ => active.len() < 2,
+        };
+        for (name, site) in active {
+            let own = (site.ops().diagonal)(site.any());
+            let [g, o] = own.filter(|_| in_order).ok_or(name)?;
             together = Some(match together {
                 None => [g, o],
                 Some([g_before, o_before]) => [g_before * g.clone(), o_before * g + o],
@@ -377,12 +450,6 @@ impl Site {
             let ctx = ctx.of_members(&group.rows);
             through(chosen, tokens.clone().select(0, members), &ctx)
         })
-    }
-
-    /// Replaces every adapter by the one whose exact derivative its gradient is.
-    pub(crate) fn hold(&mut self) {
-        self.adapters
-            .change(|_, site| (site.ops().surrogate)(site.any()));
     }
 
     /// The adapter of a batch row.

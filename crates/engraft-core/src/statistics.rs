@@ -64,6 +64,9 @@ pub struct Statistics {
     pub gradient: Option<Tensor<2>>,
     /// The sum of (dL/dW)^2 over batches, elementwise, `[d_in, d_out]`.
     pub squared_gradient: Option<Tensor<2>>,
+    /// At a site: the sum over batches of the gradients of the adapter's own parameters before
+    /// training, flattened, by field; see [`SiteGraft::probe`](crate::SiteGraft::probe).
+    pub own: BTreeMap<String, Tensor<1>>,
 }
 
 impl Statistics {
@@ -110,11 +113,12 @@ impl Statistics {
             squared_gradient: needs
                 .squared_gradient
                 .then(|| weight.clone() * weight.clone()),
+            own: BTreeMap::new(),
         }
     }
 }
 
-fn add<const D: usize>(sum: &mut Option<Tensor<D>>, term: Tensor<D>) {
+pub(crate) fn add<const D: usize>(sum: &mut Option<Tensor<D>>, term: Tensor<D>) {
     *sum = Some(match sum.take() {
         Some(sum) => sum + term,
         None => term,

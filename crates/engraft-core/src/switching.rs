@@ -1,15 +1,19 @@
 //! Switching an adapted model between its adapters, and back to the base.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use burn::tensor::TensorData;
 
-use crate::adaptable::{Adaptable, Slot};
+use crate::adaptable::{Adaptable, Slot, Slots};
 use crate::adapted::{Adapted, Held};
+use crate::ctx::{Ctx, Mode};
 use crate::error::{Error, Result};
 use crate::params;
 use crate::rows::RowChoice;
 use crate::set::Composition;
+use crate::setup::Setup;
+use crate::shape::SiteKind;
 
 impl<M: Adaptable> Adapted<M> {
     /// Makes exactly these adapters active, acting together as `composition` says. Parameters of
@@ -18,25 +22,78 @@ impl<M: Adaptable> Adapted<M> {
     /// named wins.
     ///
     /// # Errors
-    /// If one of them is not attached, or a merged model: nothing is switched.
+    /// If one of them is not attached, or a merged model; a stack of which an adapter below the top
+    /// has no weight form on some layer. Nothing is switched then.
     pub fn activate(&mut self, names: &[&str], composition: Composition) -> Result<()> {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        self.compose(&Setup::of_names(&names, composition))
+    }
+
+    /// [`activate`](Self::activate) for any composition.
+    ///
+    /// # Errors
+    /// As [`activate`](Self::activate); a composition that makes no sense, or that a layer or site
+    /// where one of its adapters is cannot follow.
+    pub fn compose(&mut self, setup: &Setup) -> Result<()> {
         self.refuse_while_merged()?;
-        let live = names
-            .iter()
+        setup.check()?;
+        let live = setup
+            .names()
+            .into_iter()
             .map(|name| self.index(name))
             .collect::<Result<Vec<_>>>()?;
+        self.check_composition(setup)?;
         if self.disabled {
             self.suspended = live;
         } else {
             self.park();
             self.unpark(live);
         }
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let setup = Arc::new(setup.clone());
         self.each_slot(|_, slot| match slot {
-            Slot::Linear(linear) => linear.adapters.activate(&names, composition),
-            Slot::Site(site) => site.adapters.activate(&names, composition),
+            Slot::Linear(linear) => linear.adapters.activate(setup.clone()),
+            Slot::Site(site) => site.adapters.activate(setup.clone()),
         });
         Ok(())
+    }
+
+    /// Whether every layer and site can follow a composition.
+    fn check_composition(&mut self, setup: &Setup) -> Result<()> {
+        let plain = |setup: &Setup| matches!(setup, Setup::Adapter(_));
+        let sequential = match setup {
+            Setup::Sum(of) | Setup::Stack(of) => of.iter().all(plain),
+            other => plain(other),
+        };
+        if plain(setup) {
+            return Ok(());
+        }
+        let kinds: BTreeMap<String, SiteKind> = self
+            .model
+            .shapes()
+            .sites
+            .into_iter()
+            .map(|site| (site.path, site.kind))
+            .collect();
+        let Self { model, bank, .. } = self;
+        let ctx = Ctx::new(bank, Mode::Eval);
+        let mut outcome = Ok(());
+        let mut check = |path: &str, slot: Slot<'_>| {
+            if outcome.is_err() {
+                return;
+            }
+            outcome = match slot {
+                Slot::Linear(linear) => linear.check_setup(path, setup, &ctx),
+                Slot::Site(site) => match kinds.get(path) {
+                    Some(SiteKind::Sublayer | SiteKind::Hidden) => site.check_setup(path, setup),
+                    _ if sequential || !site.adapters.holds(setup) => Ok(()),
+                    kind => Err(Error::Unsupported(format!(
+                        "{path}: a site of kind {kind:?} takes adapters one after the other; for rows of different adapters see `Ctx::with_rows`"
+                    ))),
+                },
+            };
+        };
+        model.slots(&mut Slots::new(&mut check));
+        outcome
     }
 
     /// A choice of adapter per batch row for [`Ctx::with_rows`](crate::Ctx::with_rows), each name

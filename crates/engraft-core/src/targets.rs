@@ -285,7 +285,8 @@ pub(crate) fn is_named(path: &str, name: &str) -> bool {
         .is_some_and(|prefix| prefix.is_empty() || prefix.ends_with('.'))
 }
 
-fn layer_index(path: &str) -> Option<usize> {
+/// The index of the layer that a path belongs to: the first number in it.
+pub fn layer_index(path: &str) -> Option<usize> {
     path.split('.').find_map(|part| part.parse().ok())
 }
 

@@ -67,10 +67,12 @@ impl Block {
     pub fn forward(&self, x: Tensor<3>, ctx: &Ctx) -> Tensor<3> {
         let input = self.norm1.forward(x.clone(), ctx);
         let output = self.attention.forward(input.clone(), ctx);
-        let h = x + self.sites.attention.sublayer(input, output, ctx);
+        let attention = &self.sites.attention;
+        let h = x.clone() + attention.normed_sublayer(x, input, output, ctx);
         let input = self.norm2.forward(h.clone(), ctx);
         let output = self.mlp.forward(input.clone(), ctx);
-        let y = h + self.sites.mlp.sublayer(input, output, ctx);
+        let mlp = &self.sites.mlp;
+        let y = h.clone() + mlp.normed_sublayer(h, input, output, ctx);
         self.sites.output.hidden(y, ctx)
     }
 

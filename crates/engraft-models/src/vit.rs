@@ -98,6 +98,8 @@ impl Vit {
     /// # Panics
     /// If an image holds another number of values.
     pub fn forward<const D: usize>(&self, images: Tensor<D>, ctx: &Ctx) -> Tensor<2> {
+        let side = self.config.image / self.config.patch;
+        let ctx = &ctx.with_grid([side, side]);
         let mut x = self.embed(images, ctx);
         let mut lead = 0;
         for block in &self.blocks {

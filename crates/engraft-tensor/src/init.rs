@@ -17,6 +17,11 @@ pub enum Init {
         /// Standard deviation.
         std: f64,
     },
+    /// N(0, std^2) without what lies beyond two standard deviations.
+    TruncatedNormal {
+        /// Standard deviation of the normal distribution that is truncated.
+        std: f64,
+    },
     /// U(-bound, bound).
     Uniform {
         /// Half the width.
@@ -51,6 +56,12 @@ impl Init {
                 .map(|_| {
                     let z: f64 = StandardNormal.sample(&mut rng);
                     std * z
+                })
+                .collect(),
+            Self::TruncatedNormal { std } => (0..count)
+                .map(|_| {
+                    let mut draws = std::iter::repeat_with(|| StandardNormal.sample(&mut rng));
+                    std * draws.find(|z: &f64| z.abs() <= 2.0).expect("endless")
                 })
                 .collect(),
             Self::Uniform { bound } => (0..count)
@@ -100,6 +111,11 @@ mod tests {
         // Five standard errors of the mean and of the variance.
         assert!(mean.abs() < 5.0 * 0.5 / (n as f64).sqrt());
         assert!((variance - 0.25).abs() < 5.0 * 0.25 * (2.0 / n as f64).sqrt());
+        let truncated = Init::TruncatedNormal { std: 0.5 }.values(n, &Key::new(3));
+        assert!(truncated.iter().all(|x| x.abs() <= 1.0));
+        // 1 - 4 phi(2) / (2 Phi(2) - 1) = 0.7737.
+        let variance = truncated.iter().map(|x| x * x).sum::<f64>() / n as f64;
+        assert!((variance / 0.25 - 0.7737).abs() < 0.02, "{variance}");
         let kaiming = Init::KaimingUniform { fan_in: 16 }.values(n, &Key::new(1));
         let largest = kaiming.iter().fold(0.0f64, |m, x| m.max(x.abs()));
         assert!(largest <= 0.25 && largest > 0.249);

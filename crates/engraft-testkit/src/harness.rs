@@ -160,6 +160,7 @@ impl Harness {
             Some(front) => front.forward(x, ctx),
             None => x,
         };
+        let ctx = &ctx.with_grid([1, x.dims()[1]]);
         let x = self.embedding.hidden(x, ctx);
         let stream = fc2.forward(x.clone(), ctx);
         let first = fc1.forward(x, ctx).tanh();
@@ -167,8 +168,11 @@ impl Harness {
         let normed = hidden.clone() * norm.gamma.val().unsqueeze() + norm.beta.val().unsqueeze();
         let normed = sites.norm.hidden(normed, ctx);
         let second = normed.clone().tanh();
-        let output = hidden + sites.mlp.sublayer(normed, second, ctx);
-        self.head.forward(sites.output.hidden(output, ctx), ctx)
+        let second = sites
+            .mlp
+            .normed_sublayer(hidden.clone(), normed, second, ctx);
+        self.head
+            .forward(sites.output.hidden(hidden + second, ctx), ctx)
     }
 }
 

@@ -6,8 +6,17 @@ use serde_json::Value;
 /// Every registered method.
 pub static METHODS: &[MethodEntry] = &[
     // registry: begin
+    MethodEntry::of::<engraft_bottleneck::AdapterDropConfig>(),
+    MethodEntry::of::<engraft_bottleneck::AdapterPlusConfig>(),
+    MethodEntry::of::<engraft_bottleneck::BiAdaptFormerConfig>(),
     MethodEntry::of::<engraft_bottleneck::BottleneckParallelConfig>(),
     MethodEntry::of::<engraft_bottleneck::BottleneckSeriesConfig>(),
+    MethodEntry::of::<engraft_bottleneck::ConvAdapterConfig>(),
+    MethodEntry::of::<engraft_bottleneck::ConvpassConfig>(),
+    MethodEntry::of::<engraft_bottleneck::DilatedAdapterConfig>(),
+    MethodEntry::of::<engraft_bottleneck::MosaConfig>(),
+    MethodEntry::of::<engraft_bottleneck::SparseAdapterConfig>(),
+    MethodEntry::of::<engraft_bottleneck::ZeroI2vConfig>(),
     MethodEntry::of::<engraft_butterfly::BoftConfig>(),
     MethodEntry::of::<engraft_butterfly::OftConfig>(),
     MethodEntry::of::<engraft_features::AdaLinkConfig>(),
