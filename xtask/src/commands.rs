@@ -35,6 +35,15 @@ pub enum Command {
     /// Count the trainable parameters of a method on a model, from shapes alone
     #[command(disable_help_flag = true)]
     Params(forward::Arguments),
+    /// Train an adapter on a model and data from disk, evaluate it and save it for Python
+    #[command(disable_help_flag = true)]
+    Adapt(forward::Arguments),
+    /// Answer requests with an adapter, one JSON object a line
+    #[command(disable_help_flag = true)]
+    Predict(forward::Arguments),
+    /// Fold an adapter into its model: a plain checkpoint that transformers loads
+    #[command(disable_help_flag = true)]
+    MergeInto(forward::Arguments),
     /// Show what an adapter or a checkpoint contains, in one screen
     #[command(disable_help_flag = true)]
     Inspect(forward::Arguments),
@@ -63,6 +72,9 @@ impl Run for Command {
             Self::List(arguments) => arguments.of("list").run(),
             Self::Methods(arguments) => arguments.of("methods").run(),
             Self::Params(arguments) => arguments.of("params").run(),
+            Self::Adapt(arguments) => arguments.of("adapt").run(),
+            Self::Predict(arguments) => arguments.of("predict").run(),
+            Self::MergeInto(arguments) => arguments.of("merge-into").run(),
             Self::Inspect(arguments) => arguments.of("inspect").run(),
             Self::Conformance(arguments) => arguments.of("conformance").run(),
             Self::Pretrain(arguments) => arguments.of("pretrain").run(),

@@ -161,14 +161,44 @@ impl Task {
     /// A file without rows, a column that is missing (with the nearest name), labels of mixed types,
     /// or a tokenizer that lacks what the task needs.
     pub fn prepare(&self, source: &dyn Source, tokens: &Tokens) -> Result<Prepared> {
-        let columns = Columns::of(source)?;
+        self.prepare_columns(source, tokens, &Columns::of(source)?)
+    }
+
+    /// Settles the task for a file of requests, whose columns of labels need not be there; the
+    /// setting names the labels.
+    ///
+    /// # Errors
+    /// As [`prepare`](Self::prepare).
+    pub fn prepare_requests(&self, source: &dyn Source, tokens: &Tokens) -> Result<Prepared> {
+        self.prepare_columns(source, tokens, &Columns::of(source)?.of_requests())
+    }
+
+    /// The same task with its labels named.
+    pub fn with_labels(mut self, names: &[String]) -> Self {
+        let labels = match &mut self {
+            Self::SingleSentence(task) => &mut task.labels,
+            Self::SentencePair(task) => &mut task.labels,
+            Self::TokenClassification(task) => &mut task.labels,
+            Self::MultiLabel(task) if task.indicators.is_empty() => &mut task.labels,
+            _ => return self,
+        };
+        *labels = Some(names.to_vec());
+        self
+    }
+
+    fn prepare_columns(
+        &self,
+        source: &dyn Source,
+        tokens: &Tokens,
+        columns: &Columns,
+    ) -> Result<Prepared> {
         match self {
-            Self::SingleSentence(task) => task.prepare(source, &columns),
-            Self::SentencePair(task) => task.prepare(source, &columns),
-            Self::Regression(task) => task.prepare(&columns),
-            Self::MultiLabel(task) => task.prepare(source, &columns),
-            Self::TokenClassification(task) => task.prepare(source, &columns),
-            Self::CausalLanguage(task) => task.prepare(&columns),
+            Self::SingleSentence(task) => task.prepare(source, columns),
+            Self::SentencePair(task) => task.prepare(source, columns),
+            Self::Regression(task) => task.prepare(columns),
+            Self::MultiLabel(task) => task.prepare(source, columns),
+            Self::TokenClassification(task) => task.prepare(source, columns),
+            Self::CausalLanguage(task) => task.prepare(columns),
             Self::MaskedLanguage(task) => task.prepare(&columns, tokens),
             Self::Instruction(task) => task.prepare(&columns, tokens),
         }

@@ -9,6 +9,7 @@
 //! interrupted work resumes and nothing that finished is repeated. How a run is trained is behind
 //! the trait [`executor::Executor`]: everything else here knows nothing of tensors.
 
+pub mod adapt;
 pub mod counts;
 pub mod diagnosis;
 pub mod error;

@@ -17,6 +17,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Train an adapter on a model and data from disk
+    Adapt(commands::adapt::Arguments),
     /// Compare with golden vectors of Hugging Face PEFT
     Conformance(commands::conformance::Arguments),
     /// Run an experiment, or continue one that was interrupted
@@ -27,6 +29,10 @@ enum Command {
     List(commands::list::Arguments),
     /// Show every registered method
     Methods(commands::methods::Arguments),
+    /// Fold an adapter into its model: a plain checkpoint
+    MergeInto(commands::merge_into::Arguments),
+    /// Answer requests with an adapter
+    Predict(commands::predict::Arguments),
     /// Count what a method trains on a model, from shapes alone
     Params(commands::params::Arguments),
     /// Pre-train a model that ships with the project
@@ -40,6 +46,9 @@ enum Command {
 fn main() -> ExitCode {
     let executor = BurnExecutor;
     let result = match Cli::parse().command {
+        Command::Adapt(arguments) => commands::adapt::run(&arguments),
+        Command::MergeInto(arguments) => commands::merge_into::run(&arguments),
+        Command::Predict(arguments) => commands::predict::run(&arguments),
         Command::RunExperiment(arguments) => commands::run_experiment::run(&arguments, &executor),
         Command::Inspect(arguments) => commands::inspect::run(&arguments),
         Command::List(arguments) => commands::list::run(&arguments),

@@ -88,6 +88,17 @@ impl PeftAdapter {
         self
     }
 
+    /// The same adapter with what PEFT's configuration says of where it belongs: the model's name or
+    /// directory, and PEFT's name of the task, such as `SEQ_CLS`.
+    pub fn for_model(mut self, model: &str, task_type: Option<&str>) -> Self {
+        let keys = &mut self.config.keys;
+        keys.insert("base_model_name_or_path".to_owned(), model.into());
+        if let Some(task) = task_type {
+            keys.insert("task_type".to_owned(), task.into());
+        }
+        self
+    }
+
     /// The configuration.
     pub fn config(&self) -> &PeftConfig {
         &self.config

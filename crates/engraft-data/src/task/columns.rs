@@ -57,6 +57,8 @@ pub(super) const OUTPUT: &[&str] = &["output", "response", "answer"];
 pub(super) struct Columns<'a> {
     path: &'a Path,
     pub first: Row,
+    /// Whether rows have labels; those of requests need none.
+    labelled: bool,
 }
 
 impl<'a> Columns<'a> {
@@ -65,12 +67,24 @@ impl<'a> Columns<'a> {
         // Of unusable rows only the outer errors matter here: encoding reports the others.
         for row in source.rows()? {
             if let Ok(first) = row? {
-                return Ok(Self { path, first });
+                return Ok(Self {
+                    path,
+                    first,
+                    labelled: true,
+                });
             }
         }
         Err(DataError::NoRows {
             path: path.to_owned(),
         })
+    }
+
+    /// The same for requests: the columns of labels need not be there.
+    pub fn of_requests(self) -> Self {
+        Self {
+            labelled: false,
+            ..self
+        }
     }
 
     fn names(&self) -> impl Iterator<Item = &str> {
@@ -108,6 +122,14 @@ impl<'a> Columns<'a> {
         })
     }
 
+    /// The same for what is learned, which requests may lack.
+    pub fn learned(&self, given: Option<&str>, setting: &str, usual: &[&str]) -> Result<String> {
+        match self.pick(given, setting, usual) {
+            Err(_) if !self.labelled => Ok(given.unwrap_or(usual[0]).to_owned()),
+            picked => picked,
+        }
+    }
+
     /// The first of the usual columns that is there, case aside.
     pub fn usual(&self, usual: &[&str]) -> Option<String> {
         let find = |usual: &&str| self.names().find(|name| name.eq_ignore_ascii_case(usual));
@@ -119,7 +141,7 @@ impl<'a> Columns<'a> {
     }
 
     pub fn label(&self, given: Option<&str>) -> Result<String> {
-        self.pick(given, "label", LABEL)
+        self.learned(given, "label", LABEL)
     }
 
     /// Both texts of a pair.

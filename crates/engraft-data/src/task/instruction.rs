@@ -106,13 +106,8 @@ struct Answer {
 impl Answer {
     /// With the column of the answer. A file of requests may lack it.
     fn settled(self, columns: &Columns) -> Result<Self> {
-        let completion = match &self.completion {
-            Some(column) => Some(columns.given(column)?),
-            None => columns.usual(&self.usual),
-        };
-        if completion.is_none() {
-            columns.pick(None, "completion", &self.usual)?;
-        }
+        let given = self.completion.as_deref();
+        let completion = Some(columns.learned(given, "completion", &self.usual)?);
         Ok(Self { completion, ..self })
     }
 }

@@ -28,7 +28,7 @@ pub struct TokenClassification {
 impl TokenClassification {
     pub(super) fn prepare(&self, source: &dyn Source, columns: &Columns) -> Result<Prepared> {
         let words = columns.pick(self.tokens.as_deref(), "tokens", TOKENS)?;
-        let tags = columns.pick(self.tags.as_deref(), "tags", TAGS)?;
+        let tags = columns.learned(self.tags.as_deref(), "tags", TAGS)?;
         let divide = |value: &Value| elements(&tags, value).unwrap_or_default();
         let labels = Labels::given_or_found(self.labels.as_deref(), source, &tags, divide)?;
         let encoder = Tags {

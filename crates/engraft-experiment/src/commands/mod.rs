@@ -1,11 +1,14 @@
 //! One file a command: arguments in, a library call, text out.
 
+pub mod adapt;
 pub mod conformance;
 pub mod inspect;
 pub mod list;
 pub mod measure;
+pub mod merge_into;
 pub mod methods;
 pub mod params;
+pub mod predict;
 pub mod pretrain;
 pub mod run_experiment;
 pub mod worker;

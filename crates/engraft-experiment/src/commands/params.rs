@@ -90,21 +90,9 @@ fn shapes(model: &str) -> Result<ModelShapes> {
 
 /// The id and the configuration table of a method written as `id = "lora", rank = 8`, as the
 /// inside of an inline table, or as lines of TOML.
-fn method(text: &str) -> Result<(String, Value)> {
-    #[derive(serde::Deserialize)]
-    struct Wrapped {
-        method: Map<String, Value>,
-    }
-    let trimmed = text.trim();
-    let inline = if trimmed.starts_with('{') {
-        format!("method = {trimmed}")
-    } else {
-        format!("method = {{ {trimmed} }}")
-    };
-    let lines = format!("[method]\n{text}");
-    let Wrapped { mut method } = toml::from_str(&inline)
-        .or_else(|_| toml::from_str(&lines))
-        .map_err(|error| input(format!("--method: {error}")))?;
+/// A method as TOML: its id, and the rest of the keys.
+pub(super) fn method(text: &str) -> Result<(String, Value)> {
+    let mut method: Map<String, Value> = table("method", text)?;
     match method.remove("id") {
         Some(Value::String(id)) => Ok((id, Value::Object(method))),
         _ => Err(input(format!(
@@ -113,8 +101,25 @@ fn method(text: &str) -> Result<(String, Value)> {
     }
 }
 
+/// The value of the option `--name`, a TOML table: its keys with commas or on lines of their own.
+pub(super) fn table<T: serde::de::DeserializeOwned>(name: &str, text: &str) -> Result<T> {
+    let trimmed = text.trim();
+    let inline = if trimmed.starts_with('{') {
+        format!("{name} = {trimmed}")
+    } else {
+        format!("{name} = {{ {trimmed} }}")
+    };
+    let lines = format!("[{name}]\n{text}");
+    let mut parsed: std::collections::BTreeMap<String, T> = toml::from_str(&inline)
+        .or_else(|error| toml::from_str(&lines).map_err(|_| error))
+        .map_err(|error| input(format!("--{name}: {error}")))?;
+    parsed
+        .remove(name)
+        .ok_or_else(|| input(format!("--{name}: found nothing in `{text}`")))
+}
+
 /// A bare word or expression is a string, anything that starts like TOML is read as such.
-fn targets(text: Option<&str>) -> Result<Targets> {
+pub(super) fn targets(text: Option<&str>) -> Result<Targets> {
     let Some(text) = text else {
         return Ok(Targets::default());
     };

@@ -1,0 +1,142 @@
+//! Adapters in directories: PEFT's files where PEFT knows the method, Engraft's otherwise.
+
+use std::path::Path;
+
+use engraft_core::{Adapted, Header};
+use engraft_models::{Pretrained, Task};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::ADAPTER;
+use super::card::Card;
+use super::subject::input;
+use crate::{Error, Result};
+
+/// Engraft's own file.
+pub(super) const OWN_FILE: &str = "adapter.safetensors";
+
+/// How an adapter was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Written {
+    /// PEFT's two files.
+    Peft,
+    /// Engraft's file, because PEFT's cannot hold it: the reason.
+    Own(String),
+}
+
+/// Refuses a directory that holds something.
+pub(super) fn check_free(path: &Path) -> Result<()> {
+    match std::fs::read_dir(path) {
+        Ok(mut entries) if entries.next().is_some() => Err(Error::Input(format!(
+            "{} is not empty: name another directory for the adapter",
+            path.display()
+        ))),
+        Err(error) if path.exists() => Err(Error::io("write", path, &error)),
+        _ => Ok(()),
+    }
+}
+
+/// Writes the adapter and its card into a directory that appears when it is complete.
+pub(super) fn write(adapted: &Adapted<Pretrained>, card: &Card, out: &Path) -> Result<Written> {
+    check_free(out)?;
+    let folder = beside(out)?;
+    let path = folder.path();
+    let in_out = adapted.model.config_json()["model_type"] == "gpt2";
+    let exported = engraft_peft::export(adapted, ADAPTER, in_out);
+    let written = match exported.and_then(|peft| {
+        let peft = peft.for_model(&card.model, task_type(card));
+        peft.write(path)
+    }) {
+        Ok(()) => Written::Peft,
+        Err(error) => {
+            adapted
+                .save_adapter(ADAPTER, &path.join(OWN_FILE))
+                .map_err(input)?;
+            Written::Own(error.to_string())
+        }
+    };
+    card.write(path)?;
+    place(folder, out)?;
+    Ok(written)
+}
+
+/// A temporary directory beside `out`.
+pub(super) fn beside(out: &Path) -> Result<TempDir> {
+    let parent = match out.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let failed = |error| Error::io("write", parent, &error);
+    std::fs::create_dir_all(parent).map_err(failed)?;
+    tempfile::Builder::new()
+        .prefix(".engraft-")
+        .tempdir_in(parent)
+        .map_err(failed)
+}
+
+/// Gives a complete directory its name.
+pub(super) fn place(folder: TempDir, out: &Path) -> Result<()> {
+    // A directory that is there is empty: it makes room.
+    if out.exists() {
+        std::fs::remove_dir(out).map_err(|error| Error::io("write", out, &error))?;
+    }
+    // Temporary directories are closed to other users; this one stays.
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let open = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(folder.path(), open)
+            .map_err(|error| Error::io("write", out, &error))?;
+    }
+    std::fs::rename(folder.path(), out).map_err(|error| Error::io("write", out, &error))?;
+    // Its name is free now: there is nothing to remove.
+    let _ = folder.keep();
+    Ok(())
+}
+
+/// What PEFT calls the task.
+pub(super) fn task_type(card: &Card) -> Option<&'static str> {
+    use engraft_data::task::Output;
+    match card.output {
+        Output::Class | Output::Classes | Output::Number if card.task.is_some() => Some("SEQ_CLS"),
+        Output::TokenClass => Some("TOKEN_CLS"),
+        Output::NextToken => Some("CAUSAL_LM"),
+        _ => None,
+    }
+}
+
+/// Attaches the adapter of a directory; what a user should know of it.
+pub(super) fn load(adapted: &mut Adapted<Pretrained>, directory: &Path) -> Result<Vec<String>> {
+    let own = directory.join(OWN_FILE);
+    if own.exists() {
+        adapted.load_adapter(&own, engraft::method).map_err(input)?;
+        return Ok(Vec::new());
+    }
+    engraft_peft::load(adapted, ADAPTER, directory, engraft::method).map_err(input)
+}
+
+/// The head that an adapter without a card brings along, from the shapes of its tensors.
+pub(super) fn head(directory: &Path) -> Result<Option<Task>> {
+    let file = directory.join(engraft_peft::TENSOR_FILE);
+    if !file.exists() {
+        return Ok(None);
+    }
+    let header = Header::read(&file).map_err(input)?;
+    let config = directory.join(engraft_peft::CONFIG_FILE);
+    let text =
+        std::fs::read_to_string(&config).map_err(|error| Error::io("read", &config, &error))?;
+    let config: Value = serde_json::from_str(&text).map_err(input)?;
+    const HEADS: [&str; 3] = [
+        "classifier.weight",
+        "classifier.out_proj.weight",
+        "score.weight",
+    ];
+    let classes = header.tensors.iter().find_map(|(key, info)| {
+        let is_head = HEADS.iter().any(|head| key.ends_with(&format!(".{head}")));
+        info.shape.first().copied().filter(|_| is_head)
+    });
+    Ok(classes.map(|classes| match config["task_type"].as_str() {
+        Some("TOKEN_CLS") => Task::Tokens(classes),
+        _ => Task::Classification(classes),
+    }))
+}

@@ -1,0 +1,50 @@
+//! A checkpoint with an adapter folded into its weights.
+
+use std::fs;
+use std::path::Path;
+
+use super::card::Card;
+use super::subject::{device, head, input, subject};
+use super::{adapters, predict::outputs};
+use crate::{Error, Result};
+
+/// Files beside the weights that belong to a model.
+const ALONG: [&str; 8] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "generation_config.json",
+    "preprocessor_config.json",
+];
+
+/// Writes the model of a directory with an adapter merged into it: a plain checkpoint, with the
+/// adapter's head if it trained one. Returns what a user should know.
+///
+/// # Errors
+/// A model or an adapter that cannot be read, an adapter for another model, a method that cannot be
+/// merged; then nothing was written.
+pub fn merge_into(model: &Path, adapter: &Path, out: &Path) -> Result<Vec<String>> {
+    adapters::check_free(out)?;
+    let card = Card::read(adapter)?;
+    let task = match &card {
+        Some(card) => Some(head(card.output, outputs(card))),
+        None => adapters::head(adapter)?,
+    };
+    let mut adapted = subject(model, task, &device("flex")?, 0)?;
+    let notes = adapters::load(&mut adapted, adapter)?;
+    adapted.merge().map_err(input)?;
+    let folder = adapters::beside(out)?;
+    adapted.model.save(folder.path()).map_err(input)?;
+    for name in ALONG {
+        let from = model.join(name);
+        if from.exists() {
+            fs::copy(&from, folder.path().join(name))
+                .map_err(|error| Error::io("read", &from, &error))?;
+        }
+    }
+    adapters::place(folder, out)?;
+    Ok(notes)
+}

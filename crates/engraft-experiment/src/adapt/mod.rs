@@ -1,0 +1,66 @@
+//! Adapting a model on disk to data on disk: train, evaluate, save, predict, merge.
+//!
+//! ```text
+//! model directory + data file -> Subject, Examples -> learn -> evaluate -> adapter directory
+//! adapter directory + input -> predict;  adapter directory + model directory -> merge_into
+//! ```
+//!
+//! An adapter directory has PEFT's two files where PEFT knows the method, Engraft's one file
+//! otherwise, and a [`Card`] that says what the adapter was trained for.
+
+mod adapters;
+mod card;
+mod evaluate;
+mod examples;
+mod learn;
+mod merge_into;
+mod objective;
+mod predict;
+mod subject;
+mod summary;
+
+use std::path::PathBuf;
+
+use engraft_core::Targets;
+use engraft_data::{Task, TextOptions};
+use serde_json::Value;
+
+pub use adapters::Written;
+pub use card::{CARD, Card};
+pub use evaluate::Scores;
+pub use learn::{Training, adapt};
+pub use merge_into::merge_into;
+pub use predict::{Prediction, Requests, predict};
+pub use summary::Summary;
+
+/// Name that adapters are attached under; PEFT's own default.
+pub const ADAPTER: &str = "default";
+
+/// What is adapted to what, and how.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Directory of the model.
+    pub model: PathBuf,
+    /// File of text or directory of images that is learned.
+    pub data: PathBuf,
+    /// The same for evaluation; otherwise a share of the data.
+    pub evaluation: Option<PathBuf>,
+    /// That share.
+    pub hold_out: f64,
+    /// Id and configuration of the method.
+    pub method: (String, Value),
+    /// Layers and sites; the method's own choice if absent.
+    pub targets: Option<Targets>,
+    /// What is learned; what the columns suggest if absent.
+    pub task: Option<Task>,
+    /// How text is encoded.
+    pub text: TextOptions,
+    /// How it is trained.
+    pub training: Training,
+    /// Seed of starting values, batches, dropout and the division of the data.
+    pub seed: u64,
+    /// Device.
+    pub device: String,
+    /// Where the adapter goes: a directory that is not there yet, or empty.
+    pub out: PathBuf,
+}

@@ -1,0 +1,123 @@
+//! What a run did, for people.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use engraft_core::Counts;
+use engraft_data::task::Output;
+
+use super::adapters::Written;
+use super::evaluate::Scores;
+
+/// What a run did.
+#[derive(Debug, Clone)]
+pub struct Summary {
+    /// Name of the method.
+    pub method: &'static str,
+    /// What it trains.
+    pub counts: Counts,
+    /// Parameters of the model.
+    pub total: usize,
+    /// Parameters of the model that started fresh.
+    pub fresh: Vec<String>,
+    /// What a user should know of the data.
+    pub notes: Vec<String>,
+    /// Examples that were learned, and those that were evaluated on.
+    pub examples: [usize; 2],
+    /// Scores before training.
+    pub before: Scores,
+    /// Scores after it.
+    pub after: Scores,
+    /// How the adapter was written.
+    pub written: Written,
+    /// Where it is.
+    pub out: PathBuf,
+    /// The model's directory.
+    pub model: PathBuf,
+    /// What the model computes.
+    pub output: Output,
+    /// Number of classes.
+    pub labels: usize,
+}
+
+/// Notes that are shown; the rest is counted.
+const NOTES: usize = 10;
+
+impl Summary {
+    /// The summary as text.
+    pub fn text(&self) -> String {
+        let Counts {
+            trainable,
+            shared,
+            norms,
+            head,
+            ..
+        } = self.counts;
+        let trained = self.counts.all_trained();
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let mut line = |line: String| drop(writeln!(text, "{line}"));
+        for note in self.notes.iter().take(NOTES) {
+            line(note.clone());
+        }
+        if self.notes.len() > NOTES {
+            line(format!("... and {} more", self.notes.len() - NOTES));
+        }
+        if !self.fresh.is_empty() {
+            line(format!("started fresh: {}", self.fresh.join(", ")));
+        }
+        line(format!(
+            "{}: {trained} of {} parameters trained ({:.3} %): adapters {trainable}, shared {shared}, norms {norms}, \
+             head {head}",
+            self.method,
+            self.total,
+            100.0 * trained as f64 / self.total as f64
+        ));
+        line(format!(
+            "{} examples learned, {} evaluated on",
+            self.examples[0], self.examples[1]
+        ));
+        for (metric, after) in &self.after.0 {
+            let before = self.before.0.iter().find(|(known, _)| known == metric);
+            let before = before.map_or(f64::NAN, |(_, value)| *value);
+            line(format!("{metric:<12} {after:.4}  (before: {before:.4})"));
+        }
+        line(format!("written to {}", self.out.display()));
+        match &self.written {
+            Written::Peft => line(format!("\nIn Python:\n{}", self.python())),
+            Written::Own(reason) => line(format!("as Engraft's own file: {reason}")),
+        }
+        text
+    }
+
+    /// How Python loads the adapter.
+    fn python(&self) -> String {
+        let (class, labels) = match self.output {
+            Output::Class | Output::Classes | Output::Number => {
+                let class = if is_image_model(&self.model) {
+                    "AutoModelForImageClassification"
+                } else {
+                    "AutoModelForSequenceClassification"
+                };
+                (class, self.labels.max(1))
+            }
+            Output::TokenClass => ("AutoModelForTokenClassification", self.labels),
+            Output::NextToken => ("AutoModelForCausalLM", 0),
+            Output::MaskedToken => ("AutoModelForMaskedLM", 0),
+        };
+        let labels = match labels {
+            0 => String::new(),
+            count => format!(", num_labels={count}"),
+        };
+        format!(
+            "  from peft import PeftModel\n  from transformers import {class}\n  \
+             model = {class}.from_pretrained({:?}{labels})\n  model = PeftModel.from_pretrained(model, {:?})",
+            self.model.display().to_string(),
+            self.out.display().to_string()
+        )
+    }
+}
+
+fn is_image_model(directory: &Path) -> bool {
+    super::subject::config(directory).is_ok_and(|config| config["model_type"] == "vit")
+}

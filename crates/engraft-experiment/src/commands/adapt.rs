@@ -1,0 +1,133 @@
+//! `adapt`: trains an adapter on a model and data from disk.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use clap::Args;
+use engraft_data::{Task, TextOptions, read::BadRows};
+use engraft_experiment::Result;
+use engraft_experiment::adapt::{self, Settings, Training};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::params::{method, table, targets};
+
+/// Arguments of `adapt`.
+#[derive(Args)]
+pub struct Arguments {
+    /// Directory of the model: config.json, safetensors, tokenizer.json
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// What is learned: a .csv, .tsv, .jsonl or .parquet file, or a directory of images by class
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// The method as TOML: its id and configuration keys, for example 'id = "lora", rank = 8'
+    #[arg(long, value_name = "TOML")]
+    method: String,
+    /// Where the adapter goes: a directory that is not there yet
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// What it is evaluated on; otherwise a share of the data
+    #[arg(long, value_name = "FILE")]
+    eval: Option<PathBuf>,
+    /// The share of the data that is held out for evaluation
+    #[arg(long, default_value_t = 0.1)]
+    hold_out: f64,
+    /// What is learned, as TOML, for example 'kind = "sentence-pair", label = "gold"'; otherwise
+    /// what the columns suggest
+    #[arg(long, value_name = "TOML")]
+    task: Option<String>,
+    /// The targets: all-linear, a regular expression, or a list such as '["query", "value"]'
+    #[arg(long)]
+    targets: Option<String>,
+    /// Passes over the data
+    #[arg(long, default_value_t = Training::default().epochs)]
+    epochs: u64,
+    /// Updates instead of passes
+    #[arg(long)]
+    steps: Option<u64>,
+    /// Examples of a batch
+    #[arg(long, default_value_t = Training::default().batch_size)]
+    batch_size: usize,
+    /// Parts of a batch that are computed one after the other, to save memory
+    #[arg(long, default_value_t = 1)]
+    accumulate: usize,
+    /// Largest learning rate
+    #[arg(long, default_value_t = Training::default().learning_rate)]
+    learning_rate: f64,
+    /// Weight decay
+    #[arg(long, default_value_t = Training::default().weight_decay)]
+    weight_decay: f64,
+    /// Most tokens of a text
+    #[arg(long, default_value_t = TextOptions::default().max_length)]
+    max_length: usize,
+    /// Rows that may be unusable: they are reported and left out
+    #[arg(long, default_value_t = 0)]
+    bad_rows: usize,
+    /// Seed of starting values, batches and the division of the data
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Device: flex, ndarray, wgpu or cuda
+    #[arg(long, default_value = "flex")]
+    device: String,
+}
+
+/// Trains and prints what was done.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let settings = settings(arguments)?;
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} steps, {eta} left  {msg}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let watched = std::io::stderr().is_terminal();
+    let summary = adapt::adapt(&settings, &mut |step, steps, loss| {
+        bar.set_length(steps);
+        bar.set_position(step);
+        if let Some(loss) = loss {
+            bar.set_message(format!("loss {loss:.4}"));
+        }
+        if !watched && (step == steps || step.is_multiple_of((steps / 10).max(1))) {
+            let loss = loss.map_or(String::new(), |loss| format!(", loss {loss:.4}"));
+            eprintln!("  {step}/{steps} steps{loss}");
+        }
+    });
+    bar.finish_and_clear();
+    print!("{}", summary?.text());
+    Ok(())
+}
+
+fn settings(arguments: &Arguments) -> Result<Settings> {
+    let targets = match &arguments.targets {
+        Some(text) => Some(targets(Some(text))?),
+        None => None,
+    };
+    Ok(Settings {
+        model: arguments.model.clone(),
+        data: arguments.data.clone(),
+        evaluation: arguments.eval.clone(),
+        hold_out: arguments.hold_out,
+        method: method(&arguments.method)?,
+        targets,
+        task: task(arguments.task.as_deref())?,
+        text: TextOptions {
+            max_length: arguments.max_length,
+            bad_rows: BadRows(arguments.bad_rows),
+            ..TextOptions::default()
+        },
+        training: Training {
+            epochs: arguments.epochs,
+            steps: arguments.steps,
+            batch_size: arguments.batch_size,
+            accumulate: arguments.accumulate,
+            learning_rate: arguments.learning_rate,
+            weight_decay: arguments.weight_decay,
+            ..Training::default()
+        },
+        seed: arguments.seed,
+        device: arguments.device.clone(),
+        out: arguments.out.clone(),
+    })
+}
+
+/// A task as TOML.
+pub(super) fn task(text: Option<&str>) -> Result<Option<Task>> {
+    text.map(|text| table("task", text)).transpose()
+}

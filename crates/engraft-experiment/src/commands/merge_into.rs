@@ -1,0 +1,33 @@
+//! `merge-into`: a plain checkpoint with an adapter folded in.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use engraft_experiment::{Result, adapt};
+
+/// Arguments of `merge-into`.
+#[derive(Args)]
+pub struct Arguments {
+    /// Directory of the model
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Directory of the adapter
+    #[arg(long, value_name = "DIR")]
+    adapter: PathBuf,
+    /// Where the merged model goes: a directory that is not there yet
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+/// Merges and says where the checkpoint is.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let notes = adapt::merge_into(&arguments.model, &arguments.adapter, &arguments.out)?;
+    for note in notes {
+        eprintln!("warning: {note}");
+    }
+    println!(
+        "{}: a plain checkpoint, loaded like any other",
+        arguments.out.display()
+    );
+    Ok(())
+}
