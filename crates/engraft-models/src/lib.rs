@@ -32,7 +32,7 @@ pub use activation::Activation;
 pub use attention::Attention;
 pub use bert::{Bert, BertBlock, BertConfig, BertHead, Embeddings};
 pub use block::{Block, BlockSites};
-pub use checkpoint::{LoadOptions, LoadReport, load};
+pub use checkpoint::{LoadOptions, LoadReport, load, locate};
 pub use feed_forward::FeedForward;
 pub use hf_vit::{HfVit, HfVitBlock, HfVitConfig, ImageEmbeddings};
 pub use layer_norm::LayerNorm;
