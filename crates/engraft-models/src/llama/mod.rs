@@ -198,7 +198,7 @@ impl Llama {
             },
             head: self.head.clone(),
             config: Arc::new(config),
-            origin: Origin::default(),
+            origin: self.origin.clone(),
         })
     }
 }
