@@ -40,6 +40,7 @@ pub use decoder::{
     score,
 };
 pub use checkpoint::{LoadOptions, LoadReport, load};
+pub use checkpoint::{LoadOptions, LoadReport, load, locate};
 pub use feed_forward::FeedForward;
 pub use gpt2::{Gpt2, Gpt2Attention, Gpt2Block, Gpt2Body, Gpt2Config, Gpt2FeedForward};
 pub use hf_vit::{HfVit, HfVitBlock, HfVitConfig, ImageEmbeddings};

@@ -7,6 +7,7 @@
 
 mod convert;
 mod files;
+mod hub;
 mod matching;
 mod names;
 mod save;
@@ -23,6 +24,7 @@ use engraft_core::{Error, Result};
 use engraft_tensor::Key;
 
 use files::{Files, file_error};
+pub use hub::locate;
 pub(crate) use names::Names;
 
 use crate::parts::{Builder, Listing, Random, Source, Wanted};

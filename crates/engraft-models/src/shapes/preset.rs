@@ -121,7 +121,7 @@ mod tests {
         let body = shapes
             .layers
             .iter()
-            .filter(|layer| !shapes.is_head(&layer.path));
+            .filter(|layer| shapes.is_default_target(&layer.path));
         assert_eq!(
             body.map(|layer| 8 * (layer.d_in + layer.d_out))
                 .sum::<usize>(),
