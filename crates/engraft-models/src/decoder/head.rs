@@ -51,16 +51,18 @@ impl HeadConfig {
     pub fn new(config: &Value, tied: bool, of_tokens: &'static str) -> Result<Self> {
         let task = Task::of(config)?;
         match task {
-            Task::Bare | Task::Language | Task::Classification(1..) | Task::Tokens(1..) => Ok(Self {
-                task,
-                tied: config["tie_word_embeddings"].as_bool().unwrap_or(tied),
-                padding: config["pad_token_id"].as_i64(),
-                dropout: ["classifier_dropout", "hidden_dropout"]
-                    .iter()
-                    .find_map(|key| config[key].as_f64())
-                    .unwrap_or(0.1),
-                of_tokens,
-            }),
+            Task::Bare | Task::Language | Task::Classification(1..) | Task::Tokens(1..) => {
+                Ok(Self {
+                    task,
+                    tied: config["tie_word_embeddings"].as_bool().unwrap_or(tied),
+                    padding: config["pad_token_id"].as_i64(),
+                    dropout: ["classifier_dropout", "hidden_dropout"]
+                        .iter()
+                        .find_map(|key| config[key].as_f64())
+                        .unwrap_or(0.1),
+                    of_tokens,
+                })
+            }
             _ => Err(bad(format!(
                 "found architectures {}, expected ...Model, ...ForCausalLM, ...LMHeadModel, \
                  ...ForSequenceClassification or ...ForTokenClassification with at least one label",

@@ -146,7 +146,11 @@ fn golden_models_have_their_outputs_loaded_and_saved() {
             }
             agrees_with_its_shapes(model);
         }
-        let tensors = |directory: &Path| read_tensors(&directory.join("model.safetensors")).unwrap().0;
+        let tensors = |directory: &Path| {
+            read_tensors(&directory.join("model.safetensors"))
+                .unwrap()
+                .0
+        };
         assert_eq!(tensors(copy.path()), tensors(&golden(name)), "{name}");
     }
 }
@@ -156,11 +160,20 @@ fn old_files_of_gpt2_are_read() {
     let options = LoadOptions::new(&Device::default(), DType::F32);
     let (tensors, _) = read_tensors(&golden("gpt2").join("model.safetensors")).unwrap();
     let bare = |name: &String| name.replace("transformer.", "");
-    let mut old: Tensors = tensors.iter().map(|(name, data)| (bare(name), data.clone())).collect();
+    let mut old: Tensors = tensors
+        .iter()
+        .map(|(name, data)| (bare(name), data.clone()))
+        .collect();
     let causal = TensorData::ones::<u8, _>([1, 1, 64, 64]);
     old.insert("h.0.attn.bias".to_owned(), causal);
-    old.insert("h.0.attn.masked_bias".to_owned(), TensorData::zeros::<f32, _>([1]));
-    old.insert("lm_head.weight".to_owned(), tensors["transformer.wte.weight"].clone());
+    old.insert(
+        "h.0.attn.masked_bias".to_owned(),
+        TensorData::zeros::<f32, _>([1]),
+    );
+    old.insert(
+        "lm_head.weight".to_owned(),
+        tensors["transformer.wte.weight"].clone(),
+    );
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     write_tensors(&path("model.safetensors"), &old, HashMap::new()).unwrap();
@@ -254,7 +267,12 @@ fn trained_keys_take_positions_and_leave_windows_as_in_peft() {
             }
         }));
         let found = computed(model.forward(&text, &Ctx::default()).unwrap());
-        close(name, &found, &values(&tensors[&format!("{name}.prefixed")]), 1e-5);
+        close(
+            name,
+            &found,
+            &values(&tensors[&format!("{name}.prefixed")]),
+            1e-5,
+        );
     }
 }
 
