@@ -6,22 +6,26 @@ use serde_json::Value;
 
 use super::pass::present;
 use crate::output::Logits;
-use crate::parts::{Builder, model_part};
+use crate::parts::{Builder, Dropout, model_part};
 use crate::shapes::bad;
 use crate::task::Task;
 
 /// The head of a decoder: an output layer for the next token, which may be the embedding, or a
-/// classifier that reads the last token.
+/// classifier of the last token or of each.
 #[derive(Debug, Clone)]
 pub struct DecoderHead {
     /// Scores of the next token, [width, vocabulary], where they are not the embedding's.
     pub lm_head: Option<Linear>,
     /// Scores of classes, [width, classes].
     pub score: Option<Linear>,
+    dropout: Dropout,
     config: HeadConfig,
 }
 
-model_part!(DecoderHead, this { lm_head => "lm_head", score => "score" } plain { config });
+model_part!(DecoderHead, this {
+    lm_head => "lm_head",
+    score => this.config.classifier(),
+} plain { dropout, config });
 
 /// What decides which head a decoder has.
 #[derive(Debug, Clone, Copy)]
@@ -31,26 +35,48 @@ pub(crate) struct HeadConfig {
     pub tied: bool,
     /// The token that sequences are padded with.
     pub padding: Option<i64>,
+    /// Before a classifier of tokens.
+    dropout: f64,
+    /// What a classifier of tokens is called.
+    of_tokens: &'static str,
 }
 
 impl HeadConfig {
-    /// The head that a config.json describes; `tied` unless it says otherwise.
+    /// The head that a config.json describes; `tied` unless it says otherwise. `of_tokens`: what the
+    /// architecture calls a classifier of tokens.
     ///
     /// # Errors
     /// A task that decoders have no head for here.
-    pub fn new(config: &Value, tied: bool) -> Result<Self> {
+    pub fn new(config: &Value, tied: bool, of_tokens: &'static str) -> Result<Self> {
         let task = Task::of(config)?;
         match task {
-            Task::Bare | Task::Language | Task::Classification(1..) => Ok(Self {
-                task,
-                tied: config["tie_word_embeddings"].as_bool().unwrap_or(tied),
-                padding: config["pad_token_id"].as_i64(),
-            }),
+            Task::Bare | Task::Language | Task::Classification(1..) | Task::Tokens(1..) => {
+                Ok(Self {
+                    task,
+                    tied: config["tie_word_embeddings"].as_bool().unwrap_or(tied),
+                    padding: config["pad_token_id"].as_i64(),
+                    dropout: ["classifier_dropout", "hidden_dropout"]
+                        .iter()
+                        .find_map(|key| config[key].as_f64())
+                        .unwrap_or(0.1),
+                    of_tokens,
+                })
+            }
             _ => Err(bad(format!(
-                "found architectures {}, expected ...Model, ...ForCausalLM, ...LMHeadModel or \
-                 ...ForSequenceClassification with at least one label",
+                "found architectures {}, expected ...Model, ...ForCausalLM, ...LMHeadModel, \
+                 ...ForSequenceClassification or ...ForTokenClassification with at least one label",
                 config["architectures"]
             ))),
+        }
+    }
+}
+
+impl HeadConfig {
+    /// What the classifier is called.
+    fn classifier(&self) -> &'static str {
+        match self.task {
+            Task::Tokens(_) => self.of_tokens,
+            _ => "score",
         }
     }
 }
@@ -66,8 +92,12 @@ impl DecoderHead {
             lm_head: own.then(|| builder.linear("lm_head", width, vocabulary, false)),
             score: match config.task {
                 Task::Classification(labels) => Some(builder.linear("score", width, labels, false)),
+                Task::Tokens(labels) => {
+                    Some(builder.linear(config.classifier(), width, labels, true))
+                }
                 _ => None,
             },
+            dropout: Dropout::new("dropout", config.dropout),
             config,
         }
     }
@@ -87,6 +117,10 @@ impl DecoderHead {
         prompted: bool,
         ctx: &Ctx,
     ) -> Option<Logits> {
+        if let (Some(score), Task::Tokens(_)) = (&self.score, self.config.task) {
+            let hidden = self.dropout.forward(hidden, ctx);
+            return Some(Logits::Tokens(score.forward(hidden, ctx)));
+        }
         if let Some(score) = &self.score {
             let [batch, tokens, width] = hidden.dims();
             let last = match prompted {

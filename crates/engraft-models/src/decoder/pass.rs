@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use engraft_core::Text;
 use engraft_tensor::bridge;
 use engraft_tensor::ops::{Weighing, rotary};
@@ -156,41 +156,56 @@ impl Pass<'_> {
         if let Some((_, mask)) = made.iter().find(|(of, _)| *of == span) {
             return mask.clone();
         }
-        let Span { queries, keys, .. } = span;
-        let own = self.seen + self.tokens;
-        let visible = span.visible();
         let lowest = lowest(self.dtype);
+        let own = self.seen + self.tokens;
         let rows: Vec<Option<&[bool]>> = match &self.present {
             Some(present) => present.chunks(own).map(Some).collect(),
             None => vec![None],
         };
-        let mut values = Vec::with_capacity(rows.len() * queries * keys);
-        for row in &rows {
-            values.extend(visible.iter().enumerate().map(|(at, visible)| {
-                let own = (at % keys).checked_sub(keys - own);
-                let present = row.zip(own).is_none_or(|(row, own)| row[own]);
-                if *visible && present { 0.0 } else { lowest }
-            }));
-        }
-        let shape = [rows.len(), 1, queries, keys];
-        let mask = bridge::tensor(values, shape, &self.device, self.dtype);
+        let visible = rows.iter().flat_map(|row| self.visible(span, *row));
+        let shape = [rows.len(), 1, span.queries, span.keys];
+        let data = match self.dtype {
+            DType::F64 => {
+                let values = visible.map(|visible| if visible { 0.0 } else { lowest });
+                TensorData::new(values.collect::<Vec<f64>>(), shape)
+            }
+            dtype => {
+                let lowest = lowest as f32;
+                let values = visible.map(|visible| if visible { 0.0 } else { lowest });
+                TensorData::new(values.collect::<Vec<f32>>(), shape).convert_dtype(dtype)
+            }
+        };
+        let mask = Tensor::from_data(data, (&self.device, self.dtype));
         made.push((span, mask.clone()));
         mask
     }
-}
 
-impl Span {
-    /// Whether each query may see each key, padding aside, [queries, keys].
-    fn visible(self) -> Vec<bool> {
-        let Self {
+    /// Whether each query sees each key, [queries, keys], in a row whose own tokens are `present`.
+    fn visible(&self, span: Span, present: Option<&[bool]>) -> Vec<bool> {
+        let Span {
             queries,
             keys,
             unplaced,
             window,
-        } = self;
+        } = span;
+        let front = keys - (self.seen + self.tokens);
+        let is_present = |key: usize| match (key.checked_sub(front), present) {
+            (Some(own), Some(present)) => present[own],
+            _ => true,
+        };
+        // Where each key is: windows count padding where positions do.
+        let mut next = 0;
+        let places: Vec<usize> = (0..keys)
+            .map(|key| {
+                let place = next;
+                next += usize::from(!self.counted || is_present(key));
+                place
+            })
+            .collect();
         let sees = |query: usize, key: usize| {
             let itself = keys - queries + query;
-            key <= itself && (key < unplaced || window.is_none_or(|window| key + window > itself))
+            let inside = window.is_none_or(|window| places[key] + window > places[itself]);
+            key <= itself && (key < unplaced || inside) && is_present(key)
         };
         (0..queries * keys)
             .map(|at| sees(at / keys, at % keys))
@@ -251,7 +266,7 @@ mod tests {
         );
         assert_eq!(
             seen(&pass(0, 2, Some(vec![no, yes]))),
-            [yes, no, yes, no, no, yes, no, no, no, yes]
+            [yes, no, yes, no, no, yes, no, yes, no, yes]
         );
         let wide = Span {
             window: Some(4),

@@ -95,7 +95,7 @@ impl Gpt2Config {
             embedding_dropout: keys.embd_pdrop.unwrap_or(0.1),
             attention_dropout: keys.attn_pdrop.unwrap_or(0.1),
             residual_dropout: keys.resid_pdrop.unwrap_or(0.1),
-            head: HeadConfig::new(json, true)?,
+            head: HeadConfig::new(json, true, "classifier")?,
             json: json.clone(),
         })
     }

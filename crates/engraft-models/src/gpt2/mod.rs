@@ -214,9 +214,10 @@ impl CausalLm for Gpt2 {
     }
 
     fn fits(&self, text: &Text, more: usize, ctx: &Ctx) -> Result<()> {
-        let [_, tokens] = text.dims();
+        let [batch, tokens] = text.dims();
         let table = &self.body.wte.linear.weight;
         let token = table.val().narrow(0, 0, 1).unsqueeze::<3>();
+        let token = token.expand([batch, 1, self.config.width]);
         let lead = self
             .body
             .prompt

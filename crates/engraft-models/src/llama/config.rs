@@ -122,7 +122,7 @@ impl LlamaConfig {
             attention_dropout: keys.attention_dropout.unwrap_or(0.0),
             windows: windows(json, &keys)?,
             rope: Rope::new(json, head_width, longest)?,
-            head: HeadConfig::new(json, is("gemma"))?,
+            head: HeadConfig::new(json, is("gemma"), "score")?,
             embedding_scale: is("gemma").then(|| (keys.hidden_size as f64).sqrt()),
             std: keys.initializer_range.unwrap_or(0.02),
             json: json.clone(),

@@ -202,7 +202,7 @@ impl Llama {
             head: self.head.clone(),
             config: Arc::new(config),
             replicated: ranges.to_vec(),
-            origin: Origin::default(),
+            origin: self.origin.clone(),
         })
     }
 }

@@ -41,6 +41,7 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
     // The output layer of the language model is the token embedding, unless it is said not to be.
     match task {
         Task::Classification(labels) => shapes.output("score", width, *labels, false),
+        Task::Tokens(labels) => shapes.output("classifier", width, *labels, true),
         Task::Language if config.tie_word_embeddings == Some(false) => {
             shapes.output("lm_head", width, config.vocab_size, false);
         }

@@ -99,6 +99,7 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
         .unwrap_or(is("gemma") || is("gemma2"));
     match task {
         Task::Classification(labels) => shapes.output("score", width, *labels, false),
+        Task::Tokens(labels) => shapes.output("score", width, *labels, true),
         Task::Language if !tied => shapes.output("lm_head", width, config.vocab_size, false),
         _ => {}
     }
