@@ -35,7 +35,6 @@ pub use activation::Activation;
 pub use attention::Attention;
 pub use bert::{Bert, BertBlock, BertConfig, BertHead, Embeddings};
 pub use block::{Block, BlockSites};
-pub use checkpoint::LoadReport;
 pub use checkpoint::{LoadOptions, LoadReport, load};
 pub use decoder::{
     Cache, CausalLm, DecoderHead, Generation, RmsNorm, Rope, Sampling, Score, generate, perplexity,
