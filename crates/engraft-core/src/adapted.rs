@@ -15,6 +15,7 @@ use crate::counts::Counts;
 use crate::ctx::{Ctx, Mode};
 use crate::error::{Error, Result};
 use crate::evolve::DynEvolve;
+use crate::evolve_sites::DynEvolveSites;
 use crate::method::AnyMethod;
 use crate::named::Named;
 use crate::params::{self, Found};
@@ -127,8 +128,12 @@ pub(crate) struct Held {
     pub(crate) counts: Counts,
     /// What changes its structure while it trains.
     pub(crate) evolve: Option<Arc<dyn DynEvolve>>,
+    /// The same at sites.
+    pub(crate) evolve_sites: Option<Arc<dyn DynEvolveSites>>,
     /// Whether it adds a penalty to the loss.
     pub(crate) regularised: bool,
+    /// Whether it makes sequences or their keys longer.
+    pub(crate) lengthens: bool,
     /// The selected parameters before the adapter.
     pub(crate) original: BTreeMap<String, TensorData>,
     /// The adapter's own values of those that are not in the model now.
@@ -218,7 +223,9 @@ impl<M: Adaptable> Adapted<M> {
             },
             counts: plan.counts(),
             evolve: method.parts().evolve.clone(),
+            evolve_sites: method.parts().evolve_sites.clone(),
             regularised: method.meta().regularised,
+            lengthens: method.meta().lengthens,
             original: self.values_of(&plan.params),
             parked: BTreeMap::new(),
         };
@@ -241,8 +248,9 @@ impl<M: Adaptable> Adapted<M> {
     pub fn surrogate(&self) -> Self {
         let mut held = self.clone();
         held.each_slot(|_, slot| {
-            if let Slot::Linear(linear) = slot {
-                linear.hold();
+            match slot {
+                Slot::Linear(linear) => linear.hold(),
+                Slot::Site(site) => site.hold(),
             }
         });
         held

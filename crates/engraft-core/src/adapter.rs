@@ -124,6 +124,8 @@ pub struct InitContext<'a> {
     pub bank: &'a Bank,
     /// What data says about the layers.
     pub calibration: &'a Calibration,
+    /// The model's word embeddings, [vocabulary, width], where it shows them as a slot.
+    pub embeddings: Option<&'a FrozenBase>,
     /// Where parameters go.
     pub device: Device,
     /// Their precision.
@@ -140,6 +142,7 @@ impl<'a> InitContext<'a> {
             kind: LayerKind::Linear,
             bank,
             calibration: &NOTHING,
+            embeddings: None,
             device: base.device(),
             dtype: base.dtype(),
         }
@@ -151,6 +154,11 @@ impl<'a> InitContext<'a> {
             calibration,
             ..self
         }
+    }
+
+    /// The same context in a model with these word embeddings.
+    pub fn with_embeddings(self, embeddings: Option<&'a FrozenBase>) -> Self {
+        Self { embeddings, ..self }
     }
 
     /// The same context for a layer of this kind.

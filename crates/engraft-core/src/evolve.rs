@@ -238,6 +238,11 @@ impl<M: Adaptable> Trained for Adapted<M> {
         let mut resets = Vec::new();
         for index in 0..self.held.len() {
             let held = &self.held[index];
+            if let Some(evolve) = held.evolve_sites.clone() {
+                let name = held.attachment.name.clone();
+                resets.extend(self.evolve_sites(&name, evolve.as_ref(), time, gradients)?);
+            }
+            let held = &self.held[index];
             let Some(evolve) = held.evolve.clone() else {
                 continue;
             };
@@ -287,7 +292,8 @@ impl<M: Adaptable> Trained for Adapted<M> {
 
     fn evolves(&self, path: &str) -> bool {
         self.held.iter().any(|(_, held)| {
-            held.evolve.is_some() && path.contains(&format!(".adapters.{}.", held.attachment.name))
+            (held.evolve.is_some() || held.evolve_sites.is_some())
+                && path.contains(&format!(".adapters.{}.", held.attachment.name))
         })
     }
 }
@@ -300,6 +306,11 @@ impl<M: Adaptable> Adapted<M> {
     pub fn structure(&mut self, name: &str) -> Result<BTreeMap<String, Vec<(&'static str, f64)>>> {
         let held = &self.held[self.index(name)?];
         let mut found = BTreeMap::new();
+        if let Some(evolve) = held.evolve_sites.clone() {
+            let sites = self.sites_of(name).into_iter();
+            found.extend(sites.map(|(path, adapter)| (path, evolve.report(&adapter))));
+        }
+        let held = &self.held[self.index(name)?];
         if let Some(evolve) = held.evolve.clone() {
             self.each_slot(|path, slot| {
                 if let Slot::Linear(linear) = slot

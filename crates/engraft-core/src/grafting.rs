@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::linear::Linear;
 use crate::method::{AnyMethod, Parts};
 use crate::plan::Plan;
-use crate::shape::LayerShape;
+use crate::shape::{LayerKind, LayerShape};
 use crate::site::Site;
 use crate::statistics::{Calibration, Statistics};
 use crate::targets::{Include, Targets};
@@ -25,6 +25,8 @@ struct Graftage<'a> {
     parts: &'a Parts,
     bank: &'a Bank,
     calibration: &'a Calibration,
+    /// The word embeddings.
+    embeddings: Option<&'a FrozenBase>,
     /// Any layer, for the device and precision of parameters that belong to no layer.
     reference: &'a FrozenBase,
     /// The adapters of a model graft, in the order of the plan's layers.
@@ -62,7 +64,8 @@ impl Graftage<'_> {
         let (Some(shape), Some(part)) = (shape, &self.parts.site) else {
             return Ok(());
         };
-        let ctx = InitContext::new(self.seed, path, self.name, self.reference, self.bank);
+        let ctx = InitContext::new(self.seed, path, self.name, self.reference, self.bank)
+            .with_embeddings(self.embeddings);
         site.attach(path, self.name, part.init(shape, &ctx)?)
     }
 }
@@ -79,6 +82,10 @@ impl<M: Adaptable> Adapted<M> {
         let parts = method.parts();
         let bases = self.bases(plan)?;
         let reference = self.reference()?;
+        let embeddings = match parts.site {
+            Some(_) => self.word_embeddings(),
+            None => None,
+        };
         let layers: Vec<LayerShape> = bases.iter().map(|(layer, _)| layer.clone()).collect();
         let home = bases.first().map_or(&reference, |(_, first)| first);
         self.bank.grow(
@@ -117,6 +124,7 @@ impl<M: Adaptable> Adapted<M> {
             parts,
             bank,
             calibration,
+            embeddings: embeddings.as_ref(),
             reference: &reference,
             made,
         };
@@ -210,6 +218,20 @@ impl<M: Adaptable> Adapted<M> {
             ));
         }
         Ok(bases)
+    }
+
+    /// The first embedding: that of words in every model of text.
+    fn word_embeddings(&mut self) -> Option<FrozenBase> {
+        let shapes = self.model.shapes();
+        let mut layers = shapes.layers.iter();
+        let first = layers.find(|layer| layer.kind == LayerKind::Embedding)?;
+        let mut found = None;
+        self.each_slot(|path, slot| {
+            if let (Slot::Linear(linear), true) = (slot, path == first.path) {
+                found = Some(linear.base());
+            }
+        });
+        found
     }
 
     fn reference(&mut self) -> Result<FrozenBase> {

@@ -32,6 +32,7 @@ mod embedding;
 mod erased;
 mod error;
 mod evolve;
+mod evolve_sites;
 pub mod file;
 mod gradients;
 mod grafting;
@@ -76,6 +77,7 @@ pub use embedding::Embedding;
 pub use erased::Erased;
 pub use error::{Error, Result};
 pub use evolve::{DynEvolve, Evolve, Evolving, Reset, Time, Trained};
+pub use evolve_sites::{DynEvolveSites, EvolveSites, EvolvingSite};
 pub use gradients::Gradients;
 pub use grouping::Grouping;
 pub use header::{Header, TensorInfo};
@@ -92,7 +94,7 @@ pub use selection::Selection;
 pub use set::{AdapterSet, Composition, Switch};
 pub use shape::{LayerKind, LayerShape, ModelShapes, ParamShape, Part, SiteKind, SiteShape};
 pub use site::{
-    AnySite, AttentionView, ProjectKeysAndValues, Site, SiteAdapter, SiteGraft, SiteOps,
+    AnySite, AttentionView, ProjectHeads, ProjectKeysAndValues, Site, SiteAdapter, SiteGraft, SiteOps,
 };
 pub use standardised::standardised;
 pub use statistics::{Calibration, Needs, Statistics};

@@ -100,6 +100,9 @@ pub struct MethodMeta {
     /// Whether an output depends on the other tokens of its batch. In a mixed batch the adapter then
     /// sees its own rows alone.
     pub whole_batch: bool,
+    /// Whether it makes sequences, or the keys that they see, longer. All rows of a batch then have
+    /// the same adapter.
+    pub lengthens: bool,
     /// Whether it changes the layer's bias too (then it needs a slot, not only a weight). An offset
     /// that is an option of the method is not declared: it shows in the weight form.
     pub changes_bias: bool,
@@ -135,6 +138,7 @@ impl MethodMeta {
             peft: None,
             mergeable: true,
             whole_batch: false,
+            lengthens: false,
             changes_bias: false,
             regularised: false,
             at_init: AtInit::Identity,

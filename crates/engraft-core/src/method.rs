@@ -14,10 +14,11 @@ use crate::base::FrozenBase;
 use crate::counts::Counts;
 use crate::error::{Error, Result};
 use crate::evolve::{DynEvolve, Evolve};
+use crate::evolve_sites::{DynEvolveSites, EvolveSites};
 use crate::meta::{AtInit, MethodMeta};
 use crate::model_graft::ModelGraft;
 use crate::selection::Selection;
-use crate::shape::{LayerShape, ModelShapes, SiteShape};
+use crate::shape::{LayerShape, ModelShapes, SiteKind, SiteShape};
 use crate::site::{AnySite, SiteGraft};
 use crate::statistics::{Calibration, Needs};
 use crate::targets::Overrides;
@@ -118,8 +119,12 @@ impl<G: Graft> DynGraft for G {
 
 /// A site adapter's configuration without its type.
 pub trait DynSiteGraft: fmt::Debug + Send + Sync {
+    /// See [`SiteGraft::SITES`].
+    fn kinds(&self) -> &'static [SiteKind];
     /// Whether it acts there by default.
     fn takes(&self, site: &SiteShape) -> bool;
+    /// See [`SiteGraft::default_sites`]; paths, sites of other kinds left out.
+    fn default_sites<'a>(&self, sites: &[&'a SiteShape]) -> Vec<&'a str>;
     /// See [`SiteGraft::admits`]; a site of another kind is not admitted.
     fn admits(&self, site: &SiteShape) -> Result<(), String>;
     /// See [`SiteGraft::count`].
@@ -131,8 +136,17 @@ pub trait DynSiteGraft: fmt::Debug + Send + Sync {
 }
 
 impl<S: SiteGraft> DynSiteGraft for S {
+    fn kinds(&self) -> &'static [SiteKind] {
+        S::SITES
+    }
     fn takes(&self, site: &SiteShape) -> bool {
         S::SITES.contains(&site.kind) && SiteGraft::takes(self, site)
+    }
+    fn default_sites<'a>(&self, sites: &[&'a SiteShape]) -> Vec<&'a str> {
+        let own = sites.iter().copied();
+        let own: Vec<_> = own.filter(|site| DynSiteGraft::takes(self, site)).collect();
+        let chosen = SiteGraft::default_sites(self, own);
+        chosen.into_iter().map(|site| site.path.as_str()).collect()
     }
     fn admits(&self, site: &SiteShape) -> Result<(), String> {
         if !S::SITES.contains(&site.kind) {
@@ -168,6 +182,8 @@ pub struct Parts {
     pub model: Option<Arc<dyn ModelGraft>>,
     /// What changes the adapters' structure while they train.
     pub evolve: Option<Arc<dyn DynEvolve>>,
+    /// The same at sites.
+    pub evolve_sites: Option<Arc<dyn DynEvolveSites>>,
 }
 
 impl Parts {
@@ -195,6 +211,14 @@ impl Parts {
         }
     }
 
+    /// An adapter at each targeted site, whose structure changes while it trains.
+    pub fn evolving_site(site: impl EvolveSites) -> Self {
+        Self {
+            evolve_sites: Some(Arc::new(site.clone())),
+            ..Self::site(site)
+        }
+    }
+
     /// Trained parameters of the model itself.
     pub fn selection(selection: impl Selection) -> Self {
         Self {
@@ -219,6 +243,7 @@ impl Parts {
             selection: self.selection.or(other.selection),
             model: self.model.or(other.model),
             evolve: self.evolve.or(other.evolve),
+            evolve_sites: self.evolve_sites.or(other.evolve_sites),
         }
     }
 }

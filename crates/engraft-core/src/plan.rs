@@ -192,11 +192,8 @@ fn target_sites(
         .filter(|site| part.takes(site) || part.admits(site).is_ok())
         .collect();
     let paths: Vec<&str> = of_kind.iter().map(|site| site.path.as_str()).collect();
-    let chosen = match targets.select(&paths, "site", |path| {
-        of_kind
-            .iter()
-            .any(|site| site.path == path && part.takes(site))
-    }) {
+    let default = part.default_sites(&of_kind);
+    let chosen = match targets.select(&paths, "site", |path| default.contains(&path)) {
         Ok(chosen) => chosen,
         // A composition whose explicit targets are layers acts at no site.
         Err(Error::NoTarget { .. }) if has_layers => Vec::new(),

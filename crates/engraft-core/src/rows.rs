@@ -28,6 +28,16 @@ pub(crate) struct RowGroup {
     pub rows: Vec<usize>,
 }
 
+impl RowGroup {
+    /// For each row of the batch its position among these rows, or that of any for the others.
+    pub(crate) fn spread(&self, rows: usize, device: &Device) -> Tensor<1, Int> {
+        let mut places = vec![0; rows];
+        let own = self.rows.iter().enumerate();
+        own.for_each(|(place, &row)| places[row] = place);
+        RowTokens(1).positions(&places, device)
+    }
+}
+
 impl RowChoice {
     /// One name, or the base, per batch row.
     pub fn new(rows: Vec<Option<String>>) -> Self {
@@ -83,10 +93,39 @@ impl RowChoice {
             .iter()
             .map(|group| apply(group, share.positions(&group.rows, device)));
         let outputs = Tensor::cat(outputs.collect(), 0);
+        outputs.select(0, share.positions(&self.places(), device))
+    }
+
+    /// Applies `apply` once per distinct choice to the positions in the batch of the rows that made
+    /// it, and puts the results back in their places.
+    ///
+    /// # Panics
+    /// If the results differ in more than the number of rows.
+    pub(crate) fn each<const D: usize>(
+        &self,
+        device: &Device,
+        mut apply: impl FnMut(&RowGroup, Tensor<1, Int>) -> Tensor<D>,
+    ) -> Tensor<D> {
+        let whole = RowTokens(1);
+        let outputs: Vec<Tensor<D>> = self
+            .groups
+            .iter()
+            .map(|group| apply(group, whole.positions(&group.rows, device)))
+            .collect();
+        let row = |output: &Tensor<D>| output.dims()[1..].to_vec();
+        assert!(
+            outputs.windows(2).all(|pair| row(&pair[0]) == row(&pair[1])),
+            "adapters that make sequences longer cannot share a batch: `Adapted::rows` refuses them"
+        );
+        Tensor::cat(outputs, 0).select(0, whole.positions(&self.places(), device))
+    }
+
+    /// Where each row is when the groups are behind one another.
+    fn places(&self) -> Vec<usize> {
         let order = self.groups.iter().flat_map(|group| &group.rows);
         let mut places = vec![0; self.rows];
         order.enumerate().for_each(|(at, &row)| places[row] = at);
-        outputs.select(0, share.positions(&places, device))
+        places
     }
 }
 

@@ -77,8 +77,7 @@ pub enum SiteKind {
     Sequence,
     /// The embedded tokens entering the model, before positions are added.
     Prompt,
-    /// What the heads of an attention layer return, before its output layer; the width is that of
-    /// the hidden states.
+    /// What an attention layer returns, where its queries and projections can be seen.
     Attention,
 }
 

@@ -50,17 +50,27 @@ pub trait SiteAdapter: Module + ModuleDisplay + Sync + 'static {
         0
     }
 
-    /// At a [`SiteKind::Attention`]: what the heads are taken to have returned, [batch, tokens,
-    /// heads, head width], from what they returned.
-    fn attend(&self, heads: Tensor<4>, view: &AttentionView<'_>, ctx: &Ctx) -> Tensor<4> {
+    /// At a [`SiteKind::Attention`]: what the layer is taken to have returned, [batch, tokens,
+    /// width], from what it returned.
+    fn attend(&self, output: Tensor<3>, view: &AttentionView<'_>, ctx: &Ctx) -> Tensor<3> {
         let _ = (view, ctx);
-        heads
+        output
+    }
+
+    /// The adapter whose exact derivative this one's gradient is, where the gradient is declared a
+    /// surrogate.
+    fn surrogate(&self) -> Self {
+        self.clone()
     }
 }
 
-/// Projects hidden states [batch, tokens, width] to keys and values, [batch, tokens, key heads,
-/// head width] each.
+/// Projects hidden states [batch, tokens, width], the same in every row, to keys and values, [batch,
+/// tokens, key heads, head width] each.
 pub type ProjectKeysAndValues<'a> = &'a dyn Fn(Tensor<3>) -> (Tensor<4>, Tensor<4>);
+
+/// Projects what heads return, [batch, tokens, heads, head width], to hidden states [batch, tokens,
+/// width].
+pub type ProjectHeads<'a> = &'a dyn Fn(Tensor<4>) -> Tensor<3>;
 
 /// What an adapter at a [`SiteKind::Attention`] sees of the layer.
 #[derive(Clone, Copy)]
@@ -70,6 +80,8 @@ pub struct AttentionView<'a> {
     pub queries: &'a Tensor<4>,
     /// The layer's own projections, without positions.
     pub project: ProjectKeysAndValues<'a>,
+    /// The layer's own output projection.
+    pub output: ProjectHeads<'a>,
 }
 
 impl fmt::Debug for AttentionView<'_> {
@@ -92,6 +104,12 @@ pub trait SiteGraft: Clone + fmt::Debug + Send + Sync + 'static {
     fn takes(&self, site: &SiteShape) -> bool {
         let _ = site;
         true
+    }
+
+    /// Which of the sites that it [takes](Self::takes), in forward order, it acts at by default:
+    /// all of them, unless their number matters (the last layers).
+    fn default_sites<'a>(&self, sites: Vec<&'a SiteShape>) -> Vec<&'a SiteShape> {
+        sites
     }
 
     /// Whether the configuration fits the site: the reason if not.
@@ -120,7 +138,8 @@ pub struct SiteOps {
     extend_key_value: fn(&dyn Any, Tensor<4>, Tensor<4>, &Ctx) -> (Tensor<4>, Tensor<4>),
     extend_sequence: fn(&dyn Any, Tensor<3>, &Ctx) -> Tensor<3>,
     positions: fn(&dyn Any) -> usize,
-    attend: fn(&dyn Any, Tensor<4>, &AttentionView<'_>, &Ctx) -> Tensor<4>,
+    attend: fn(&dyn Any, Tensor<3>, &AttentionView<'_>, &Ctx) -> Tensor<3>,
+    surrogate: fn(&dyn Any) -> AnySite,
 }
 
 /// A site adapter of any method.
@@ -147,7 +166,10 @@ impl AnySite {
                         typed::<A>(module).extend_sequence(tokens, ctx)
                     },
                     positions: |module| typed::<A>(module).positions(),
-                    attend: |module, heads, view, ctx| typed::<A>(module).attend(heads, view, ctx),
+                    attend: |module, output, view, ctx| {
+                        typed::<A>(module).attend(output, view, ctx)
+                    },
+                    surrogate: |module| AnySite::new(typed::<A>(module).surrogate()),
                 }
             },
         )
@@ -206,14 +228,9 @@ impl Site {
         let y = match ctx.rows() {
             Some(rows) => rows.dispatch(input.dims()[0], &input.device(), |group, members| {
                 let pick = |x: &Tensor<2>| x.clone().select(0, members.clone());
-                let name = group.name.as_deref();
-                let chosen = name.and_then(|name| self.adapters.acting(name));
                 let ctx = ctx.of_members(&group.rows);
-                through(
-                    chosen.into_iter().collect(),
-                    [pick(&input), pick(&output)],
-                    &ctx,
-                )
+                let chosen = self.chosen(group.name.as_deref());
+                through(chosen, [pick(&input), pick(&output)], &ctx)
             }),
             None => through(self.adapters.active(), [input, output], &ctx),
         };
@@ -227,13 +244,30 @@ impl Site {
         values: Tensor<4>,
         ctx: &Ctx,
     ) -> (Tensor<4>, Tensor<4>) {
+        if self.adapters.is_empty() {
+            return (keys, values);
+        }
         let ctx = ctx.at(&self.path);
-        self.adapters
-            .active()
-            .into_iter()
-            .fold((keys, values), |(keys, values), (_, site)| {
-                (site.ops().extend_key_value)(site.any(), keys, values, &ctx)
-            })
+        type Both = (Tensor<4>, Tensor<4>);
+        let through = |sites: Vec<(&str, &AnySite)>, both: Both, ctx: &Ctx| {
+            let extend = |(keys, values): Both, (_, site): (&str, &AnySite)| {
+                (site.ops().extend_key_value)(site.any(), keys, values, ctx)
+            };
+            sites.into_iter().fold(both, extend)
+        };
+        let Some(rows) = ctx.rows() else {
+            return through(self.adapters.active(), (keys, values), &ctx);
+        };
+        let heads = keys.dims()[1];
+        let device = keys.device();
+        let both = rows.each(&device, |group, members| {
+            let pick = |x: &Tensor<4>| x.clone().select(0, members.clone());
+            let chosen = self.chosen(group.name.as_deref());
+            let ctx = ctx.of_members(&group.rows);
+            let (keys, values) = through(chosen, (pick(&keys), pick(&values)), &ctx);
+            Tensor::cat(vec![keys, values], 1)
+        });
+        (both.clone().narrow(1, 0, heads), both.narrow(1, heads, heads))
     }
 
     /// By how many positions the keys of a [`SiteKind::KeyValue`] site's adapters move the model's own
@@ -245,26 +279,77 @@ impl Site {
             .sum()
     }
 
-    /// What the heads of an attention layer return, after the adapters of a [`SiteKind::Attention`]
-    /// site.
-    pub fn attend(&self, heads: Tensor<4>, view: &AttentionView<'_>, ctx: &Ctx) -> Tensor<4> {
+    /// What an attention layer returns, [batch, tokens, width], after the adapters of a
+    /// [`SiteKind::Attention`] site.
+    pub fn attend(&self, output: Tensor<3>, view: &AttentionView<'_>, ctx: &Ctx) -> Tensor<3> {
+        if self.adapters.is_empty() {
+            return output;
+        }
         let ctx = ctx.at(&self.path);
-        self.adapters
-            .active()
-            .into_iter()
-            .fold(heads, |heads, (_, site)| {
-                (site.ops().attend)(site.any(), heads, view, &ctx)
+        let through = |sites: Vec<(&str, &AnySite)>, output, view: &AttentionView<'_>, ctx: &Ctx| {
+            sites.into_iter().fold(output, |output, (_, site)| {
+                (site.ops().attend)(site.any(), output, view, ctx)
             })
+        };
+        let Some(rows) = ctx.rows() else {
+            return through(self.adapters.active(), output, view, &ctx);
+        };
+        let returned = output;
+        rows.each(&returned.device(), |group, members| {
+            let queries = view.queries.clone().select(0, members.clone());
+            // The layer's own projections take whole batches, whose rows have their own adapters.
+            let first = members.clone().narrow(0, 0, 1);
+            let project = |hidden: Tensor<3>| {
+                let [_, tokens, width] = hidden.dims();
+                let whole = hidden.narrow(0, 0, 1).expand([rows.rows(), tokens, width]);
+                let (keys, values) = (view.project)(whole);
+                (keys.select(0, first.clone()), values.select(0, first.clone()))
+            };
+            let spread = group.spread(rows.rows(), &queries.device());
+            let output = |heads: Tensor<4>| {
+                (view.output)(heads.select(0, spread.clone())).select(0, members.clone())
+            };
+            let view = AttentionView {
+                queries: &queries,
+                project: &project,
+                output: &output,
+            };
+            let chosen = self.chosen(group.name.as_deref());
+            let ctx = ctx.of_members(&group.rows);
+            through(chosen, returned.clone().select(0, members.clone()), &view, &ctx)
+        })
     }
 
     /// The sequence after the adapters of a [`SiteKind::Sequence`] or [`SiteKind::Prompt`] site.
     pub fn sequence(&self, tokens: Tensor<3>, ctx: &Ctx) -> Tensor<3> {
+        if self.adapters.is_empty() {
+            return tokens;
+        }
         let ctx = ctx.at(&self.path);
-        self.adapters
-            .active()
-            .into_iter()
-            .fold(tokens, |tokens, (_, site)| {
-                (site.ops().extend_sequence)(site.any(), tokens, &ctx)
+        let through = |sites: Vec<(&str, &AnySite)>, tokens, ctx: &Ctx| {
+            sites.into_iter().fold(tokens, |tokens, (_, site)| {
+                (site.ops().extend_sequence)(site.any(), tokens, ctx)
             })
+        };
+        let Some(rows) = ctx.rows() else {
+            return through(self.adapters.active(), tokens, &ctx);
+        };
+        rows.each(&tokens.device(), |group, members| {
+            let chosen = self.chosen(group.name.as_deref());
+            let ctx = ctx.of_members(&group.rows);
+            through(chosen, tokens.clone().select(0, members), &ctx)
+        })
+    }
+
+    /// Replaces every adapter by the one whose exact derivative its gradient is.
+    pub(crate) fn hold(&mut self) {
+        self.adapters
+            .change(|_, site| (site.ops().surrogate)(site.any()));
+    }
+
+    /// The adapter of a batch row.
+    fn chosen(&self, name: Option<&str>) -> Vec<(&str, &AnySite)> {
+        let acting = name.and_then(|name| self.adapters.acting(name));
+        acting.into_iter().collect()
     }
 }

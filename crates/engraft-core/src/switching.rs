@@ -6,7 +6,7 @@ use burn::tensor::TensorData;
 
 use crate::adaptable::{Adaptable, Slot};
 use crate::adapted::{Adapted, Held};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::params;
 use crate::rows::RowChoice;
 use crate::set::Composition;
@@ -43,10 +43,15 @@ impl<M: Adaptable> Adapted<M> {
     /// checked; `None` is the base model.
     ///
     /// # Errors
-    /// If one of them is not attached.
+    /// If one of them is not attached, or makes sequences longer: then all rows must have it, and
+    /// [`activate`](Self::activate) does that.
     pub fn rows(&self, names: &[Option<&str>]) -> Result<RowChoice> {
         for name in names.iter().flatten() {
-            self.index(name)?;
+            if self.held[self.index(name)?].lengthens {
+                return Err(Error::Unsupported(format!(
+                    "adapter `{name}` makes sequences longer, so that the rows of a batch cannot differ in it: activate it for a batch of its own"
+                )));
+            }
         }
         Ok(RowChoice::new(
             names.iter().map(|name| name.map(str::to_owned)).collect(),

@@ -11,6 +11,8 @@ pub struct Text {
     pub mask: Option<Tensor<2, Int>>,
     /// Which segment each token belongs to, [batch, tokens]; `None` is segment 0 throughout.
     pub segments: Option<Tensor<2, Int>>,
+    /// Which task each sequence belongs to, `[batch]`; `None` is task 0 throughout.
+    pub tasks: Option<Tensor<1, Int>>,
 }
 
 impl Text {
@@ -20,6 +22,7 @@ impl Text {
             ids,
             mask: None,
             segments: None,
+            tasks: None,
         }
     }
 
@@ -39,6 +42,14 @@ impl Text {
         }
     }
 
+    /// The same with the task of each sequence.
+    pub fn with_tasks(self, tasks: Tensor<1, Int>) -> Self {
+        Self {
+            tasks: Some(tasks),
+            ..self
+        }
+    }
+
     /// The sequences at these positions of the batch.
     pub fn rows(&self, rows: &[usize]) -> Self {
         let indices: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
@@ -49,6 +60,7 @@ impl Text {
             ids: pick(&self.ids),
             mask: self.mask.as_ref().map(pick),
             segments: self.segments.as_ref().map(pick),
+            tasks: self.tasks.clone().map(|tasks| tasks.select(0, indices)),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::TensorData;
-use engraft_core::{Adaptable, Adapted, Attachment, Include, LayerKind, ModelShapes};
+use engraft_core::{Adaptable, Adapted, Attachment, Include, LayerKind};
 use serde_json::{Map, Value};
 
 use crate::adapter::PeftAdapter;
@@ -18,6 +18,7 @@ use crate::pair::Pair;
 use crate::targets;
 use crate::tokens;
 use crate::types::{self, Configured, PeftType, Table, Written};
+use crate::whole::prompts::{ENCODER, FINISHED, finished};
 use crate::whole::{self, WholeType};
 
 /// The version of PEFT whose files are written.
@@ -34,7 +35,7 @@ pub(crate) fn export<M: Adaptable>(
         .find(|attachment| attachment.name == name)
         .expect("its tensors were found");
     if let Some(kind) = whole::of_method(&attachment.method) {
-        return export_whole(kind, attachment, &adapted.model.shapes(), tensors);
+        return export_whole(kind, attachment, adapted, tensors);
     }
     let kind = types::of_method(&attachment.method)?;
     let refuse = |reason: String| {
@@ -147,10 +148,10 @@ pub(crate) fn export<M: Adaptable>(
     Ok(PeftAdapter::from_parts(config, exported).with_frozen(unsaved))
 }
 
-fn export_whole(
+fn export_whole<M: Adaptable>(
     kind: &dyn WholeType,
     attachment: &Attachment,
-    shapes: &ModelShapes,
+    adapted: &Adapted<M>,
     mut tensors: BTreeMap<String, TensorData>,
 ) -> Result<PeftAdapter> {
     let refuse = |reason: String| {
@@ -160,7 +161,7 @@ fn export_whole(
             kind.name()
         ))
     };
-    let (own, pairs) = kind.write(attachment, shapes).map_err(refuse)?;
+    let (own, pairs) = kind.write(attachment, &adapted.model.shapes()).map_err(refuse)?;
     let mut exported = BTreeMap::new();
     for pair in &pairs {
         let data = tensors.remove(&pair.own);
@@ -171,13 +172,20 @@ fn export_whole(
         return Err(refuse(format!("PEFT has no place for its tensor {key}")));
     }
     kind.pack(&mut exported).map_err(refuse)?;
+    // What it was computed from is in no file.
+    let is_saved = |key: &String, _: &mut TensorData| !key.starts_with(ENCODER);
+    let saved: BTreeMap<_, _> = exported.extract_if(.., is_saved).collect();
+    let (unsaved, mut exported) = (exported, saved);
+    if let Some(place) = kind.computed(attachment) {
+        exported.insert(FINISHED.to_owned(), finished(adapted, attachment, place)?);
+    }
     let mut keys = neutral(kind.name());
     keys.extend(own);
     let config = PeftConfig {
         keys,
         ..PeftConfig::default()
     };
-    Ok(PeftAdapter::from_parts(config, exported))
+    Ok(PeftAdapter::from_parts(config, exported).with_frozen(unsaved))
 }
 
 /// The keys of every configuration.

@@ -21,6 +21,7 @@ use crate::targets;
 use crate::tokens;
 use crate::types::PeftType;
 use crate::types::{self, Configured};
+use crate::whole::prompts::ENCODER;
 use crate::whole::{self, Whole, WholeType};
 
 /// Keys of every configuration that say nothing about what an adapter computes.
@@ -237,11 +238,14 @@ fn import_whole(
     name: &str,
 ) -> Result<Import> {
     let mut found = adapter.tensors.clone();
+    let trained = adapter.frozen.iter().filter(|(key, _)| key.starts_with(ENCODER));
+    found.extend(trained.map(|(key, data)| (key.clone(), data.clone())));
     let Whole {
         method,
         config: own,
         injection,
         pairs,
+        derived,
     } = kind.read(&mut config, shapes, &mut found, name)?;
     let warnings = config.finish()?;
     Ok(Import {
@@ -256,7 +260,7 @@ fn import_whole(
         layers: Vec::new(),
         grown: Vec::new(),
         base: BTreeMap::new(),
-        derived: &[],
+        derived,
     })
 }
 

@@ -20,6 +20,7 @@ mod field;
 mod import;
 mod numpy;
 mod pair;
+mod pieces;
 mod targets;
 mod tokens;
 mod torch;

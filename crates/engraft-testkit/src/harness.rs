@@ -7,6 +7,8 @@ use engraft_core::{
 };
 use engraft_tensor::{Init, Key};
 
+use crate::Front;
+
 /// Outputs of the head.
 const CLASSES: usize = 3;
 
@@ -19,11 +21,15 @@ const CLASSES: usize = 3;
 /// the shape under test, so that a configuration fits both and banks are really shared; every
 /// function is smooth, so that central differences converge; no width degenerates at 1.
 ///
+/// With a [`Front`], x has gone through its attention layers.
+///
 /// # Shapes
 /// - x: [batch, tokens, d_in]
 /// - y: [batch, tokens, 3]
 #[derive(Module, Debug)]
 pub struct Harness {
+    /// Layers in front of the block.
+    pub front: Option<Front>,
     /// The block.
     pub block: Block,
     /// The task head.
@@ -115,8 +121,20 @@ impl Harness {
             sites: Sites::default(),
         };
         Self {
+            front: None,
             block,
             head: linear("head", d_out, CLASSES, true),
+        }
+    }
+
+    /// The same model with attention layers in front of the block, from the streams of `seed`.
+    pub fn with_front(self, seed: u64) -> Self {
+        let weight = self.block.fc1.weight.val();
+        let key = Key::new(seed).child("front");
+        let front = Front::new(weight.dims()[0], &key, &weight.device(), weight.dtype());
+        Self {
+            front: Some(front),
+            ..self
         }
     }
 
@@ -133,6 +151,10 @@ impl Harness {
             norm,
             sites,
         } = &self.block;
+        let x = match &self.front {
+            Some(front) => front.forward(x, ctx),
+            None => x,
+        };
         let stream = fc2.forward(x.clone(), ctx);
         let first = fc1.forward(x, ctx).tanh();
         let hidden = stream.clone() + sites.attention.sublayer(stream, first, ctx);
@@ -144,7 +166,7 @@ impl Harness {
     }
 }
 
-fn rounded<const D: usize>(
+pub(crate) fn rounded<const D: usize>(
     init: Init,
     shape: [usize; D],
     key: &Key,
@@ -159,6 +181,9 @@ impl Adaptable for Harness {
         let Block { fc1, fc2, .. } = &self.block;
         let [d_in, d_out] = fc1.weight.dims();
         let mut shapes = ModelShapes::default();
+        if let Some(front) = &self.front {
+            front.shapes(&mut shapes, d_in);
+        }
         shapes.push_linear("block.fc1", d_in, d_out, fc1.bias.is_some(), Part::Body);
         shapes.push_linear("block.fc2", d_in, d_out, fc2.bias.is_some(), Part::Body);
         shapes.push_param("block.norm.gamma", d_out, Part::Norm, false);
@@ -174,6 +199,9 @@ impl Adaptable for Harness {
         let Block {
             fc1, fc2, sites, ..
         } = &mut self.block;
+        if let Some(front) = &mut self.front {
+            slots.within("front", |slots| front.slots(slots));
+        }
         slots.within("block", |slots| {
             slots.linear("fc1", fc1).linear("fc2", fc2);
             slots.within("sites", |slots| {
@@ -193,7 +221,7 @@ mod tests {
     #[test]
     fn the_shapes_it_states_are_those_of_its_record() {
         let layer = LayerShape::linear("x", 5, 4, true);
-        let harness = Harness::new(&layer, 0, &Device::default(), DType::F32);
+        let harness = Harness::new(&layer, 0, &Device::default(), DType::F32).with_front(0);
         let mut stated: Vec<(String, usize)> = harness
             .shapes()
             .params

@@ -10,8 +10,10 @@
 pub mod compare;
 pub mod contract;
 pub mod gradcheck;
+mod front;
 mod harness;
 pub mod random;
 pub mod strategies;
 
+pub use front::{Front, Layer};
 pub use harness::{Block, Harness, Norm, Sites};

@@ -82,8 +82,8 @@ impl BertBlock {
     /// Applies the block to [batch, tokens, width].
     pub(crate) fn forward(&self, x: Tensor<3>, padding: &Padding, ctx: &Ctx) -> Tensor<3> {
         let [attention_dropout, dropout] = &self.dropouts;
-        let heads = self.attention.forward(x.clone(), padding, ctx);
-        let output = attention_dropout.forward(self.projection.forward(heads, ctx), ctx);
+        let output = self.attention.forward(x.clone(), &self.projection, padding, ctx);
+        let output = attention_dropout.forward(output, ctx);
         let output = self.attention_site.sublayer(x.clone(), output, ctx);
         let h = self.attention_norm.forward(x + output, ctx);
         let hidden = self.intermediate.forward(h.clone(), ctx);

@@ -74,6 +74,7 @@ impl Cache {
         });
         Text {
             mask,
+            tasks: text.tasks.clone(),
             ..Text::new(ids)
         }
     }

@@ -55,21 +55,21 @@ impl Gpt2Attention {
         cache: Option<&mut LayerCache>,
         ctx: &Ctx,
     ) -> Tensor<3> {
-        let [batch, tokens, width] = x.dims();
+        let tokens = x.dims()[1];
         let [queries, keys, values] = self.project(x, ctx);
         let seen = KeyValues::new([keys, values], &self.key_value, cache, ctx);
         let weighing = pass.weighing(seen.span(tokens, None), Some(self.scale));
         let heads = heads_attention(queries.clone(), seen.both, weighing, &self.dropout, ctx);
+        let output = |heads: Tensor<4>| self.c_proj.forward(heads.flatten::<3>(2, 3), ctx);
         let view = AttentionView {
             queries: &queries,
             project: &|hidden| {
                 let [_, keys, values] = self.project(hidden, ctx);
                 (keys, values)
             },
+            output: &output,
         };
-        let heads = self.attended.attend(heads, &view, ctx);
-        self.c_proj
-            .forward(heads.reshape([batch, tokens, width]), ctx)
+        self.attended.attend(output(heads), &view, ctx)
     }
 
     /// Queries, keys and values, [batch, tokens, heads, head width].

@@ -81,10 +81,9 @@ impl HfVitBlock {
     pub fn forward(&self, x: Tensor<3>, ctx: &Ctx) -> Tensor<3> {
         let [attention_dropout, dropout] = &self.dropouts;
         let input = self.norm_before.forward(x.clone(), ctx);
-        let heads = self
-            .attention
-            .forward(input.clone(), &Padding::default(), ctx);
-        let output = attention_dropout.forward(self.projection.forward(heads, ctx), ctx);
+        let padding = Padding::default();
+        let output = self.attention.forward(input.clone(), &self.projection, &padding, ctx);
+        let output = attention_dropout.forward(output, ctx);
         let h = x + self.attention_site.sublayer(input, output, ctx);
         let input = self.norm_after.forward(h.clone(), ctx);
         let hidden = self

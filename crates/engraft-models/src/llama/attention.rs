@@ -96,17 +96,16 @@ impl LlamaAttention {
         let queries = angles.turn(normed(&self.q_norm, queries, ctx));
         let (keys, values) = self.project(x, ctx);
         let seen = KeyValues::new([angles.turn(keys), values], &self.key_value, cache, ctx);
-        let [batch, tokens, ..] = queries.dims();
+        let tokens = queries.dims()[1];
         let weighing = pass.weighing(seen.span(tokens, self.window), None);
         let heads = heads_attention(queries.clone(), seen.both, weighing, &self.dropout, ctx);
+        let output = |heads: Tensor<4>| self.o_proj.forward(heads.flatten::<3>(2, 3), ctx);
         let view = AttentionView {
             queries: &queries,
             project: &|hidden| self.project(hidden, ctx),
+            output: &output,
         };
-        let heads = self.attended.attend(heads, &view, ctx);
-        let width = heads.dims()[2] * heads.dims()[3];
-        self.o_proj
-            .forward(heads.reshape([batch, tokens, width]), ctx)
+        self.attended.attend(output(heads), &view, ctx)
     }
 
     /// Keys and values [batch, tokens, key heads, head width], without positions.

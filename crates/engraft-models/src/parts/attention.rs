@@ -6,16 +6,17 @@ use engraft_tensor::ops::{Weighing, attention};
 
 use super::{Builder, Dropout, Padding, model_part};
 
-/// softmax(q k^T / sqrt(d)) v with q, k, v projections of their own and d = width / heads, before
-/// the output projection.
+/// softmax(q k^T / sqrt(d)) v with q, k, v projections of their own and d = width / heads, through
+/// the block's output projection.
 ///
 /// Vaswani et al., arXiv 1706.03762, section 3.2.2. The site `key_value` sees keys and values,
-/// [batch, heads, tokens, d] each; the site `attended` what the heads return.
+/// [batch, heads, tokens, d] each; the site `attended` what the layer
+/// returns.
 #[derive(Debug, Clone)]
 pub struct SelfAttention {
     /// Keys and values.
     pub key_value: Site,
-    /// What the heads return.
+    /// What the layer returns.
     pub attended: Site,
     /// Queries, [width, width].
     pub query: Linear,
@@ -70,9 +71,14 @@ impl SelfAttention {
         }
     }
 
-    /// Attends within each sequence of [batch, tokens, width].
-    pub(crate) fn forward(&self, x: Tensor<3>, padding: &Padding, ctx: &Ctx) -> Tensor<3> {
-        let [batch, tokens, width] = x.dims();
+    /// Attends within each sequence of [batch, tokens, width]; `projection` is that of the output.
+    pub(crate) fn forward(
+        &self,
+        x: Tensor<3>,
+        projection: &Linear,
+        padding: &Padding,
+        ctx: &Ctx,
+    ) -> Tensor<3> {
         let split = |y: Tensor<3>| {
             let [batch, tokens, width] = y.dims();
             y.reshape([batch, tokens, self.heads, width / self.heads])
@@ -95,12 +101,13 @@ impl SelfAttention {
             &self.dropout,
             ctx,
         );
+        let output = |heads: Tensor<4>| projection.forward(heads.flatten::<3>(2, 3), ctx);
         let view = AttentionView {
             queries: &queries,
             project: &project,
+            output: &output,
         };
-        let heads = self.attended.attend(heads, &view, ctx);
-        heads.reshape([batch, tokens, width])
+        self.attended.attend(output(heads), &view, ctx)
     }
 }
 

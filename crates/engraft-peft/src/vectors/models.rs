@@ -108,8 +108,7 @@ pub(super) fn adapter(
     let (import, adapted) = if trained.is_empty() {
         (import, adapted)
     } else {
-        let whole = PeftAdapter::from_parts(adapter.config().clone(), trained);
-        let import = whole.import(&fresh.model.shapes(), ONLY)?;
+        let import = adapter.with_frozen(trained).import(&fresh.model.shapes(), ONLY)?;
         let mut adapted = fresh;
         import.attach(&mut adapted, registry)?;
         case.outputs(&adapted, &mut checks)?;
@@ -136,10 +135,15 @@ impl Input {
             Some(Tensor::<2, Int>::from_data(data, device))
         };
         let ids = ints("in.input_ids").ok_or_else(|| fail("in.input_ids is missing"))?;
+        let tasks = tensors.get("in.task_ids").map(|data| {
+            let data = data.clone().convert_dtype(DType::I64);
+            Tensor::<1, Int>::from_data(data, device)
+        });
         Ok(Self::Text(Text {
             ids,
             mask: ints("in.attention_mask"),
             segments: ints("in.token_type_ids"),
+            tasks,
         }))
     }
 

@@ -67,6 +67,7 @@ impl WholeType for LnTuning {
             config: table([("subset", norms.clone().into())]),
             pairs: pairs(&extras, &params, &norms, shapes, tensors),
             injection: Injection::default().with_params(params),
+            derived: &[],
         })
     }
 

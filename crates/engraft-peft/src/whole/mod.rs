@@ -2,8 +2,9 @@
 //! trained tokens in front of a text, a model beside the model. One file each, one line of [`WHOLE`].
 
 mod ln_tuning;
+pub(crate) mod prompts;
 
-use engraft_core::{Attachment, Injection, ModelShapes};
+use engraft_core::{Attachment, Injection, ModelShapes, SiteKind};
 
 use crate::config::Reader;
 use crate::error::Result;
@@ -11,7 +12,16 @@ use crate::pair::Pair;
 use crate::types::{Table, Tensors};
 
 /// All of them, alphabetical.
-pub(crate) static WHOLE: &[&dyn WholeType] = &[&ln_tuning::LnTuning];
+pub(crate) static WHOLE: &[&dyn WholeType] = &[
+    &prompts::AdaptionPrompt,
+    &prompts::Cartridge,
+    &prompts::Cpt,
+    &ln_tuning::LnTuning,
+    &prompts::MultitaskPromptTuning,
+    &prompts::PrefixTuning,
+    &prompts::PromptTuning,
+    &prompts::PTuning,
+];
 
 /// A type of adapter in PEFT that is read and written for the model as a whole.
 pub(crate) trait WholeType: Sync {
@@ -41,6 +51,13 @@ pub(crate) trait WholeType: Sync {
         shapes: &ModelShapes,
     ) -> Result<(Table, Vec<Pair>), String>;
 
+    /// Where a file holds what the adapter computes there, not the parameters it computes it from:
+    /// `prompt_embeddings`.
+    fn computed(&self, attachment: &Attachment) -> Option<SiteKind> {
+        let _ = attachment;
+        None
+    }
+
     /// The inverse of what [`read`](Self::read) did to the tensors, for all or some of them.
     fn pack(&self, tensors: &mut Tensors) -> Result<(), String> {
         let _ = tensors;
@@ -59,6 +76,8 @@ pub(crate) struct Whole {
     pub(crate) injection: Injection,
     /// Its tensors.
     pub(crate) pairs: Vec<Pair>,
+    /// Parameters that the method computes from the base.
+    pub(crate) derived: &'static [&'static str],
 }
 
 /// The type of this name.

@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::optim::{AdamWConfig, GradientsParams};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use engraft_core::{
-    Adapted, AnyMethod, Error, Injection, LayerShape, Linear, MethodEntry, Mode, params,
+    Adapted, AnyMethod, Error, Injection, LayerShape, Linear, MethodEntry, Mode, SiteKind, params,
 };
 
 use super::Outcome;
@@ -40,7 +40,7 @@ impl Case {
         layer: &LayerShape,
         dtype: DType,
     ) -> Result<Self, Box<dyn std::error::Error>> {
-        let mut fresh = Adapted::new(harness(layer, dtype));
+        let mut fresh = Adapted::new(harness(&method, layer, dtype));
         attach(&mut fresh, NAME, &method, &injection(layer, SEED))?;
         let moved = random::perturb_trained(fresh.clone(), SPREAD, 2);
         Ok(Self {
@@ -55,12 +55,12 @@ impl Case {
 
     /// The model before anything was attached.
     pub fn base(&self) -> Harness {
-        harness(&self.layer, self.dtype)
+        harness(&self.method, &self.layer, self.dtype)
     }
 
     /// A model with the same adapter, made again from nothing.
     pub fn again(&self, dtype: DType) -> Result<Adapted<Harness>, Box<dyn std::error::Error>> {
-        let mut adapted = Adapted::new(harness(&self.layer, dtype));
+        let mut adapted = Adapted::new(harness(&self.method, &self.layer, dtype));
         attach(&mut adapted, NAME, &self.method, &self.injection(SEED))?;
         Ok(adapted)
     }
@@ -151,8 +151,15 @@ pub(super) fn attach(
     adapted.attach_calibrated(name, method, injection, &calibration)
 }
 
-fn harness(layer: &LayerShape, dtype: DType) -> Harness {
-    Harness::new(layer, 0, &Device::default().autodiff(), dtype)
+/// The model for a method: with attention layers where it acts on tokens, keys or values.
+pub(super) fn harness(method: &AnyMethod, layer: &LayerShape, dtype: DType) -> Harness {
+    let harness = Harness::new(layer, 0, &Device::default().autodiff(), dtype);
+    let of_block = |kind: &SiteKind| matches!(kind, SiteKind::Hidden | SiteKind::Sublayer);
+    let mut kinds = method.parts().site.iter().flat_map(|site| site.kinds());
+    match kinds.all(of_block) {
+        true => harness,
+        false => harness.with_front(0),
+    }
 }
 
 /// Layers with a bias have their head trained along, the others not, so that both occur.

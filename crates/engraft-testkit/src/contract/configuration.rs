@@ -1,12 +1,12 @@
 //! Configurations are strict, and fit a shape or say why not.
 
-use burn::tensor::{DType, Device};
+use burn::tensor::DType;
 use engraft_core::{Adaptable, Adapted, Error, Injection, LayerShape, MethodEntry, Mode, Plan};
 use serde_json::Value;
 
-use super::case::{Case, NAME, attach};
+use super::case::{Case, NAME, attach, harness};
 use super::{Outcome, ensure};
-use crate::{Harness, compare, random};
+use crate::{compare, random};
 
 /// A configuration survives being written out, and an unknown key is an error that names it.
 pub(super) fn check(case: &Case) -> Outcome {
@@ -35,7 +35,7 @@ pub(super) fn default_is_admitted_or_refused(
 ) -> Outcome {
     let method = entry.parse(&Value::Null)?;
     let injection = Injection::new(1);
-    let mut adapted = Adapted::new(Harness::new(layer, 0, &Device::default().autodiff(), dtype));
+    let mut adapted = Adapted::new(harness(&method, layer, dtype));
     let plan = Plan::new(&method, &adapted.model.shapes(), &injection);
     let attached = attach(&mut adapted, NAME, &method, &injection);
     match (plan, attached) {

@@ -75,6 +75,12 @@ fn rows(
         // Parameters of the model itself are the same for every row.
         return Ok(());
     }
+    if case.entry.meta.lengthens {
+        let refused = model.rows(&[Some("one"), Some("two"), None]).is_err();
+        return ensure(refused, || {
+            "sequences of different lengths in one batch were not refused".to_owned()
+        });
+    }
     let choice = RowChoice::new(vec![Some("one".to_owned()), Some("two".to_owned()), None]);
     let ctx = model.ctx(Mode::Eval).with_rows(&choice);
     let x = case.x(&model.model);
