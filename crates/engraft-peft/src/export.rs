@@ -96,7 +96,7 @@ pub(crate) fn export<M: Adaptable>(
     }
     experts::join(&mut exported, &layers);
     kind.pack(&configured, &mut exported).map_err(refuse)?;
-    if trained.is_empty() {
+    if trained.is_empty() && kind.saves_base() {
         exported.extend(base_weights::saved(adapted, &layers));
     }
     let all: Vec<&str> = shapes
@@ -161,7 +161,9 @@ fn export_whole<M: Adaptable>(
             kind.name()
         ))
     };
-    let (own, pairs) = kind.write(attachment, &adapted.model.shapes()).map_err(refuse)?;
+    let (own, pairs) = kind
+        .write(attachment, &adapted.model.shapes())
+        .map_err(refuse)?;
     let mut exported = BTreeMap::new();
     for pair in &pairs {
         let data = tensors.remove(&pair.own);

@@ -108,7 +108,9 @@ pub(super) fn adapter(
     let (import, adapted) = if trained.is_empty() {
         (import, adapted)
     } else {
-        let import = adapter.with_frozen(trained).import(&fresh.model.shapes(), ONLY)?;
+        let import = adapter
+            .with_frozen(trained)
+            .import(&fresh.model.shapes(), ONLY)?;
         let mut adapted = fresh;
         import.attach(&mut adapted, registry)?;
         case.outputs(&adapted, &mut checks)?;
