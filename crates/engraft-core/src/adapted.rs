@@ -202,7 +202,8 @@ impl<M: Adaptable> Adapted<M> {
             });
         }
         self.refuse_while_merged()?;
-        let plan = Plan::new(method, &self.model.shapes(), injection)?;
+        let shapes = self.model.shapes();
+        let plan = Plan::new(method, &shapes, injection)?;
         let before = self.activity();
         // The new adapter becomes the active one: what others selected goes back to its original.
         self.disable(false);
@@ -212,7 +213,11 @@ impl<M: Adaptable> Adapted<M> {
                 name: name.to_owned(),
                 method: method.meta().id.to_owned(),
                 config: method.config().clone(),
-                injection: injection.clone(),
+                // With the targets taken by default written out: a file needs no table.
+                injection: Injection {
+                    targets: method.targets_in(&shapes, &injection.targets),
+                    ..injection.clone()
+                },
                 layers: plan
                     .layers
                     .iter()
@@ -247,11 +252,9 @@ impl<M: Adaptable> Adapted<M> {
     /// methods of a surrogate gradient detach held constant. See [`crate::Adapter::surrogate`].
     pub fn surrogate(&self) -> Self {
         let mut held = self.clone();
-        held.each_slot(|_, slot| {
-            match slot {
-                Slot::Linear(linear) => linear.hold(),
-                Slot::Site(site) => site.hold(),
-            }
+        held.each_slot(|_, slot| match slot {
+            Slot::Linear(linear) => linear.hold(),
+            Slot::Site(site) => site.hold(),
         });
         held
     }

@@ -39,6 +39,7 @@ pub struct Ctx<'a> {
     text: Option<&'a Text>,
     /// The batch rows of the tokens at hand, where rows have different adapters.
     members: Option<&'a [usize]>,
+    sequences: Option<[usize; 2]>,
     path: &'a str,
 }
 
@@ -53,6 +54,7 @@ impl Default for Ctx<'_> {
             image: None,
             text: None,
             members: None,
+            sequences: None,
             path: "",
         }
     }
@@ -144,6 +146,20 @@ impl<'a> Ctx<'a> {
             members: Some(rows),
             ..*self
         }
+    }
+
+    /// The same context at a site of so many sequences of so many tokens.
+    pub(crate) fn of_sequences(self, sequences: [usize; 2]) -> Self {
+        Self {
+            sequences: Some(sequences),
+            ..self
+        }
+    }
+
+    /// At a [`Site`](crate::Site) where tokens are flattened: how many sequences they are, one after the other,
+    /// and how many tokens each of them has.
+    pub fn sequences(&self) -> Option<[usize; 2]> {
+        self.sequences
     }
 
     /// The same context, seen by the slot, site or other part of a model at `path`: what is random

@@ -153,7 +153,9 @@ impl<M: Adaptable> Adapted<M> {
         let Some(graft) = &method.parts().graft else {
             return Ok(injection);
         };
-        let plan = Plan::new(method, &self.model.shapes(), &injection)?;
+        let shapes = self.model.shapes();
+        let targets = method.targets_in(&shapes, &injection.targets);
+        let plan = Plan::new(method, &shapes, &injection)?;
         let layers: Vec<_> = plan
             .layers
             .iter()
@@ -167,7 +169,7 @@ impl<M: Adaptable> Adapted<M> {
         for ((layer, _), keys) in layers.iter().zip(decided) {
             if let Some(keys) = keys {
                 let path = regex::escape(&layer.path);
-                let mut own = injection.targets.overrides(&layer.path)?;
+                let mut own = targets.overrides(&layer.path)?;
                 own.extend(keys);
                 patterns.insert(format!("^{path}$"), own);
                 kept.push(path);

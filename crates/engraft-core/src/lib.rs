@@ -34,6 +34,7 @@ mod error;
 mod evolve;
 mod evolve_sites;
 pub mod file;
+mod fold;
 mod gradients;
 mod grafting;
 pub mod grouping;
@@ -92,9 +93,10 @@ pub use rows::RowChoice;
 pub use scaling::{Scaling, admit_rank, positive_rank};
 pub use selection::Selection;
 pub use set::{AdapterSet, Composition, Switch};
-pub use shape::{LayerKind, LayerShape, ModelShapes, ParamShape, Part, SiteKind, SiteShape};
+pub use shape::{Fold, LayerKind, LayerShape, ModelShapes, ParamShape, Part, SiteKind, SiteShape};
 pub use site::{
-    AnySite, AttentionView, ProjectHeads, ProjectKeysAndValues, Site, SiteAdapter, SiteGraft, SiteOps,
+    AnySite, AttentionView, ProjectHeads, ProjectKeysAndValues, Site, SiteAdapter, SiteGraft,
+    SiteOps,
 };
 pub use standardised::standardised;
 pub use statistics::{Calibration, Needs, Statistics};

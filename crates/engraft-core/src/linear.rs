@@ -300,6 +300,13 @@ impl Linear {
         }
     }
 
+    /// Makes the merged layer the only one: without adapters, and with nothing to go back to.
+    pub(crate) fn settle(&mut self) {
+        self.adapters = AdapterSet::default();
+        self.rebased = Named::default();
+        self.unmerged = None;
+    }
+
     /// Whether an adapter is merged.
     pub fn is_merged(&self) -> bool {
         self.unmerged.is_some()

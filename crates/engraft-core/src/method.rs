@@ -21,7 +21,7 @@ use crate::selection::Selection;
 use crate::shape::{LayerShape, ModelShapes, SiteKind, SiteShape};
 use crate::site::{AnySite, SiteGraft};
 use crate::statistics::{Calibration, Needs};
-use crate::targets::Overrides;
+use crate::targets::{Overrides, Targets};
 
 /// A learning rate that a method asks for: the trained parameters called `field` (a field of the
 /// adapter, or an entry of its bank) take `factor` times the run's learning rate.
@@ -51,6 +51,14 @@ pub trait Method:
     /// Learning rates of its own; parameters that are not named take the run's.
     fn rates(&self) -> Vec<Rate> {
         Vec::new()
+    }
+
+    /// The layers it usually goes to in an architecture (the `model_type` of a Hugging Face
+    /// configuration), taken where the injection includes nothing explicitly; `None` for every linear
+    /// layer.
+    fn usual_targets(architecture: &str) -> Option<Targets> {
+        let _ = architecture;
+        None
     }
 
     /// What the model computes before training under this configuration, where an option makes it
@@ -305,6 +313,12 @@ impl AnyMethod {
         self.at_init
     }
 
+    /// The targets in a model: those given, or the usual ones of its architecture.
+    pub(crate) fn targets_in(&self, shapes: &ModelShapes, given: &Targets) -> Targets {
+        let architecture = shapes.architecture.as_deref();
+        given.or(architecture.and_then(self.entry.usual_targets))
+    }
+
     /// What its initialiser wants to know from data.
     pub fn needs(&self) -> Needs {
         let graft = self.parts.graft.as_ref().map(|graft| graft.needs());
@@ -347,6 +361,7 @@ pub struct MethodEntry {
     pub meta: &'static MethodMeta,
     parse: fn(&Value) -> Result<AnyMethod>,
     examples: fn(&LayerShape) -> Vec<Value>,
+    usual_targets: fn(&str) -> Option<Targets>,
 }
 
 impl MethodEntry {
@@ -361,6 +376,7 @@ impl MethodEntry {
                     .map(|config| serde_json::to_value(config).expect("plain data"))
                     .collect()
             },
+            usual_targets: C::usual_targets,
         }
     }
 

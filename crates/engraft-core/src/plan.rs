@@ -31,24 +31,41 @@ impl Plan {
     /// # Errors
     /// Targets that match nothing, or a layer that the method does not admit.
     pub fn new(method: &AnyMethod, shapes: &ModelShapes, injection: &Injection) -> Result<Self> {
-        let targets = &injection.targets;
+        let targets = &method.targets_in(shapes, &injection.targets);
         let parts = method.parts();
-        let layers = if parts.graft.is_some() || parts.model.is_some() {
-            target_layers(method, shapes, targets)?
-        } else {
-            Vec::new()
+        let layers = (parts.graft.is_some() || parts.model.is_some())
+            .then(|| target_layers(method, shapes, targets));
+        let sites = parts
+            .site
+            .is_some()
+            .then(|| target_sites(method, shapes, targets));
+        let (layers, sites) = match (layers, sites) {
+            // The explicit targets of a composition may all be layers, or all be sites.
+            (Some(Ok(layers)), Some(Err(Error::NoTarget { .. }))) => (layers, Vec::new()),
+            (Some(Err(Error::NoTarget { .. })), Some(Ok(sites))) => (Vec::new(), sites),
+            (layers, sites) => (
+                layers.transpose()?.unwrap_or_default(),
+                sites.transpose()?.unwrap_or_default(),
+            ),
         };
-        let sites = if parts.site.is_some() {
-            target_sites(method, shapes, targets, !layers.is_empty())?
-        } else {
-            Vec::new()
+        let selected = match &parts.selection {
+            // Beside adapters, targets are those of the adapters.
+            Some(chosen)
+                if parts.graft.is_some() || parts.model.is_some() || parts.site.is_some() =>
+            {
+                selection::selected(
+                    method.meta().id,
+                    chosen.as_ref(),
+                    shapes,
+                    &Targets::default(),
+                )?
+            }
+            Some(chosen) => {
+                selection::selected(method.meta().id, chosen.as_ref(), shapes, targets)?
+            }
+            None => Vec::new(),
         };
         let tokens = trained_tokens(shapes, injection, &layers)?;
-        let selected: Vec<_> = parts
-            .selection
-            .iter()
-            .flat_map(|chosen| selection::selected(chosen.as_ref(), shapes))
-            .collect();
         let along: Vec<_> = trained_along(shapes, injection)?
             .into_iter()
             .filter(|param| !selected.iter().any(|chosen| chosen.path == param.path))
@@ -179,7 +196,6 @@ fn target_sites(
     method: &AnyMethod,
     shapes: &ModelShapes,
     targets: &Targets,
-    has_layers: bool,
 ) -> Result<Vec<SiteShape>> {
     let part = method
         .parts()
@@ -193,12 +209,7 @@ fn target_sites(
         .collect();
     let paths: Vec<&str> = of_kind.iter().map(|site| site.path.as_str()).collect();
     let default = part.default_sites(&of_kind);
-    let chosen = match targets.select(&paths, "site", |path| default.contains(&path)) {
-        Ok(chosen) => chosen,
-        // A composition whose explicit targets are layers acts at no site.
-        Err(Error::NoTarget { .. }) if has_layers => Vec::new(),
-        Err(error) => return Err(error),
-    };
+    let chosen = targets.select(&paths, "site", |path| default.contains(&path))?;
     of_kind
         .into_iter()
         .filter(|site| chosen.contains(&site.path.as_str()))

@@ -76,8 +76,8 @@ impl RowChoice {
         RowTokens(tokens / self.rows)
     }
 
-    /// Applies `apply` once per distinct choice to the positions of the tokens that made it, and
-    /// puts the results back in their places.
+    /// Applies `apply` once per distinct choice to the rows and the positions of the tokens that made
+    /// it, and puts the results back in their places.
     ///
     /// # Panics
     /// If the number of tokens is not a multiple of the number of batch rows.
@@ -114,7 +114,9 @@ impl RowChoice {
             .collect();
         let row = |output: &Tensor<D>| output.dims()[1..].to_vec();
         assert!(
-            outputs.windows(2).all(|pair| row(&pair[0]) == row(&pair[1])),
+            outputs
+                .windows(2)
+                .all(|pair| row(&pair[0]) == row(&pair[1])),
             "adapters that make sequences longer cannot share a batch: `Adapted::rows` refuses them"
         );
         Tensor::cat(outputs, 0).select(0, whole.positions(&self.places(), device))

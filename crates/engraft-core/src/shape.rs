@@ -67,7 +67,7 @@ impl LayerShape {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SiteKind {
-    /// After a normalisation or an embedding: output only.
+    /// After a normalisation, an embedding or a block: output only.
     Hidden,
     /// Around a sublayer (attention, feed-forward): its input and its output, before the residual sum.
     Sublayer,
@@ -90,6 +90,26 @@ pub struct SiteShape {
     pub kind: SiteKind,
     /// Width of the hidden states.
     pub width: usize,
+}
+
+impl SiteShape {
+    /// Whether the hidden states there are those that leave a block: a path that ends in
+    /// `sites.output`.
+    pub fn leaves_block(&self) -> bool {
+        self.path == "sites.output" || self.path.ends_with(".sites.output")
+    }
+}
+
+/// What computes the hidden state at a site, as far as a map h -> g . h + o behind it can be taken
+/// up there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fold {
+    /// Path of the site.
+    pub site: String,
+    /// Parameters, by path, whose last axis is multiplied by g.
+    pub scaled: Vec<String>,
+    /// The one of them to which o is then added; `None` where no offset can be taken up.
+    pub shifted: Option<String>,
 }
 
 /// Which part of the model a parameter belongs to.
@@ -131,6 +151,11 @@ pub struct ModelShapes {
     /// Where the model repeats layers of the one it was made from: ranges [from, to) of that one's
     /// blocks, one after the other. Empty where it does not.
     pub replicated: Vec<[usize; 2]>,
+    /// What is in front of the sites, where maps can be folded into it.
+    pub folds: Vec<Fold>,
+    /// The `model_type` of the Hugging Face configuration, where the model has one: methods know
+    /// their usual targets by it.
+    pub architecture: Option<String>,
 }
 
 impl ModelShapes {
@@ -179,6 +204,20 @@ impl ModelShapes {
             path: path.into(),
             kind,
             width,
+        });
+    }
+
+    /// Says what is in front of a site; see [`Fold`].
+    pub fn push_fold(
+        &mut self,
+        site: impl Into<String>,
+        scaled: Vec<String>,
+        shifted: Option<String>,
+    ) {
+        self.folds.push(Fold {
+            site: site.into(),
+            scaled,
+            shifted,
         });
     }
 

@@ -19,10 +19,17 @@ use crate::shape::{SiteKind, SiteShape};
 /// stay at their default, which changes nothing.
 pub trait SiteAdapter: Module + ModuleDisplay + Sync + 'static {
     /// At a [`SiteKind::Sublayer`]: what the sublayer is taken to have returned, from its `input`
-    /// and `output`. At a [`SiteKind::Hidden`] both are the hidden state. Both are [tokens, width].
+    /// and `output`. At a [`SiteKind::Hidden`] both are the hidden state. Both are [tokens, width];
+    /// [`Ctx::sequences`] says which tokens are one sequence.
     fn wrap(&self, input: Tensor<2>, output: Tensor<2>, ctx: &Ctx) -> Tensor<2> {
         let _ = (input, ctx);
         output
+    }
+
+    /// At a [`SiteKind::Hidden`]: g and o, `[width]` each, of an adapter that is h -> g . h + o and
+    /// nothing else; see [`Adapted::fold`](crate::Adapted::fold).
+    fn diagonal(&self) -> Option<[Tensor<1>; 2]> {
+        None
     }
 
     /// At a [`SiteKind::KeyValue`]: keys and values [batch, heads, tokens, head width] with
@@ -135,6 +142,7 @@ pub trait SiteGraft: Clone + fmt::Debug + Send + Sync + 'static {
 #[derive(Debug)]
 pub struct SiteOps {
     wrap: fn(&dyn Any, Tensor<2>, Tensor<2>, &Ctx) -> Tensor<2>,
+    diagonal: fn(&dyn Any) -> Option<[Tensor<1>; 2]>,
     extend_key_value: fn(&dyn Any, Tensor<4>, Tensor<4>, &Ctx) -> (Tensor<4>, Tensor<4>),
     extend_sequence: fn(&dyn Any, Tensor<3>, &Ctx) -> Tensor<3>,
     positions: fn(&dyn Any) -> usize,
@@ -159,6 +167,7 @@ impl AnySite {
             const {
                 &SiteOps {
                     wrap: |module, input, output, ctx| typed::<A>(module).wrap(input, output, ctx),
+                    diagonal: |module| typed::<A>(module).diagonal(),
                     extend_key_value: |module, keys, values, ctx| {
                         typed::<A>(module).extend_key_value(keys, values, ctx)
                     },
@@ -218,7 +227,9 @@ impl Site {
         let width = dims[D - 1];
         let flat = |x: Tensor<D>| x.reshape([-1, width as i64]);
         let (input, output) = (flat(input), flat(output));
-        let ctx = ctx.at(&self.path);
+        let batch = if D == 1 { 1 } else { dims[0] };
+        let tokens = output.dims()[0] / batch.max(1);
+        let ctx = ctx.at(&self.path).of_sequences([batch, tokens]);
         let through = |sites: Vec<(&str, &AnySite)>, x: [Tensor<2>; 2], ctx: &Ctx| {
             let [input, output] = x;
             sites.into_iter().fold(output, |output, (_, site)| {
@@ -229,12 +240,27 @@ impl Site {
             Some(rows) => rows.dispatch(input.dims()[0], &input.device(), |group, members| {
                 let pick = |x: &Tensor<2>| x.clone().select(0, members.clone());
                 let ctx = ctx.of_members(&group.rows);
+                let ctx = ctx.of_sequences([group.rows.len(), tokens]);
                 let chosen = self.chosen(group.name.as_deref());
                 through(chosen, [pick(&input), pick(&output)], &ctx)
             }),
             None => through(self.adapters.active(), [input, output], &ctx),
         };
         y.reshape(dims)
+    }
+
+    /// g and o, `[width]` each, of the active adapters together, where each of them is a map
+    /// h -> g . h + o; otherwise the name of one that is not.
+    pub(crate) fn diagonal(&self) -> Result<Option<[Tensor<1>; 2]>, &str> {
+        let mut together: Option<[Tensor<1>; 2]> = None;
+        for (name, site) in self.adapters.active() {
+            let [g, o] = (site.ops().diagonal)(site.any()).ok_or(name)?;
+            together = Some(match together {
+                None => [g, o],
+                Some([g_before, o_before]) => [g_before * g.clone(), o_before * g + o],
+            });
+        }
+        Ok(together)
     }
 
     /// Keys and values after the adapters of a [`SiteKind::KeyValue`] site.
@@ -267,7 +293,10 @@ impl Site {
             let (keys, values) = through(chosen, (pick(&keys), pick(&values)), &ctx);
             Tensor::cat(vec![keys, values], 1)
         });
-        (both.clone().narrow(1, 0, heads), both.narrow(1, heads, heads))
+        (
+            both.clone().narrow(1, 0, heads),
+            both.narrow(1, heads, heads),
+        )
     }
 
     /// By how many positions the keys of a [`SiteKind::KeyValue`] site's adapters move the model's own
@@ -286,11 +315,12 @@ impl Site {
             return output;
         }
         let ctx = ctx.at(&self.path);
-        let through = |sites: Vec<(&str, &AnySite)>, output, view: &AttentionView<'_>, ctx: &Ctx| {
-            sites.into_iter().fold(output, |output, (_, site)| {
-                (site.ops().attend)(site.any(), output, view, ctx)
-            })
-        };
+        let through =
+            |sites: Vec<(&str, &AnySite)>, output, view: &AttentionView<'_>, ctx: &Ctx| {
+                sites.into_iter().fold(output, |output, (_, site)| {
+                    (site.ops().attend)(site.any(), output, view, ctx)
+                })
+            };
         let Some(rows) = ctx.rows() else {
             return through(self.adapters.active(), output, view, &ctx);
         };
@@ -303,7 +333,10 @@ impl Site {
                 let [_, tokens, width] = hidden.dims();
                 let whole = hidden.narrow(0, 0, 1).expand([rows.rows(), tokens, width]);
                 let (keys, values) = (view.project)(whole);
-                (keys.select(0, first.clone()), values.select(0, first.clone()))
+                (
+                    keys.select(0, first.clone()),
+                    values.select(0, first.clone()),
+                )
             };
             let spread = group.spread(rows.rows(), &queries.device());
             let output = |heads: Tensor<4>| {
@@ -316,7 +349,12 @@ impl Site {
             };
             let chosen = self.chosen(group.name.as_deref());
             let ctx = ctx.of_members(&group.rows);
-            through(chosen, returned.clone().select(0, members.clone()), &view, &ctx)
+            through(
+                chosen,
+                returned.clone().select(0, members.clone()),
+                &view,
+                &ctx,
+            )
         })
     }
 

@@ -13,9 +13,12 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Include {
-    /// What the method takes by default: every linear layer except the head, or its own sites.
+    /// What the method takes by default: its usual layers in a known architecture, every linear layer
+    /// except the head in others, or its own sites.
     #[default]
     Default,
+    /// Every linear layer except the head, whatever the method takes by default.
+    AllLinear,
     /// Names: a path that is the name or ends in `.name`. Each must match something.
     Names(Vec<String>),
     /// A regular expression over the whole path.
@@ -24,7 +27,7 @@ pub enum Include {
 
 /// The targets of a method.
 ///
-/// In a configuration: `"all-linear"`, a regular expression as a string, a list of names, or a
+/// In a configuration: `"default"`, `"all-linear"`, a regular expression as a string, a list of names, or a
 /// table with any of the keys `include`, `exclude`, `layers`, `rank-pattern`, `alpha-pattern`,
 /// `config-pattern`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -93,6 +96,7 @@ impl From<Targets> for Value {
     fn from(targets: Targets) -> Self {
         let include = match targets.include {
             Include::Default => Self::Null,
+            Include::AllLinear => Self::String(ALL_LINEAR.to_owned()),
             Include::Regex(regex) => Self::String(regex),
             Include::Names(names) => names.into(),
         };
@@ -127,7 +131,8 @@ impl From<Targets> for Value {
 fn include_from(value: Value) -> Result<Include, String> {
     match value {
         Value::Null => Ok(Include::Default),
-        Value::String(text) if text == "all-linear" || text == "default" => Ok(Include::Default),
+        Value::String(text) if text == "default" => Ok(Include::Default),
+        Value::String(text) if text == ALL_LINEAR => Ok(Include::AllLinear),
         Value::String(regex) => Ok(Include::Regex(regex)),
         Value::Array(names) => names
             .into_iter()
@@ -142,6 +147,9 @@ fn include_from(value: Value) -> Result<Include, String> {
         )),
     }
 }
+
+/// How [`Include::AllLinear`] is written.
+const ALL_LINEAR: &str = "all-linear";
 
 /// A layer's own configuration keys where patterns give them.
 pub type Overrides = Map<String, Value>;
@@ -175,7 +183,7 @@ impl Targets {
         defaults: impl Fn(&str) -> bool,
     ) -> Result<Vec<&'a str>> {
         let included: Vec<&str> = match &self.include {
-            Include::Default => paths
+            Include::Default | Include::AllLinear => paths
                 .iter()
                 .copied()
                 .filter(|path| defaults(path))
@@ -220,6 +228,20 @@ impl Targets {
         nonempty(kept, &Value::from(self.clone()).to_string(), what, paths)
     }
 
+    /// These targets where something is included explicitly; otherwise `usual` ones, with what these
+    /// leave out and set on top.
+    pub(crate) fn or(&self, usual: Option<Self>) -> Self {
+        let (Include::Default, Some(usual)) = (&self.include, usual) else {
+            return self.clone();
+        };
+        let mut targets = self.clone();
+        targets.include = usual.include;
+        for (pattern, keys) in usual.config_pattern {
+            targets.config_pattern.entry(pattern).or_insert(keys);
+        }
+        targets
+    }
+
     /// The settings of the layer at `path`.
     ///
     /// # Errors
@@ -258,7 +280,7 @@ fn first_match<'a, T>(patterns: &'a BTreeMap<String, T>, path: &str) -> Result<O
     Ok(None)
 }
 
-fn is_named(path: &str, name: &str) -> bool {
+pub(crate) fn is_named(path: &str, name: &str) -> bool {
     path.strip_suffix(name)
         .is_some_and(|prefix| prefix.is_empty() || prefix.ends_with('.'))
 }

@@ -13,6 +13,10 @@ pub struct Text {
     pub segments: Option<Tensor<2, Int>>,
     /// Which task each sequence belongs to, `[batch]`; `None` is task 0 throughout.
     pub tasks: Option<Tensor<1, Int>>,
+    /// 1 for the tokens of the prompt, 0 for those of the completion and for padding, [batch,
+    /// tokens]; `None` where everything that is not padding belongs to the prompt. A piece that
+    /// continues a text has zeros throughout.
+    pub prompt: Option<Tensor<2, Int>>,
 }
 
 impl Text {
@@ -23,6 +27,7 @@ impl Text {
             mask: None,
             segments: None,
             tasks: None,
+            prompt: None,
         }
     }
 
@@ -50,6 +55,14 @@ impl Text {
         }
     }
 
+    /// The same with the prompt's tokens marked: 1 for those of the prompt, 0 for all others.
+    pub fn with_prompt(self, prompt: Tensor<2, Int>) -> Self {
+        Self {
+            prompt: Some(prompt),
+            ..self
+        }
+    }
+
     /// The sequences at these positions of the batch.
     pub fn rows(&self, rows: &[usize]) -> Self {
         let indices: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
@@ -60,6 +73,7 @@ impl Text {
             ids: pick(&self.ids),
             mask: self.mask.as_ref().map(pick),
             segments: self.segments.as_ref().map(pick),
+            prompt: self.prompt.as_ref().map(pick),
             tasks: self.tasks.clone().map(|tasks| tasks.select(0, indices)),
         }
     }

@@ -1,6 +1,13 @@
 //! What can be wrong with data or with a request for it.
 
+use std::path::PathBuf;
+
 use thiserror::Error;
+
+use crate::read::Problem;
+
+/// The result of reading data.
+pub type Result<T, E = DataError> = std::result::Result<T, E>;
 
 /// A malformed file or a request that the data cannot meet.
 #[derive(Debug, Error)]
@@ -61,5 +68,102 @@ pub enum DataError {
         nearest: &'static str,
         /// All valid names.
         known: String,
+    },
+
+    /// A file or directory cannot be read, or a temporary file cannot be written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+
+    /// A file is not what its name says.
+    #[error("{path}: {reason}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What was found and what was expected.
+        reason: String,
+    },
+
+    /// A file has no rows.
+    #[error("{path}: found no rows, expected at least one")]
+    NoRows {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// A column is not there.
+    #[error("{path}: found columns {found}; expected {expected}{nearest}")]
+    MissingColumn {
+        /// The file.
+        path: PathBuf,
+        /// The columns that are there.
+        found: String,
+        /// What was looked for.
+        expected: String,
+        /// The nearest name, as the end of the sentence.
+        nearest: String,
+    },
+
+    /// More rows are unusable than are tolerated.
+    #[error(
+        "found {} unusable {}, tolerated are {limit}{}",
+        problems.len(),
+        if problems.len() == 1 { "row" } else { "rows" },
+        crate::read::lines(problems)
+    )]
+    BadRows {
+        /// How many are tolerated.
+        limit: usize,
+        /// Those that were found until it was too many.
+        problems: Vec<Problem>,
+    },
+
+    /// A tokenizer cannot be used.
+    #[error("{path}: {reason}")]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What was found and what was expected.
+        reason: String,
+    },
+
+    /// A tokenizer knows tokens for which a model has no embedding.
+    #[error(
+        "the tokenizer has {tokenizer} tokens, the model's vocabulary {model}: token {token:?} has \
+         id {id}, expected ids below {model}"
+    )]
+    Vocabulary {
+        /// Tokens of the tokenizer.
+        tokenizer: usize,
+        /// Size of the model's vocabulary.
+        model: usize,
+        /// A token that does not fit.
+        token: String,
+        /// Its id.
+        id: u32,
+    },
+
+    /// A data set has more classes than a model's head.
+    #[error("found {found} labels in the data ({labels}), the model's head has {expected}")]
+    TooManyLabels {
+        /// Labels of the data.
+        found: usize,
+        /// Their names.
+        labels: String,
+        /// Outputs of the head.
+        expected: usize,
+    },
+
+    /// A setting is out of its range.
+    #[error("{what}: {reason}")]
+    Setting {
+        /// The setting.
+        what: &'static str,
+        /// What was found and what was expected.
+        reason: String,
     },
 }

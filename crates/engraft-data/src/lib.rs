@@ -20,11 +20,25 @@
 mod batch;
 mod digits;
 mod error;
+pub mod generate;
+pub mod glue;
+mod images;
+mod metric;
+mod names;
+pub mod read;
 mod shift;
 mod split;
+pub mod task;
+pub mod text;
+pub mod tokens;
 
 pub use batch::{Examples, batches};
 pub use digits::{Dataset, Digits};
-pub use error::DataError;
+pub use error::{DataError, Result};
+pub use images::{ImageBatch, ImageFolder, ImageOptions};
+pub use metric::Metric;
 pub use shift::Domain;
 pub use split::{Split, few_shot};
+pub use task::Task;
+pub use text::{TextBatch, TextOptions, TextSet};
+pub use tokens::Tokens;

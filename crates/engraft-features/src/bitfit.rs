@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 ///
 /// Ben Zaken et al., BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked
 /// Language-models, arXiv 2106.10199, section 3. With `subset`, only the biases of the named layers,
-/// as the paper's pair of the query bias and b_m2, that of the first feed-forward layer.
+/// as the paper's pair of the query bias and b_m2, that of the first feed-forward layer; a name that
+/// matches no layer with a bias is an error.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct BitFitConfig {
@@ -20,16 +21,11 @@ pub struct BitFitConfig {
 impl Selection for BitFitConfig {
     fn selects(&self, param: &ParamShape) -> bool {
         param.bias
-            && (self.subset.is_empty() || self.subset.iter().any(|name| is_of(&param.path, name)))
     }
-}
 
-/// Whether a parameter belongs to the layer called `name`: `blocks.0.fc2.bias` to `fc2` and to `0.fc2`.
-fn is_of(path: &str, name: &str) -> bool {
-    let layer = path.rsplit_once('.').map_or("", |(layer, _)| layer);
-    layer
-        .strip_suffix(name)
-        .is_some_and(|before| before.is_empty() || before.ends_with('.'))
+    fn within(&self) -> &[String] {
+        &self.subset
+    }
 }
 
 impl Method for BitFitConfig {
@@ -59,7 +55,10 @@ impl Method for BitFitConfig {
     }
 
     fn examples(_: &LayerShape) -> Vec<Self> {
-        vec![Self::default()]
+        let norm = Self {
+            subset: vec!["norm".to_owned()],
+        };
+        vec![Self::default(), norm]
     }
 }
 
@@ -141,5 +140,27 @@ mod tests {
             subset: vec!["1.fc2".to_owned()],
         };
         assert_eq!(trained(&one, &encoder(16, 12, false)), 16);
+    }
+
+    #[test]
+    fn a_name_that_matches_nothing_shows_the_nearest() {
+        let plan = |names: &[&str], shapes: &ModelShapes| {
+            let subset = names.iter().map(|name| (*name).to_owned()).collect();
+            let method = AnyMethod::new(&BitFitConfig { subset }).unwrap();
+            Plan::new(&method, shapes, &Injection::default()).map_err(|error| error.to_string())
+        };
+        let shapes = encoder(16, 3, true);
+        let message = plan(&["key", "qeury"], &shapes).unwrap_err();
+        assert!(
+            message.contains("`qeury`") && message.contains("nearest: query"),
+            "{message}"
+        );
+        let message = plan(&["1.fc3"], &shapes).unwrap_err();
+        assert!(message.contains("1.fc"), "{message}");
+        // A name that ends inside another is not that other's.
+        assert!(plan(&["uery"], &shapes).is_err());
+        let mut bare = ModelShapes::default();
+        bare.push_linear("fc", 4, 4, false, Part::Body);
+        assert!(plan(&[], &bare).unwrap_err().contains("nothing to train"));
     }
 }

@@ -4,11 +4,13 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use engraft_core::{
     Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerKind, LayerShape, Method,
-    MethodMeta, Parts, Result,
+    MethodMeta, Parts, Result, Targets,
 };
 use engraft_tensor::Init;
 use engraft_tensor::ops::{matmul, scaled_columns};
 use serde::{Deserialize, Serialize};
+
+use crate::ia3_targets;
 
 /// Which side of a layer is scaled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -23,7 +25,8 @@ pub enum Scales {
 }
 
 /// Configuration of [`Ia3`]. The paper scales the outputs of the key and value projections and the
-/// inputs of the second feed-forward layer: target those, with `scales = "input"` for the latter in
+/// inputs of the second feed-forward layer. In an architecture of Hugging Face these are the default
+/// targets, by PEFT's table; elsewhere name them, with `scales = "input"` for the latter in
 /// `config-pattern`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -138,6 +141,10 @@ impl Method for Ia3Config {
 
     fn parts(&self) -> Parts {
         Parts::graft(self.clone())
+    }
+
+    fn usual_targets(architecture: &str) -> Option<Targets> {
+        ia3_targets::usual(architecture)
     }
 
     fn examples(_: &LayerShape) -> Vec<Self> {

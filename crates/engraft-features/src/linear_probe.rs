@@ -15,6 +15,10 @@ impl Selection for LinearProbeConfig {
     fn selects(&self, _: &ParamShape) -> bool {
         false
     }
+
+    fn may_be_empty(&self) -> bool {
+        true
+    }
 }
 
 impl Method for LinearProbeConfig {

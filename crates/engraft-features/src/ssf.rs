@@ -33,7 +33,9 @@ impl Default for SsfConfig {
 /// | beta | `[width]` | trained, N(0, 0.02^2) at first |
 ///
 /// Lian et al., Scaling & Shifting Your Features, arXiv 2210.08823, section 3.2. The method acts
-/// behind every operation: a graft on the linear layers and an adapter at the hidden sites.
+/// behind every operation: a graft on the linear layers and an adapter at the hidden sites. All of it
+/// can be taken up by what is in front (`Adapted::fold`): weight and bias of a layer, gain and offset
+/// of a norm.
 #[derive(Module, Debug)]
 pub struct Ssf {
     /// gamma, `[width]`.
@@ -75,6 +77,10 @@ impl Adapter for Ssf {
 }
 
 impl SiteAdapter for Ssf {
+    fn diagonal(&self) -> Option<[Tensor<1>; 2]> {
+        Some([self.gamma.val(), self.beta.val()])
+    }
+
     fn wrap(&self, _: Tensor<2>, output: Tensor<2>, _: &Ctx) -> Tensor<2> {
         self.apply(output)
     }
@@ -101,6 +107,11 @@ impl SiteGraft for SsfConfig {
 
     const SITES: &'static [SiteKind] = &[SiteKind::Hidden];
 
+    /// What leaves a block is a sum, behind no operation of the paper's list.
+    fn takes(&self, site: &SiteShape) -> bool {
+        !site.leaves_block()
+    }
+
     fn admits(&self, _: &SiteShape) -> Result<(), String> {
         Ok(())
     }
@@ -117,7 +128,7 @@ impl SiteGraft for SsfConfig {
 impl Method for SsfConfig {
     const META: MethodMeta = MethodMeta {
         kinds: &[Kind::Graft, Kind::Site],
-        // What it does behind a norm has no layer to be folded into.
+        // What it does behind a norm has no layer to be merged into; `Adapted::fold` takes it up.
         mergeable: false,
         changes_bias: true,
         at_init: AtInit::NotIdentity,

@@ -7,10 +7,8 @@ use engraft_core::{
     MethodMeta, Parts, Result, positive_rank,
 };
 use engraft_tensor::ops::{low_rank, low_rank_update, matmul};
-use engraft_tensor::{Init, bridge};
+use engraft_tensor::{Init, bridge, compact};
 use serde::{Deserialize, Serialize};
-
-use crate::compact;
 
 /// How orthogonal to each other the normals of the reflections are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]

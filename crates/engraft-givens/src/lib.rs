@@ -1,7 +1,6 @@
 //! Orthogonal adapters from Givens rotations and Householder reflections: the input of a frozen
 //! layer (or its output) is rotated pair by pair, or reflected at hyperplanes.
 
-mod compact;
 mod ether;
 mod ether_plus;
 mod goft;

@@ -20,6 +20,8 @@ pub struct BlockSites {
     pub attention: Site,
     /// Around the feed-forward sublayer, between its norm and the residual sum.
     pub mlp: Site,
+    /// The hidden states that leave the block.
+    pub output: Site,
 }
 
 /// h = x + attention(norm1(x)); y = h + mlp(norm2(h)).
@@ -68,7 +70,8 @@ impl Block {
         let h = x + self.sites.attention.sublayer(input, output, ctx);
         let input = self.norm2.forward(h.clone(), ctx);
         let output = self.mlp.forward(input.clone(), ctx);
-        h + self.sites.mlp.sublayer(input, output, ctx)
+        let y = h + self.sites.mlp.sublayer(input, output, ctx);
+        self.sites.output.hidden(y, ctx)
     }
 
     pub(crate) fn slots(&mut self, slots: &mut Slots<'_>) {
@@ -92,6 +95,7 @@ impl Block {
             .within("mlp", |slots| mlp.slots(slots))
             .within("sites", |slots| {
                 slots.site("mlp", &mut sites.mlp);
+                slots.site("output", &mut sites.output);
             });
     }
 
@@ -118,6 +122,11 @@ impl Block {
         shapes.push_site(
             format!("{path}.sites.mlp"),
             SiteKind::Sublayer,
+            config.width,
+        );
+        shapes.push_site(
+            format!("{path}.sites.output"),
+            SiteKind::Hidden,
             config.width,
         );
     }

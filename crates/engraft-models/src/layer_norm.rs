@@ -50,5 +50,8 @@ impl LayerNorm {
         shapes.push_param(format!("{path}.gamma"), width, Part::Norm, false);
         shapes.push_param(format!("{path}.beta"), width, Part::Norm, true);
         shapes.push_site(format!("{path}.output"), SiteKind::Hidden, width);
+        let scaled = ["gamma", "beta"].map(|name| format!("{path}.{name}"));
+        let shifted = scaled[1].clone();
+        shapes.push_fold(format!("{path}.output"), scaled.to_vec(), Some(shifted));
     }
 }

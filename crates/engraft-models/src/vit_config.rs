@@ -117,6 +117,17 @@ impl VitConfig {
             false,
         );
         shapes.push_site("embedding", SiteKind::Hidden, self.width);
+        let embedding = [
+            "patch_embedding.weight",
+            "patch_embedding.bias",
+            "class_token",
+            "positions",
+        ];
+        shapes.push_fold(
+            "embedding",
+            embedding.map(str::to_owned).to_vec(),
+            Some("positions".to_owned()),
+        );
         for index in 0..self.depth {
             Block::push_shapes(&mut shapes, &format!("blocks.{index}"), self);
         }

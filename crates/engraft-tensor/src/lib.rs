@@ -10,12 +10,14 @@
 //! - [`MersenneTwister`]: PyTorch's generator, where a method's frozen state is defined by it;
 //! - [`ops`]: operations with kernels and backward passes of their own;
 //! - [`cayley`]: batches of rotations from skew-symmetric matrices;
+//! - [`compact`]: products of reflections in compact form;
 //! - [`inverse()`]: inverses of small matrices on the device;
 //! - [`bridge`]: tensors to host matrices and back, in the tensor's own precision;
 //! - [`host`]: large matrices decomposed where they lie.
 
 pub mod bridge;
 pub mod cayley;
+pub mod compact;
 mod device;
 pub mod host;
 mod init;

@@ -14,12 +14,12 @@ const CLASSES: usize = 3;
 
 /// One block with residual sums around two sublayers, and a head:
 ///
-/// u = fc2(x), h = u + attention(u, tanh(fc1(x))), n = norm(gamma . h + beta),
-/// y = head(h + mlp(n, tanh(n))),
+/// e = embedding(x), u = fc2(e), h = u + attention(u, tanh(fc1(e))), n = norm(gamma . h + beta),
+/// y = head(output(h + mlp(n, tanh(n)))),
 ///
-/// where `attention` and `mlp` are sublayer sites and `norm` is a hidden site. Both layers have
-/// the shape under test, so that a configuration fits both and banks are really shared; every
-/// function is smooth, so that central differences converge; no width degenerates at 1.
+/// where `attention` and `mlp` are sublayer sites, `embedding`, `norm` and `output` hidden sites.
+/// Both layers have the shape under test, so that a configuration fits both and banks are really
+/// shared; every function is smooth, so that central differences converge; no width degenerates at 1.
 ///
 /// With a [`Front`], x has gone through its attention layers.
 ///
@@ -30,6 +30,8 @@ const CLASSES: usize = 3;
 pub struct Harness {
     /// Layers in front of the block.
     pub front: Option<Front>,
+    /// The embedded tokens.
+    pub embedding: Site,
     /// The block.
     pub block: Block,
     /// The task head.
@@ -67,6 +69,8 @@ pub struct Sites {
     pub mlp: Site,
     /// After the norm.
     pub norm: Site,
+    /// After the block.
+    pub output: Site,
 }
 
 impl Harness {
@@ -122,6 +126,7 @@ impl Harness {
         };
         Self {
             front: None,
+            embedding: Site::default(),
             block,
             head: linear("head", d_out, CLASSES, true),
         }
@@ -155,14 +160,15 @@ impl Harness {
             Some(front) => front.forward(x, ctx),
             None => x,
         };
+        let x = self.embedding.hidden(x, ctx);
         let stream = fc2.forward(x.clone(), ctx);
         let first = fc1.forward(x, ctx).tanh();
         let hidden = stream.clone() + sites.attention.sublayer(stream, first, ctx);
         let normed = hidden.clone() * norm.gamma.val().unsqueeze() + norm.beta.val().unsqueeze();
         let normed = sites.norm.hidden(normed, ctx);
         let second = normed.clone().tanh();
-        self.head
-            .forward(hidden + sites.mlp.sublayer(normed, second, ctx), ctx)
+        let output = hidden + sites.mlp.sublayer(normed, second, ctx);
+        self.head.forward(sites.output.hidden(output, ctx), ctx)
     }
 }
 
@@ -184,6 +190,7 @@ impl Adaptable for Harness {
         if let Some(front) = &self.front {
             front.shapes(&mut shapes, d_in);
         }
+        shapes.push_site("embedding", SiteKind::Hidden, d_in);
         shapes.push_linear("block.fc1", d_in, d_out, fc1.bias.is_some(), Part::Body);
         shapes.push_linear("block.fc2", d_in, d_out, fc2.bias.is_some(), Part::Body);
         shapes.push_param("block.norm.gamma", d_out, Part::Norm, false);
@@ -191,6 +198,7 @@ impl Adaptable for Harness {
         shapes.push_site("block.sites.attention", SiteKind::Sublayer, d_out);
         shapes.push_site("block.sites.norm", SiteKind::Hidden, d_out);
         shapes.push_site("block.sites.mlp", SiteKind::Sublayer, d_out);
+        shapes.push_site("block.sites.output", SiteKind::Hidden, d_out);
         shapes.push_linear("head", d_out, CLASSES, true, Part::Head);
         shapes
     }
@@ -202,12 +210,14 @@ impl Adaptable for Harness {
         if let Some(front) = &mut self.front {
             slots.within("front", |slots| front.slots(slots));
         }
+        slots.site("embedding", &mut self.embedding);
         slots.within("block", |slots| {
             slots.linear("fc1", fc1).linear("fc2", fc2);
             slots.within("sites", |slots| {
                 slots.site("attention", &mut sites.attention);
                 slots.site("norm", &mut sites.norm);
                 slots.site("mlp", &mut sites.mlp);
+                slots.site("output", &mut sites.output);
             });
         });
         slots.linear("head", &mut self.head);

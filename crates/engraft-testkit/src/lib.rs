@@ -9,8 +9,8 @@
 
 pub mod compare;
 pub mod contract;
-pub mod gradcheck;
 mod front;
+pub mod gradcheck;
 mod harness;
 pub mod random;
 pub mod strategies;

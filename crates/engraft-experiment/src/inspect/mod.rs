@@ -44,7 +44,7 @@ impl Contents {
         let mut rows = groups(self.files.iter().map(|(_, header)| header));
         let rest = rows.split_off(rows.len().min(LINES));
         let mut table = comfy_table::Table::new();
-        table.load_preset(comfy_table::presets::NOTHING);
+        table.load_style(comfy_table::presets::NOTHING);
         table.set_header(["tensor", "shape", "type", "count", "values"]);
         for Group {
             pattern,
@@ -162,7 +162,7 @@ mod tests {
             .unwrap()
             .screen();
         assert!(
-            adapter.starts_with("PEFT adapter of type LORA: LoRA"),
+            adapter.starts_with("PEFT adapter of type LORA: ") && adapter.contains("DoRA, LoRA"),
             "{adapter}"
         );
         assert!(

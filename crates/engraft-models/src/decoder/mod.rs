@@ -11,6 +11,8 @@ mod rms_norm;
 mod rope_scaling;
 mod sampling;
 mod score;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use blocks::{DecoderBlock, Reading, read};
 pub use cache::Cache;

@@ -50,7 +50,12 @@ impl Build for ModelShapes {
         if bias {
             self.push_param(format!("{path}.bias"), width, Part::Norm, true);
         }
-        self.push_site(format!("{path}.output"), SiteKind::Hidden, width);
+        let site = format!("{path}.output");
+        self.push_site(site.clone(), SiteKind::Hidden, width);
+        let (gain, offset) = (format!("{path}.weight"), format!("{path}.bias"));
+        let offset = bias.then_some(offset);
+        let scaled = [gain].into_iter().chain(offset.clone()).collect();
+        self.push_fold(site, scaled, offset);
     }
 
     fn linear(&mut self, path: &str, d_in: usize, d_out: usize, bias: bool) {
@@ -82,5 +87,6 @@ impl Build for ModelShapes {
             width,
         );
         self.push_site(format!("{block}.sites.mlp"), SiteKind::Sublayer, width);
+        self.push_site(format!("{block}.sites.output"), SiteKind::Hidden, width);
     }
 }

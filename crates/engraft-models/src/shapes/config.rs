@@ -60,7 +60,9 @@ pub(crate) fn from_value(config: &Value) -> Result<ModelShapes> {
             suggestion(&model_type, known())
         )));
     };
-    read(config, &Task::of(config)?)
+    let mut shapes = read(config, &Task::of(config)?)?;
+    shapes.architecture = Some(model_type);
+    Ok(shapes)
 }
 
 /// The keys that a family needs; others are ignored, because a config.json holds many.

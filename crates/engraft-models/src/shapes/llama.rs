@@ -89,6 +89,10 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
         }
     }
     shapes.norm(&format!("{model}norm"), width, false);
+    if is("gemma") || is("gemma2") {
+        // Their gain is 1 + weight: scaling the weight does not scale it.
+        shapes.folds.clear();
+    }
 
     let tied = config
         .tie_word_embeddings

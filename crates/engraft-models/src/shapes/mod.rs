@@ -2,8 +2,9 @@
 //! single weight.
 //!
 //! Paths are those of `transformers`. Layers are the linear layers of the blocks (and projections
-//! beside them) and tables of embeddings, in forward order; only linear ones are default targets. Every norm has a hidden site
-//! `<norm>.output`, every block the sites `<block>.sites.{sequence, attention, mlp}`, every
+//! beside them) and tables of embeddings, in forward order; only linear ones are default targets.
+//! Every norm has a hidden site
+//! `<norm>.output`, every block the sites `<block>.sites.{sequence, attention, mlp, output}`, every
 //! self-attention a site `<attention>.key_value` as wide as its keys.
 
 mod bert;

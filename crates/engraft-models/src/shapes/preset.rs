@@ -107,6 +107,12 @@ mod tests {
             paths.sort_unstable();
             paths.dedup();
             assert_eq!(paths.len(), found, "{name}");
+            for fold in &shapes.folds {
+                let known = |path: &String| shapes.params.iter().any(|param| param.path == *path);
+                assert!(fold.scaled.iter().all(known), "{name}: {fold:?}");
+                assert!(shapes.sites.iter().any(|site| site.path == fold.site));
+                assert!(fold.shifted.iter().all(|path| fold.scaled.contains(path)));
+            }
             assert!(
                 !shapes.layers.is_empty() && shapes.sites.len() > 4,
                 "{name}"

@@ -73,6 +73,13 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
         SiteKind::Hidden,
         width,
     );
+    shapes.push_fold(
+        format!("{embeddings}.patch_embeddings.output"),
+        ["weight", "bias"]
+            .map(|name| format!("{projection}.{name}"))
+            .to_vec(),
+        Some(format!("{projection}.bias")),
+    );
     for index in 0..config.num_hidden_layers {
         let block = format!("{model}layers.{index}");
         let attention = format!("{block}.attention");

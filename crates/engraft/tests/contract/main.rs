@@ -1,4 +1,8 @@
-//! Every registered method keeps every promise of its declaration.
+//! Every registered method keeps every promise of its declaration, and methods in real models do what
+//! no small model can show.
+
+mod folding;
+mod usual_targets;
 
 /// `ENGRAFT_METHODS=lora,dora` holds only these to their word, while one is being written.
 #[test]

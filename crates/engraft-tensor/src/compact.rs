@@ -1,13 +1,14 @@
 //! Products of reflections in compact form.
 
 use burn::tensor::Tensor;
-use engraft_tensor::{bridge, inverse};
+
+use crate::{bridge, inverse};
 
 /// T, [r, r], of the product R = H_r ... H_2 H_1 = I - U T U^T of the reflections
 /// H_k = I - 2 u_k u_k^T at the hyperplanes normal to the unit columns of U [d, r]:
 /// T^-1 = I / 2 + the strictly lower triangle of U^T U (Joffrin and Low 2006; it is the compact WY
 /// form of Schreiber and Van Loan 1989).
-pub(crate) fn product(u: &Tensor<2>) -> Tensor<2> {
+pub fn product(u: &Tensor<2>) -> Tensor<2> {
     let gram = u.clone().transpose().matmul(u.clone());
     let identity = masked(&gram, |row, col| row == col);
     unit_lower_inverse(gram.tril(-1) * 2.0 + identity) * 2.0
@@ -15,7 +16,7 @@ pub(crate) fn product(u: &Tensor<2>) -> Tensor<2> {
 
 /// T, [r, r], of R = I - U T U^T = I - 2 Q Q^T, where Q are the columns of U [d, r] made orthonormal:
 /// T = 2 (U^T U)^-1, because Q Q^T depends on the span of U alone.
-pub(crate) fn span(u: &Tensor<2>) -> Tensor<2> {
+pub fn span(u: &Tensor<2>) -> Tensor<2> {
     let gram = u.clone().transpose().matmul(u.clone());
     let r = gram.dims()[0];
     inverse(gram.reshape([1, r, r])).reshape([r, r]) * 2.0
@@ -56,11 +57,30 @@ fn masked(m: &Tensor<2>, keeps: impl Fn(usize, usize) -> bool) -> Tensor<2> {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::DType;
+    use burn::tensor::{DType, Device};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{draw, draw_as, eye, largest};
+    use crate::{Init, Key};
+
+    fn draw(shape: [usize; 2], seed: u64, role: &str) -> Tensor<2> {
+        draw_as(shape, seed, role, DType::F64)
+    }
+
+    fn draw_as(shape: [usize; 2], seed: u64, role: &str, dtype: DType) -> Tensor<2> {
+        let key = Key::new(seed).child(role);
+        Init::Normal { std: 1.0 }.tensor(shape, &key, &Device::default(), dtype)
+    }
+
+    fn eye(size: usize, dtype: DType) -> Tensor<2> {
+        Tensor::<2>::eye(size, &Device::default()).cast(dtype)
+    }
+
+    fn largest(x: Tensor<2>) -> f64 {
+        bridge::values(&x)
+            .iter()
+            .fold(0.0, |largest, value| value.abs().max(largest))
+    }
 
     fn unit(u: Tensor<2>) -> Tensor<2> {
         let norm = (u.clone() * u.clone()).sum_dim(0).sqrt();

@@ -1,0 +1,444 @@
+//! Folders of images: a directory for each class.
+
+use std::path::{Path, PathBuf};
+
+use image::imageops::FilterType;
+use image::{ImageError, ImageReader};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{DataError, Result};
+use crate::read::{BadRows, Problem, RowError};
+use crate::task::Labels;
+
+/// How images become pixels.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ImageOptions {
+    /// Rows of pixels.
+    pub height: usize,
+    /// Columns of pixels.
+    pub width: usize,
+    /// Subtracted from each channel's values, which are in [0, 1]; a single entry makes grey images.
+    pub mean: Vec<f32>,
+    /// By what each channel is then divided.
+    pub std: Vec<f32>,
+    /// Unusable files that are left out and reported rather than an error.
+    pub bad_rows: BadRows,
+}
+
+impl Default for ImageOptions {
+    fn default() -> Self {
+        Self {
+            height: 224,
+            width: 224,
+            mean: vec![0.5; 3],
+            std: vec![0.5; 3],
+            bad_rows: BadRows(0),
+        }
+    }
+}
+
+impl ImageOptions {
+    /// What the `preprocessor_config.json` of a model's directory says: `size`, `image_mean` and
+    /// `image_std`; the defaults where it says nothing.
+    ///
+    /// # Errors
+    /// A file that is malformed.
+    pub fn load(directory: &Path) -> Result<Self> {
+        let path = directory.join("preprocessor_config.json");
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Self::default());
+            }
+            Err(source) => return Err(DataError::Io { path, source }),
+        };
+        let fail = |reason: String| DataError::File {
+            path: path.clone(),
+            reason,
+        };
+        let json: serde_json::Value = serde_json::from_str(&text)
+            .map_err(|error| fail(format!("not valid JSON: {error}")))?;
+        let default = Self::default();
+        let size = &json["size"];
+        let side = |name: &str, default: usize| {
+            let side = size
+                .get(name)
+                .or_else(|| size.get("shortest_edge"))
+                .unwrap_or(size);
+            side.as_u64().map_or(default, |side| side as usize)
+        };
+        let numbers = |name: &str, default: Vec<f32>| {
+            let list = json[name].as_array().map(|list| {
+                list.iter()
+                    .filter_map(|number| number.as_f64())
+                    .map(|number| number as f32)
+                    .collect()
+            });
+            list.unwrap_or(default)
+        };
+        let identity = json["do_normalize"] == false;
+        Self {
+            height: side("height", default.height),
+            width: side("width", default.width),
+            mean: if identity {
+                vec![0.0; 3]
+            } else {
+                numbers("image_mean", default.mean)
+            },
+            std: if identity {
+                vec![1.0; 3]
+            } else {
+                numbers("image_std", default.std)
+            },
+            bad_rows: default.bad_rows,
+        }
+        .checked()
+    }
+
+    fn checked(self) -> Result<Self> {
+        let bad = |what, reason: &str| {
+            Err(DataError::Setting {
+                what,
+                reason: reason.to_owned(),
+            })
+        };
+        if self.height == 0 || self.width == 0 {
+            return bad("height and width", "found 0, expected at least 1");
+        }
+        if ![1, 3].contains(&self.mean.len()) || self.mean.len() != self.std.len() {
+            return bad("mean and std", "expected 1 or 3 numbers each");
+        }
+        if self.std.iter().any(|std| !std.is_normal()) {
+            return bad("std", "found 0 or a number that is not finite");
+        }
+        Ok(self)
+    }
+}
+
+/// Images of one size, with classes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageBatch {
+    /// `[size, channels, height, width]`, row-major.
+    pub pixels: Vec<f32>,
+    /// The shape of `pixels`.
+    pub shape: [usize; 4],
+    /// `[size]`.
+    pub labels: Vec<i64>,
+}
+
+/// A directory whose directories are classes and hold `.png` and `.jpeg` files. Names are in memory,
+/// images are decoded batch by batch.
+#[derive(Debug, Clone)]
+pub struct ImageFolder {
+    options: ImageOptions,
+    /// The names of the classes, in alphabetical order.
+    pub labels: Labels,
+    files: Vec<(PathBuf, u32)>,
+    /// Files that were left out.
+    pub problems: Vec<Problem>,
+}
+
+impl ImageFolder {
+    /// The images of a directory, in the alphabetical order of their paths. The head of each file is
+    /// read; hidden files do not count.
+    ///
+    /// # Errors
+    /// A directory that cannot be read, more files than are tolerated that are no images, or none
+    /// that is one.
+    pub fn open(directory: &Path, options: ImageOptions) -> Result<Self> {
+        Self::read(directory, None, options)
+    }
+
+    /// The same with the classes of another directory, that of training.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and a directory that is not the name of a class.
+    pub fn open_with(directory: &Path, labels: &Labels, options: ImageOptions) -> Result<Self> {
+        Self::read(directory, Some(labels), options)
+    }
+
+    fn read(directory: &Path, labels: Option<&Labels>, options: ImageOptions) -> Result<Self> {
+        let options = options.checked()?;
+        let classes: Vec<PathBuf> = entries(directory)?
+            .into_iter()
+            .filter(|path| path.is_dir())
+            .collect();
+        let name = |path: &Path| {
+            path.file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned()
+        };
+        let labels = match labels {
+            Some(labels) => labels.clone(),
+            None if classes.is_empty() => {
+                let reason = "found no directories in it, expected one for each class".to_owned();
+                return Err(DataError::File {
+                    path: directory.to_owned(),
+                    reason,
+                });
+            }
+            None => Labels::new(classes.iter().map(|class| name(class)).collect())?,
+        };
+        let (mut files, mut tolerated) = (Vec::new(), options.bad_rows.start());
+        for class in &classes {
+            let label = labels
+                .index("directory", &name(class).into())
+                .map_err(|error| DataError::File {
+                    path: class.clone(),
+                    reason: error.to_string(),
+                })?;
+            for path in entries(class)? {
+                match reader(&path).and_then(|reader| Ok(reader.into_dimensions()?)) {
+                    Ok(_) => files.push((path, label)),
+                    Err(error) => tolerated.add(Problem::new(&path, 1, broken(&error)))?,
+                }
+            }
+        }
+        if files.is_empty() {
+            return Err(DataError::NoRows {
+                path: directory.to_owned(),
+            });
+        }
+        Ok(Self {
+            options,
+            labels,
+            files,
+            problems: tolerated.into_problems(),
+        })
+    }
+
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Whether there are no images; never so.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// The file of an image, and its class.
+    ///
+    /// # Panics
+    /// If the index is not below [`len`](Self::len).
+    pub fn file(&self, index: usize) -> (&Path, u32) {
+        let (path, label) = &self.files[index];
+        (path, *label)
+    }
+
+    /// The images at these indices, resized with a triangle filter that covers what shrinks.
+    ///
+    /// # Errors
+    /// A file whose pixels cannot be decoded.
+    ///
+    /// # Panics
+    /// If an index is not below [`len`](Self::len).
+    pub fn batch(&self, indices: &[usize]) -> Result<ImageBatch> {
+        let ImageOptions {
+            height,
+            width,
+            mean,
+            ..
+        } = &self.options;
+        let shape = [indices.len(), mean.len(), *height, *width];
+        let mut pixels = Vec::with_capacity(shape.iter().product());
+        for index in indices {
+            self.decode(self.file(*index).0, &mut pixels)?;
+        }
+        let labels = indices
+            .iter()
+            .map(|index| i64::from(self.file(*index).1))
+            .collect();
+        Ok(ImageBatch {
+            pixels,
+            shape,
+            labels,
+        })
+    }
+
+    /// The pixels of one file, `[channels, height, width]`, as a request.
+    ///
+    /// # Errors
+    /// A file that cannot be decoded, or bad options.
+    pub fn pixels(path: &Path, options: &ImageOptions) -> Result<Vec<f32>> {
+        let mut pixels = Vec::new();
+        decode(path, &options.clone().checked()?, &mut pixels)?;
+        Ok(pixels)
+    }
+
+    fn decode(&self, path: &Path, pixels: &mut Vec<f32>) -> Result<()> {
+        decode(path, &self.options, pixels)
+    }
+}
+
+fn decode(path: &Path, options: &ImageOptions, pixels: &mut Vec<f32>) -> Result<()> {
+    let decoded = reader(path)
+        .and_then(ImageReader::decode)
+        .map_err(|error| DataError::File {
+            path: path.to_owned(),
+            reason: broken(&error).to_string(),
+        })?;
+    let (height, width) = (options.height as u32, options.width as u32);
+    let channels = options.mean.len();
+    let bytes = match channels {
+        1 => image::imageops::resize(&decoded.to_luma8(), width, height, FilterType::Triangle)
+            .into_raw(),
+        _ => image::imageops::resize(&decoded.to_rgb8(), width, height, FilterType::Triangle)
+            .into_raw(),
+    };
+    for (channel, (mean, std)) in options.mean.iter().zip(&options.std).enumerate() {
+        let values = bytes.iter().skip(channel).step_by(channels);
+        pixels.extend(values.map(|value| (f32::from(*value) / 255.0 - mean) / std));
+    }
+    Ok(())
+}
+
+/// By content, whatever the name says.
+fn reader(path: &Path) -> Result<ImageReader<std::io::BufReader<std::fs::File>>, ImageError> {
+    Ok(ImageReader::open(path)?.with_guessed_format()?)
+}
+
+fn broken(error: &ImageError) -> RowError {
+    RowError::Image(format!("not readable as a PNG or JPEG image: {error}"))
+}
+
+/// What a directory holds, in alphabetical order, hidden files aside.
+fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
+    let io = |source| DataError::Io {
+        path: directory.to_owned(),
+        source,
+    };
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        if !entry.file_name().to_string_lossy().starts_with('.') {
+            paths.push(entry.path());
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use image::{Rgb, RgbImage};
+
+    use super::*;
+
+    fn folder() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (class, color, names) in [
+            ("red", [255, 0, 0], ["a.png", "b.jpg"]),
+            ("blue", [0, 0, 255], ["c.png", "d.jpeg"]),
+        ] {
+            std::fs::create_dir(root.path().join(class)).unwrap();
+            for name in names {
+                let image = RgbImage::from_pixel(9, 7, Rgb(color));
+                image.save(root.path().join(class).join(name)).unwrap();
+            }
+        }
+        std::fs::write(root.path().join("red/.hidden"), "x").unwrap();
+        root
+    }
+
+    #[test]
+    fn directories_are_classes_and_pixels_are_normalised() {
+        let root = folder();
+        let options = ImageOptions {
+            height: 4,
+            width: 5,
+            ..ImageOptions::default()
+        };
+        let images = ImageFolder::open(root.path(), options.clone()).unwrap();
+        assert_eq!(images.labels.names(), ["blue", "red"]);
+        let batch = images.batch(&[0, 3]).unwrap();
+        assert_eq!(
+            (batch.shape, batch.labels.as_slice()),
+            ([2, 3, 4, 5], [0, 1].as_slice())
+        );
+        assert_eq!(batch.pixels[..20], [-1.0; 20]);
+        assert_eq!(batch.pixels[40..60], [1.0; 20]);
+        // JPEG is lossy.
+        assert!(
+            batch.pixels[60..80]
+                .iter()
+                .all(|red| (red - 1.0).abs() < 0.03)
+        );
+        let grey = ImageOptions {
+            mean: vec![0.0],
+            std: vec![1.0],
+            ..options
+        };
+        let grey = ImageFolder::open_with(root.path(), &images.labels, grey).unwrap();
+        let batch = grey.batch(&[0]).unwrap();
+        assert_eq!(batch.shape, [1, 1, 4, 5]);
+        assert!(batch.pixels.iter().all(|value| (0.05..0.1).contains(value)));
+    }
+
+    #[test]
+    fn files_that_are_no_images_are_reported() {
+        let root = folder();
+        std::fs::write(root.path().join("blue/e.png"), "no image").unwrap();
+        let open = |limit| {
+            let options = ImageOptions {
+                bad_rows: BadRows(limit),
+                ..ImageOptions::default()
+            };
+            ImageFolder::open(root.path(), options)
+        };
+        let message = open(0).unwrap_err().to_string();
+        assert!(
+            message.contains("e.png:1: not readable as a PNG or JPEG image"),
+            "{message}"
+        );
+        let images = open(1).unwrap();
+        assert_eq!((images.len(), images.problems.len()), (4, 1));
+        let other = Labels::new(vec!["red".into(), "bleu".into()]).unwrap();
+        let error =
+            ImageFolder::open_with(root.path(), &other, ImageOptions::default()).unwrap_err();
+        assert!(
+            error.to_string().contains("the nearest is \"bleu\""),
+            "{error}"
+        );
+        assert!(ImageFolder::open(&root.path().join("red"), ImageOptions::default()).is_err());
+        // Whole head, cut pixels: seen when the batch is decoded.
+        let whole = std::fs::read(root.path().join("red/a.png")).unwrap();
+        std::fs::write(root.path().join("red/a.png"), &whole[..whole.len() - 20]).unwrap();
+        let images = open(1).unwrap();
+        assert!(
+            images
+                .batch(&[2])
+                .unwrap_err()
+                .to_string()
+                .contains("a.png: not readable")
+        );
+    }
+
+    #[test]
+    fn a_models_directory_says_how_to_prepare_images() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(
+            ImageOptions::load(root.path()).unwrap(),
+            ImageOptions::default()
+        );
+        let write = |text: &str| {
+            std::fs::write(root.path().join("preprocessor_config.json"), text).unwrap()
+        };
+        write(
+            r#"{"size": {"height": 30, "width": 32}, "image_mean": [0.1, 0.2, 0.3], "image_std": [1, 2, 3]}"#,
+        );
+        let options = ImageOptions::load(root.path()).unwrap();
+        assert_eq!((options.height, options.width), (30, 32));
+        assert_eq!(
+            (options.mean, options.std),
+            (vec![0.1, 0.2, 0.3], vec![1.0, 2.0, 3.0])
+        );
+        write(r#"{"size": 16, "do_normalize": false}"#);
+        let options = ImageOptions::load(root.path()).unwrap();
+        assert_eq!((options.height, options.std), (16, vec![1.0; 3]));
+        write(r#"{"image_std": [0, 1, 1]}"#);
+        assert!(ImageOptions::load(root.path()).is_err());
+    }
+}

@@ -1,0 +1,219 @@
+//! Edits of hidden states at chosen positions, shared by the methods of representation finetuning.
+
+use burn::module::{Module, Param};
+use burn::tensor::{IndexingUpdateOp, Tensor};
+use engraft_core::{
+    Activation, Counts, Ctx, InitContext, SiteAdapter, SiteShape, check_dropout, dropout,
+    positive_rank,
+};
+use engraft_tensor::Init;
+use engraft_tensor::ops::{linear, matmul};
+use serde::{Deserialize, Serialize};
+
+use crate::positions::{Chosen, Positions};
+use crate::projection::Projection;
+
+/// What an edit computes before training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// W and b as PyTorch's `Linear` draws them: the edit is not zero.
+    #[default]
+    Random,
+    /// b = 0, and W = R where R h is subtracted, W = 0 where it is not: the edit is zero.
+    Identity,
+}
+
+/// What an edit looks like; the methods' configurations write these keys out.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct EditShape {
+    pub rank: usize,
+    pub positions: Positions,
+    pub tied: bool,
+    pub dropout: f64,
+    pub activation: Activation,
+    pub start: Start,
+    /// Whether the rows of R are orthonormal.
+    pub orthonormal: bool,
+    /// Whether R h is subtracted.
+    pub difference: bool,
+    /// Whether R h has an offset.
+    pub projection_bias: bool,
+}
+
+impl EditShape {
+    /// One edit for both ends of the prompt, or one each.
+    fn edits(&self) -> usize {
+        if !self.tied && self.positions.has_both() {
+            2
+        } else {
+            1
+        }
+    }
+
+    pub fn validate(&self) -> Result<(), String> {
+        positive_rank(self.rank)?;
+        check_dropout(self.dropout)?;
+        let passes_zero = match self.difference {
+            true => self.activation == Activation::Identity,
+            false => self.activation != Activation::Sigmoid,
+        };
+        match self.start {
+            Start::Identity if !passes_zero => Err(format!(
+                "start `identity` with activation {:?}: the edit would not be zero; use start `random`",
+                self.activation
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    pub fn admits(&self, site: &SiteShape) -> Result<(), String> {
+        if self.orthonormal && self.rank > site.width {
+            return Err(format!(
+                "rank {}: there are at most {} orthonormal rows",
+                self.rank, site.width
+            ));
+        }
+        Ok(())
+    }
+
+    /// 2 d r + r for each edit, and r more where R h has an offset.
+    pub fn count(&self, d: usize) -> Counts {
+        let offsets = if self.projection_bias { 2 } else { 1 };
+        Counts::trained(self.edits() * (2 * d * self.rank + offsets * self.rank))
+    }
+
+    pub fn init(&self, d: usize, ctx: &InitContext) -> Reft {
+        let edit = |name: &str| {
+            let mut ctx = ctx.clone();
+            ctx.key = ctx.key.child(name);
+            self.edit(d, &ctx)
+        };
+        Reft {
+            edit: edit("edit"),
+            suffix: (self.edits() == 2).then(|| edit("suffix")),
+            positions: self.positions,
+            dropout: self.dropout,
+        }
+    }
+
+    fn edit(&self, d: usize, ctx: &InitContext) -> Edit {
+        let r = self.rank;
+        let projection = Projection::random(d, r, self.orthonormal, ctx);
+        let uniform = Init::KaimingUniform { fan_in: d };
+        let (w, b) = match (self.start, self.difference) {
+            (Start::Random, _) => (
+                ctx.tensor(uniform, [d, r], "w"),
+                ctx.tensor(uniform, [r], "b"),
+            ),
+            (Start::Identity, true) => (
+                projection.transposed().detach(),
+                ctx.tensor(Init::ZEROS, [r], "b"),
+            ),
+            (Start::Identity, false) => (
+                ctx.tensor(Init::ZEROS, [d, r], "w"),
+                ctx.tensor(Init::ZEROS, [r], "b"),
+            ),
+        };
+        let offset = match self.start {
+            Start::Random => uniform,
+            Start::Identity => Init::ZEROS,
+        };
+        Edit {
+            projection,
+            projection_bias: self
+                .projection_bias
+                .then(|| Param::from_tensor(ctx.tensor(offset, [r], "projection_bias"))),
+            w: Param::from_tensor(w),
+            b: Param::from_tensor(b),
+            activation: self.activation,
+            difference: self.difference,
+        }
+    }
+}
+
+/// One edit: f(W h + b) R, or (f(W h + b) - R h) R, of hidden states h as rows.
+#[derive(Module, Debug)]
+pub struct Edit {
+    /// R.
+    pub projection: Projection,
+    /// The offset of R h, `[r]`.
+    pub projection_bias: Option<Param<Tensor<1>>>,
+    /// W, [d, r].
+    pub w: Param<Tensor<2>>,
+    /// b, `[r]`.
+    pub b: Param<Tensor<1>>,
+    /// f.
+    #[module(skip)]
+    pub activation: Activation,
+    /// Whether R h is subtracted.
+    pub difference: bool,
+}
+
+impl Edit {
+    /// What is added to hidden states [tokens, d].
+    pub fn change(&self, h: Tensor<2>) -> Tensor<2> {
+        let r = self.projection.transposed();
+        let source = linear(h.clone(), self.w.val(), Some(self.b.val()));
+        let source = self.activation.apply(source);
+        let inside = match self.difference {
+            true => source - self.projected(h, r.clone()),
+            false => source,
+        };
+        matmul(inside, r.transpose())
+    }
+
+    fn projected(&self, h: Tensor<2>, r: Tensor<2>) -> Tensor<2> {
+        linear(h, r, self.projection_bias.as_ref().map(|bias| bias.val()))
+    }
+}
+
+/// Hidden states edited at chosen positions: h + change(h) there, h elsewhere.
+///
+/// With dropout, entries of the edited states (not of the edit) are dropped, as the authors' code
+/// does. Of n chosen tokens it costs O(n d r) and one pass over the hidden states.
+#[derive(Module, Debug)]
+pub struct Reft {
+    /// The edit of the first positions, and of the last where the two are tied or there is no other.
+    pub edit: Edit,
+    /// The edit of the last positions, where it is not tied.
+    pub suffix: Option<Edit>,
+    /// Which tokens are edited.
+    #[module(skip)]
+    pub positions: Positions,
+    /// Probability that an entry of an edited state is dropped.
+    pub dropout: f64,
+}
+
+impl SiteAdapter for Reft {
+    fn wrap(&self, _: Tensor<2>, hidden: Tensor<2>, ctx: &Ctx) -> Tensor<2> {
+        let [first, last] = self.positions.choose(&hidden, ctx);
+        let suffix = self.suffix.as_ref().unwrap_or(&self.edit);
+        let ends = [(first, &self.edit), (last, suffix)];
+        let (mut tokens, mut states, mut changes) = (Vec::new(), Vec::new(), Vec::new());
+        for (chosen, edit) in ends {
+            let Some(Chosen { tokens: at, there }) = chosen else {
+                continue;
+            };
+            let state = hidden.clone().select(0, at.clone());
+            let change = edit.change(state.clone());
+            tokens.push((at, there));
+            states.push(state);
+            changes.push(change);
+        }
+        if tokens.is_empty() {
+            return hidden;
+        }
+        let mut change = Tensor::cat(changes, 0);
+        if ctx.is_training() && self.dropout > 0.0 {
+            let state = Tensor::cat(states, 0);
+            change = dropout(state.clone() + change, self.dropout, ctx) - state;
+        }
+        let (at, there): (Vec<_>, Vec<_>) = tokens.into_iter().unzip();
+        // Either both ends come from a mask, or neither.
+        if let Some(there) = there.into_iter().collect::<Option<Vec<_>>>() {
+            change = change * Tensor::cat(there, 0);
+        }
+        hidden.select_assign(0, Tensor::cat(at, 0), change, IndexingUpdateOp::Add)
+    }
+}
