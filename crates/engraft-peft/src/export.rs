@@ -96,7 +96,7 @@ pub(crate) fn export<M: Adaptable>(
     }
     experts::join(&mut exported, &layers);
     kind.pack(&configured, &mut exported).map_err(refuse)?;
-    if trained.is_empty() {
+    if trained.is_empty() && kind.saves_base() {
         exported.extend(base_weights::saved(adapted, &layers));
     }
     let all: Vec<&str> = shapes

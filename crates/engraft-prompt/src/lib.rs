@@ -14,6 +14,7 @@ mod pruning;
 #[cfg(test)]
 mod testing;
 mod tokens;
+mod trainable_tokens;
 mod vpt;
 
 pub use adaption_prompt::{AdaptionPrompt, AdaptionPromptConfig};
@@ -28,4 +29,5 @@ pub use prefix_tuning::{PrefixTuning, PrefixTuningConfig};
 pub use prompt_tuning::{PromptTuning, PromptTuningConfig};
 pub use pruning::{Importance, PruningMask};
 pub use tokens::Start;
+pub use trainable_tokens::{RowStart, TrainableTokensConfig};
 pub use vpt::{Vpt, VptConfig};

@@ -30,6 +30,7 @@ mod road;
 mod shira;
 mod supertuning;
 mod tinylora;
+mod trainable_tokens;
 mod unilora;
 mod vblora;
 mod vera;
@@ -89,6 +90,7 @@ pub(crate) static TYPES: &[&dyn PeftType] = &[
     &road::Road,
     &shira::Shira,
     &tinylora::TinyLora,
+    &trainable_tokens::TrainableTokens,
     &unilora::UniLora,
     &vblora::VbLora,
     &supertuning::Supertuning,
@@ -112,6 +114,11 @@ pub(crate) trait PeftType: Sync {
     /// Whether PEFT has this type for layers of a kind.
     fn takes(&self, kind: LayerKind) -> bool {
         kind == LayerKind::Linear
+    }
+
+    /// Whether PEFT saves the frozen weight of an embedding along that is adapted.
+    fn saves_base(&self) -> bool {
+        true
     }
 
     /// Reads what says how the adapter computes. Keys common to all types have been read.

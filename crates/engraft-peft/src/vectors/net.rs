@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::module::{
     Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor,
+    Param,
 };
 use burn::tensor::activation::relu;
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -21,6 +22,7 @@ use crate::pair::Pair;
 #[derive(Debug, Clone)]
 pub(super) struct Network {
     layers: Named<Linear>,
+    norms: Named<Norm>,
     form: Form,
 }
 
@@ -37,6 +39,27 @@ pub(super) enum Form {
     Conv2d(Patches),
     /// (experts, out, in): y[.., e, :] = x W_e.
     Experts,
+    /// `torch.nn.Linear`, `torch.nn.LayerNorm` and `torch.nn.Linear`.
+    Norm,
+}
+
+/// `torch.nn.LayerNorm`, as it starts.
+const EPSILON: f64 = 1e-5;
+
+/// Gain and offset of a normalisation.
+#[derive(Module, Debug)]
+struct Norm {
+    weight: Param<Tensor<1>>,
+    bias: Param<Tensor<1>>,
+}
+
+impl Norm {
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let centred = x.clone() - x.mean_dim(1);
+        let variance = centred.clone().powi_scalar(2).mean_dim(1);
+        let y = centred / (variance + EPSILON).sqrt();
+        y * self.weight.val().unsqueeze() + self.bias.val().unsqueeze()
+    }
 }
 
 impl Form {
@@ -55,6 +78,7 @@ impl Form {
                 ..Patches::of([net.k; 2])
             }),
             "moe" => Self::Experts,
+            "ln" => Self::Norm,
             other => {
                 return Err(Error::Unsupported(format!(
                     "networks of kind `{other}` are not supported yet"
@@ -84,7 +108,7 @@ impl Form {
 
     fn kind(self, layer: &str) -> LayerKind {
         match self {
-            Self::Linear | Self::Conv1d => LayerKind::Linear,
+            Self::Linear | Self::Conv1d | Self::Norm => LayerKind::Linear,
             Self::Embedding if layer == "emb" => LayerKind::Embedding,
             Self::Embedding => LayerKind::Linear,
             Self::Conv2d(patches) => LayerKind::Conv2d {
@@ -155,9 +179,19 @@ impl Network {
             .collect();
         // fc2 before fc10.
         names.sort_by_key(|name| (name.len(), *name));
+        let mut norms = Named::default();
         for name in names {
             let key = &format!("{name}.weight");
             let weight = &values[key];
+            if form == Form::Norm && weight.shape().len() == 1 {
+                let tensor = |data: &TensorData| {
+                    Param::from_tensor(Tensor::from_data(data.clone(), (device, DType::F32)))
+                };
+                let [weight, bias] =
+                    [key.clone(), format!("{name}.bias")].map(|key| tensor(&values[&key]));
+                norms.push(name, Norm { weight, bias });
+                continue;
+            }
             let weight = form.pair(key, &weight.shape().to_vec()).to_own(weight)?;
             let bias = values
                 .get(&format!("{name}.bias"))
@@ -167,7 +201,11 @@ impl Network {
                 Linear::from_tensors(Tensor::from_data(weight, (device, DType::F32)), bias),
             );
         }
-        Ok(Self { layers, form })
+        Ok(Self {
+            layers,
+            norms,
+            form,
+        })
     }
 
     /// The output, flattened, of an input of this shape that is given flattened.
@@ -177,6 +215,12 @@ impl Network {
         let tokens = || x.clone().reshape([-1, width as i64]);
         match self.form {
             Form::Linear | Form::Conv1d => flat(self.in_turn(tokens(), ctx)),
+            Form::Norm => {
+                let layer = |name: &str| self.layers.get(name).expect("read from the case");
+                let (_, norm) = self.norms.iter().next().expect("read from the case");
+                let x = norm.forward(layer("fc1").forward(tokens(), ctx));
+                flat(layer("fc2").forward(x, ctx))
+            }
             Form::Embedding => {
                 let (batch, count) = (shape[0], shape[1]);
                 let indices = x.clone().int().reshape([batch, count]);
@@ -233,6 +277,11 @@ impl Adaptable for Network {
                 last.kind = self.form.kind(name);
             }
         }
+        for (name, norm) in self.norms.iter() {
+            let width = norm.weight.val().dims()[0];
+            shapes.push_param(format!("{name}.weight"), width, Part::Norm, false);
+            shapes.push_param(format!("{name}.bias"), width, Part::Norm, true);
+        }
         shapes
     }
 
@@ -246,47 +295,58 @@ impl Adaptable for Network {
     }
 }
 
-// Forwards to the named layers, so that paths are `fc1.weight` without a level above.
+// Forwards to the named layers and norms, so that paths are `fc1.weight` without a level above.
 impl Module for Network {
     fn collect_devices(&self, devices: Devices) -> Devices {
-        self.layers.collect_devices(devices)
+        self.norms
+            .collect_devices(self.layers.collect_devices(devices))
     }
     fn fork(self, device: &Device) -> Self {
-        Self {
-            layers: self.layers.fork(device),
-            form: self.form,
-        }
+        self.change(|layers| layers.fork(device), |norms| norms.fork(device))
     }
     fn to_device(self, device: &Device) -> Self {
-        Self {
-            layers: self.layers.to_device(device),
-            form: self.form,
-        }
+        self.change(
+            |layers| layers.to_device(device),
+            |norms| norms.to_device(device),
+        )
     }
     fn train(self) -> Self {
-        Self {
-            layers: self.layers.train(),
-            form: self.form,
-        }
+        self.change(Module::train, Module::train)
     }
     fn valid(&self) -> Self {
         Self {
             layers: self.layers.valid(),
+            norms: self.norms.valid(),
             form: self.form,
         }
     }
     fn materialize(self) -> Self {
+        self.change(Module::materialize, Module::materialize)
+    }
+    fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
+        self.layers.visit(visitor);
+        self.norms.visit(visitor);
+    }
+    fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
+        let layers = self.layers.map(mapper);
+        let norms = self.norms.map(mapper);
         Self {
-            layers: self.layers.materialize(),
+            layers,
+            norms,
             form: self.form,
         }
     }
-    fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
-        self.layers.visit(visitor)
-    }
-    fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
+}
+
+impl Network {
+    fn change(
+        self,
+        layers: impl FnOnce(Named<Linear>) -> Named<Linear>,
+        norms: impl FnOnce(Named<Norm>) -> Named<Norm>,
+    ) -> Self {
         Self {
-            layers: self.layers.map(mapper),
+            layers: layers(self.layers),
+            norms: norms(self.norms),
             form: self.form,
         }
     }

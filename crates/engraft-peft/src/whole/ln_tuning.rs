@@ -64,7 +64,7 @@ impl WholeType for LnTuning {
         params.extend(own);
         Ok(Whole {
             method: "ln-tuning",
-            config: table([("subset", norms.clone().into())]),
+            config: table([("modules", norms.clone().into())]),
             pairs: pairs(&extras, &params, &norms, shapes, tensors),
             injection: Injection::default().with_params(params),
             derived: &[],
