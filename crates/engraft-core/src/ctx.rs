@@ -150,7 +150,9 @@ impl<'a> Ctx<'a> {
         Self {
             sequences: Some(sequences),
             text: None,
-            grid: self.grid.filter(|[rows, columns]| rows * columns <= sequences[1]),
+            grid: self
+                .grid
+                .filter(|[rows, columns]| rows * columns <= sequences[1]),
             ..*self
         }
     }

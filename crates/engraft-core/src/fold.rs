@@ -53,10 +53,13 @@ impl<M: Adaptable> Adapted<M> {
                 .folds
                 .iter()
                 .find(|fold| fold.site == path)
-                .ok_or_else(|| refused(&path, "nothing in front of it takes a map up".to_owned()))?;
-            let shifted = fold.shifted.as_ref().ok_or_else(|| {
-                refused(&path, "what is in front of it has no offset".to_owned())
-            })?;
+                .ok_or_else(|| {
+                    refused(&path, "nothing in front of it takes a map up".to_owned())
+                })?;
+            let shifted = fold
+                .shifted
+                .as_ref()
+                .ok_or_else(|| refused(&path, "what is in front of it has no offset".to_owned()))?;
             let (g, o) = (g.detach(), o.detach());
             for param in &fold.scaled {
                 let offset = (param == shifted).then(|| o.clone());

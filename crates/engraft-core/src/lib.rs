@@ -92,8 +92,8 @@ pub use reparameterize::{WeightAdapter, reparameterize};
 pub use rows::RowChoice;
 pub use scaling::{Scaling, admit_rank, positive_rank};
 pub use selection::Selection;
-pub use setup::{Average, Fuse, Piece, Setup};
 pub use set::{AdapterSet, Composition, Switch};
+pub use setup::{Average, Fuse, Piece, Setup};
 pub use shape::{Fold, LayerKind, LayerShape, ModelShapes, ParamShape, Part, SiteKind, SiteShape};
 pub use site::{
     AnySite, AttentionView, ProjectKeysAndValues, Site, SiteAdapter, SiteGraft, SiteOps,

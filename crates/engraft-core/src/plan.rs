@@ -42,10 +42,19 @@ impl Plan {
         };
         let selected = match &parts.selection {
             // Beside adapters, targets are those of the adapters.
-            Some(chosen) if parts.graft.is_some() || parts.model.is_some() || parts.site.is_some() => {
-                selection::selected(method.meta().id, chosen.as_ref(), shapes, &Targets::default())?
+            Some(chosen)
+                if parts.graft.is_some() || parts.model.is_some() || parts.site.is_some() =>
+            {
+                selection::selected(
+                    method.meta().id,
+                    chosen.as_ref(),
+                    shapes,
+                    &Targets::default(),
+                )?
             }
-            Some(chosen) => selection::selected(method.meta().id, chosen.as_ref(), shapes, targets)?,
+            Some(chosen) => {
+                selection::selected(method.meta().id, chosen.as_ref(), shapes, targets)?
+            }
             None => Vec::new(),
         };
         let along: Vec<_> = trained_along(shapes, injection)?

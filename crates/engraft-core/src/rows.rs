@@ -78,13 +78,10 @@ impl RowChoice {
         mut apply: impl FnMut(Option<&str>, &[usize], Tensor<1, Int>) -> Tensor<2>,
     ) -> Tensor<2> {
         let share = self.share(tokens);
-        let outputs = self
-            .groups
-            .iter()
-            .map(|group| {
-                let tokens = share.positions(&group.rows, device);
-                apply(group.name.as_deref(), &group.rows, tokens)
-            });
+        let outputs = self.groups.iter().map(|group| {
+            let tokens = share.positions(&group.rows, device);
+            apply(group.name.as_deref(), &group.rows, tokens)
+        });
         let outputs = Tensor::cat(outputs.collect(), 0);
         let order = self.groups.iter().flat_map(|group| &group.rows);
         let mut places = vec![0; self.rows];

@@ -204,11 +204,15 @@ impl Setup {
         let kind = self.kind();
         let plain = matches!(self, Self::Adapter(_));
         if level > 1 && !(plain || matches!(self, Self::Stack(_))) {
-            return Err(format!("`{kind}` at depth {level}: expected a stack or a name"));
+            return Err(format!(
+                "`{kind}` at depth {level}: expected a stack or a name"
+            ));
         }
         // An empty sum is the base model.
         if self.children().is_empty() && !plain && *self != Self::Sum(Vec::new()) {
-            return Err(format!("`{kind}` of nothing: expected at least one adapter"));
+            return Err(format!(
+                "`{kind}` of nothing: expected at least one adapter"
+            ));
         }
         for child in self.children() {
             let inside = child.kind();
@@ -235,7 +239,9 @@ impl Setup {
             }
             Self::Split(pieces) | Self::BatchSplit(pieces) => {
                 if pieces.iter().any(|piece| piece.size == 0) {
-                    return Err(format!("`{kind}` with a piece of size 0: expected at least 1"));
+                    return Err(format!(
+                        "`{kind}` with a piece of size 0: expected at least 1"
+                    ));
                 }
             }
             _ => {}
@@ -262,17 +268,22 @@ impl Setup {
             Self::Parallel(of) => {
                 let each = rows / of.len().max(1);
                 fits("parallel", "rows", rows, each * of.len())?;
-                of.iter().try_for_each(|child| inside(child, [each, tokens]))
+                of.iter()
+                    .try_for_each(|child| inside(child, [each, tokens]))
             }
             Self::Split(pieces) => {
                 let total = pieces.iter().map(|piece| piece.size).sum();
                 fits("split", "positions", tokens, total)?;
-                pieces.iter().try_for_each(|piece| inside(&piece.of, [rows, piece.size]))
+                pieces
+                    .iter()
+                    .try_for_each(|piece| inside(&piece.of, [rows, piece.size]))
             }
             Self::BatchSplit(pieces) => {
                 let total = pieces.iter().map(|piece| piece.size).sum();
                 fits("batch-split", "rows", rows, total)?;
-                pieces.iter().try_for_each(|piece| inside(&piece.of, [piece.size, tokens]))
+                pieces
+                    .iter()
+                    .try_for_each(|piece| inside(&piece.of, [piece.size, tokens]))
             }
             _ => {
                 let mut children = self.children().into_iter();
@@ -318,16 +329,31 @@ mod tests {
     #[test]
     fn what_cannot_be_nested_is_refused() {
         for (value, reason) in [
-            (json!({"fuse": {"by": "f", "of": [{"parallel": ["a"]}]}}), "`parallel` in `fuse`"),
-            (json!({"stack": ["a", {"stack": ["b"]}]}), "`stack` in `stack`"),
-            (json!({"parallel": [{"parallel": ["a"]}]}), "`parallel` in `parallel`"),
+            (
+                json!({"fuse": {"by": "f", "of": [{"parallel": ["a"]}]}}),
+                "`parallel` in `fuse`",
+            ),
+            (
+                json!({"stack": ["a", {"stack": ["b"]}]}),
+                "`stack` in `stack`",
+            ),
+            (
+                json!({"parallel": [{"parallel": ["a"]}]}),
+                "`parallel` in `parallel`",
+            ),
             (
                 json!({"parallel": [{"stack": ["a", {"sum": ["b"]}]}]}),
                 "`sum` in `stack` at depth 1",
             ),
             (json!({"stack": []}), "`stack` of nothing"),
-            (json!({"average": {"of": ["a"], "weights": [1.0, 2.0]}}), "2 weights for 1"),
-            (json!({"average": {"of": ["a", "b"], "weights": [1.0, -1.0]}}), "sum is zero"),
+            (
+                json!({"average": {"of": ["a"], "weights": [1.0, 2.0]}}),
+                "2 weights for 1",
+            ),
+            (
+                json!({"average": {"of": ["a", "b"], "weights": [1.0, -1.0]}}),
+                "sum is zero",
+            ),
             (json!({"split": [{"of": "a", "size": 0}]}), "size 0"),
         ] {
             let error = setup(value).check().unwrap_err().to_string();

@@ -206,7 +206,12 @@ impl ModelShapes {
     }
 
     /// Says what is in front of a site; see [`Fold`].
-    pub fn push_fold(&mut self, site: impl Into<String>, scaled: Vec<String>, shifted: Option<String>) {
+    pub fn push_fold(
+        &mut self,
+        site: impl Into<String>,
+        scaled: Vec<String>,
+        shifted: Option<String>,
+    ) {
         self.folds.push(Fold {
             site: site.into(),
             scaled,

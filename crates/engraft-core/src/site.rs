@@ -203,12 +203,7 @@ impl AnySite {
     }
 
     /// See [`SiteAdapter::fuse`].
-    pub(crate) fn fuse(
-        &self,
-        output: Tensor<2>,
-        changes: Vec<Tensor<2>>,
-        ctx: &Ctx,
-    ) -> Tensor<2> {
+    pub(crate) fn fuse(&self, output: Tensor<2>, changes: Vec<Tensor<2>>, ctx: &Ctx) -> Tensor<2> {
         (self.ops().fuse)(self.any(), output, changes, ctx)
     }
 

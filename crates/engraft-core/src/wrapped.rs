@@ -98,7 +98,9 @@ impl Site {
             Setup::Fuse(fuse) => {
                 let changes = each(&fuse.of).into_iter().map(|one| one - output.clone());
                 match self.adapters.acting(&fuse.by) {
-                    Some((_, by)) => output.clone() + by.fuse(output.clone(), changes.collect(), ctx),
+                    Some((_, by)) => {
+                        output.clone() + by.fuse(output.clone(), changes.collect(), ctx)
+                    }
                     None => output,
                 }
             }
