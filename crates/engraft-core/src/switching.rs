@@ -170,6 +170,25 @@ impl<M: Adaptable> Adapted<M> {
         Ok(())
     }
 
+    /// Stops the training of an adapter: what else is trained (a fusion, an adapter above it in a
+    /// stack) leaves it as it is. Parameters of the model that it selected are frozen too.
+    ///
+    /// # Errors
+    /// If there is no adapter of that name.
+    pub fn freeze(&mut self, name: &str) -> Result<()> {
+        let index = self.index(name)?;
+        let selected = self.held[index].attachment.params.clone();
+        let (inside, entries) = (format!(".adapters.{name}."), format!("trained.{name}/"));
+        self.model = params::set_trained(self.model.clone(), |path| {
+            let own = path.contains(&inside) || selected.iter().any(|chosen| chosen == path);
+            own.then_some(false)
+        });
+        self.bank = params::set_trained(self.bank.clone(), |path| {
+            path.starts_with(&entries).then_some(false)
+        });
+        Ok(())
+    }
+
     /// Sets whether these parameters of the model are trained.
     pub(crate) fn select(&mut self, paths: &[String], trained: bool) {
         if paths.is_empty() {

@@ -14,6 +14,7 @@ pub static METHODS: &[MethodEntry] = &[
     MethodEntry::of::<engraft_bottleneck::ConvAdapterConfig>(),
     MethodEntry::of::<engraft_bottleneck::ConvpassConfig>(),
     MethodEntry::of::<engraft_bottleneck::DilatedAdapterConfig>(),
+    MethodEntry::of::<engraft_bottleneck::InvertibleConfig>(),
     MethodEntry::of::<engraft_bottleneck::MosaConfig>(),
     MethodEntry::of::<engraft_bottleneck::SparseAdapterConfig>(),
     MethodEntry::of::<engraft_bottleneck::ZeroI2vConfig>(),
@@ -131,6 +132,10 @@ pub static METHODS: &[MethodEntry] = &[
     // registry: end
 ];
 
+/// Methods that act only through the adapters of others, in a composition.
+pub static FUSIONS: &[MethodEntry] =
+    &[MethodEntry::of::<engraft_bottleneck::AdapterFusionConfig>()];
+
 /// The method called `id` with this table of configuration keys; keys left out have the paper's
 /// defaults.
 ///
@@ -145,10 +150,10 @@ pub fn method(id: &str, config: &Value) -> Result<AnyMethod> {
 /// # Errors
 /// An unknown method; the message names the nearest.
 pub fn entry(id: &str) -> Result<&'static MethodEntry> {
-    METHODS
-        .iter()
+    let all = || METHODS.iter().chain(FUSIONS);
+    all()
         .find(|entry| entry.meta.id == id)
-        .ok_or_else(|| unknown_method(id, METHODS.iter().map(|entry| entry.meta.id)))
+        .ok_or_else(|| unknown_method(id, all().map(|entry| entry.meta.id)))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The contract itself: toy methods of every kind, the erased module, injection, third-party modules.
 
+mod composition;
 mod erased;
 mod injection;
 mod kinds;
