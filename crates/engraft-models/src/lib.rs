@@ -35,13 +35,11 @@ pub use activation::Activation;
 pub use attention::Attention;
 pub use bert::{Bert, BertBlock, BertConfig, BertHead, Embeddings};
 pub use block::{Block, BlockSites};
-pub use checkpoint::{LoadOptions, LoadReport, load};
 pub use checkpoint::{LoadOptions, LoadReport, load, locate};
 pub use decoder::{
     Cache, CausalLm, DecoderHead, Generation, RmsNorm, Rope, Sampling, Score, generate, perplexity,
     score,
 };
-pub use checkpoint::{LoadOptions, LoadReport, load, locate};
 pub use feed_forward::FeedForward;
 pub use gpt2::{Gpt2, Gpt2Attention, Gpt2Block, Gpt2Body, Gpt2Config, Gpt2FeedForward};
 pub use hf_vit::{HfVit, HfVitBlock, HfVitConfig, ImageEmbeddings};
