@@ -67,21 +67,13 @@ impl TryFrom<Value> for Targets {
             Value::Object(_) => {
                 let table: Table =
                     serde_json::from_value(value).map_err(|error| format!("targets: {error}"))?;
-                let Table {
-                    include,
-                    exclude,
-                    layers,
-                    rank_pattern,
-                    alpha_pattern,
-                    config_pattern,
-                } = table;
                 Ok(Self {
-                    include: include_from(include)?,
-                    exclude,
-                    layers,
-                    rank_pattern,
-                    alpha_pattern,
-                    config_pattern,
+                    include: include_from(table.include)?,
+                    exclude: table.exclude,
+                    layers: table.layers,
+                    rank_pattern: table.rank_pattern,
+                    alpha_pattern: table.alpha_pattern,
+                    config_pattern: table.config_pattern,
                 })
             }
             other => Ok(Self {

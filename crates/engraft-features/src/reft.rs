@@ -217,3 +217,113 @@ impl SiteAdapter for Reft {
         hidden.select_assign(0, Tensor::cat(at, 0), change, IndexingUpdateOp::Add)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Int, TensorData};
+    use engraft_core::{AnySite, Bank, RowChoice, Site, Text};
+    use engraft_tensor::bridge;
+
+    use super::*;
+    use crate::testing::{any_layer, draw};
+
+    fn ints(rows: &[&[i64]]) -> Tensor<2, Int> {
+        let shape = [rows.len(), rows[0].len()];
+        Tensor::from_data(TensorData::new(rows.concat(), shape), &Device::default())
+    }
+
+    /// Which tokens of [batch, tokens] an adapter at a site changes.
+    fn edited(site: &Site, hidden: &Tensor<3>, ctx: &Ctx) -> Vec<Vec<bool>> {
+        let change = site.hidden(hidden.clone(), ctx) - hidden.clone();
+        let [batch, tokens, _] = change.dims();
+        let sizes = bridge::values(&change.abs().max_dim(2));
+        (0..batch)
+            .map(|row| {
+                (0..tokens)
+                    .map(|at| sizes[row * tokens + at] > 1e-6)
+                    .collect()
+            })
+            .collect()
+    }
+
+    fn at_site(shape: &EditShape) -> Site {
+        let (base, bank) = (any_layer(), Bank::default());
+        let ctx = InitContext::new(3, "s", "default", &base, &bank);
+        let mut site = Site::default();
+        site.attach("s", "default", AnySite::new(shape.init(4, &ctx)))
+            .unwrap();
+        site
+    }
+
+    fn marks(rows: &[&str]) -> Vec<Vec<bool>> {
+        rows.iter()
+            .map(|row| row.chars().map(|mark| mark == 'x').collect())
+            .collect()
+    }
+
+    #[test]
+    fn padding_on_either_side_and_completions_are_left_alone() {
+        let site = at_site(&EditShape {
+            rank: 2,
+            positions: Positions { first: 2, last: 1 },
+            tied: true,
+            dropout: 0.0,
+            activation: Activation::Identity,
+            start: Start::Random,
+            orthonormal: true,
+            difference: true,
+            projection_bias: false,
+        });
+        let hidden = draw([3, 6, 4], 4, "h");
+        let ids = Tensor::<2, Int>::zeros([3, 6], &Device::default());
+        let text = Text::new(ids);
+        let run = |text: &Text, hidden: &Tensor<3>| {
+            edited(&site, hidden, &Ctx::default().with_text(text))
+        };
+
+        assert_eq!(run(&text, &hidden), marks(&["xx...x", "xx...x", "xx...x"]));
+        // Right padding, left padding, a prompt of 3: each end has at most half, rounded down.
+        let mask = ints(&[
+            &[1, 1, 1, 1, 1, 0],
+            &[0, 0, 1, 1, 1, 1],
+            &[0, 1, 1, 1, 0, 0],
+        ]);
+        let expected = marks(&["xx..x.", "..xx.x", ".x.x.."]);
+        let padded = text.clone().with_mask(mask);
+        assert_eq!(run(&padded, &hidden), expected);
+        // A single token has no two halves; nothing at all is nothing.
+        let short = ints(&[
+            &[1, 0, 0, 0, 0, 0],
+            &[0, 0, 0, 0, 0, 0],
+            &[0, 0, 0, 0, 1, 1],
+        ]);
+        let short = text.clone().with_mask(short);
+        assert_eq!(run(&short, &hidden), marks(&["......", "......", "....xx"]));
+        // The completion behind the prompt, and what continues a text.
+        let prompt = ints(&[
+            &[1, 1, 1, 0, 0, 0],
+            &[0, 0, 1, 1, 0, 0],
+            &[0, 0, 0, 0, 0, 0],
+        ]);
+        let prompted = padded.clone().with_prompt(prompt);
+        assert_eq!(
+            run(&prompted, &hidden),
+            marks(&["x.x...", "..xx..", "......"])
+        );
+        let next = hidden.clone().narrow(1, 0, 1);
+        assert_eq!(run(&padded, &next), marks(&[".", ".", "."]));
+        // Virtual tokens in front move everything back.
+        let longer = draw([3, 8, 4], 5, "h");
+        let moved = marks(&["..xx..x.", "....xx.x", "...x.x.."]);
+        assert_eq!(run(&padded, &longer), moved);
+        // Rows of a mixed batch keep their own padding.
+        let names = |row: usize| (row != 1).then(|| "default".to_owned());
+        let rows = RowChoice::new((0..3).map(names).collect());
+        let mixed = edited(
+            &site,
+            &hidden,
+            &Ctx::default().with_text(&padded).with_rows(&rows),
+        );
+        assert_eq!(mixed, marks(&["xx..x.", "......", ".x.x.."]));
+    }
+}

@@ -166,7 +166,7 @@ fn merging_is_all_or_nothing() {
         .unwrap();
     model.activate(&["a", "b"], Composition::Sum).unwrap();
     let message = model.merge().unwrap_err().to_string();
-    assert!(message.contains("block.sites"), "{message}");
+    assert!(message.contains("`shift` at embedding"), "{message}");
     model.each_slot(|path, slot| {
         if let engraft_core::Slot::Linear(linear) = slot {
             assert!(!linear.is_merged(), "{path}");
