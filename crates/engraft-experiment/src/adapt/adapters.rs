@@ -26,13 +26,16 @@ pub enum Written {
 
 /// Refuses a directory that holds something.
 pub(super) fn check_free(path: &Path) -> Result<()> {
-    match std::fs::read_dir(path) {
-        Ok(mut entries) if entries.next().is_some() => Err(Error::Input(format!(
-            "{} is not empty: name another directory for the adapter",
+    if !path.exists() {
+        return Ok(());
+    }
+    let mut entries = std::fs::read_dir(path).map_err(|error| Error::io("write", path, &error))?;
+    match entries.next() {
+        None => Ok(()),
+        Some(_) => Err(Error::Input(format!(
+            "{} is not empty: name another directory",
             path.display()
         ))),
-        Err(error) if path.exists() => Err(Error::io("write", path, &error)),
-        _ => Ok(()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use burn::module::Module;
 use burn::tensor::Device;
-use engraft_core::{Adapted, AnyMethod, Calibration, Counts, Injection, Mode};
+use engraft_core::{Adaptable, Adapted, AnyMethod, Calibration, Counts, Injection, Mode};
 use engraft_data::text::Order;
 use engraft_models::Pretrained;
 use engraft_train::{AdamW, Batches, Decay, OptimizerConfig, RatePattern, TrainConfig, Trainer};

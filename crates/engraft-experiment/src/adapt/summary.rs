@@ -55,8 +55,10 @@ impl Summary {
         } = self.counts;
         let trained = self.counts.all_trained();
         let mut text = String::new();
-        // Writing to a string cannot fail.
-        let mut line = |line: String| drop(writeln!(text, "{line}"));
+        let mut line = |line: String| {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{line}");
+        };
         for note in self.notes.iter().take(NOTES) {
             line(note.clone());
         }
