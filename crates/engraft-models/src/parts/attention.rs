@@ -1,8 +1,8 @@
 //! Multi-head self-attention of encoders.
 
-use burn::tensor::{Tensor, activation};
+use burn::tensor::Tensor;
 use engraft_core::{AttentionView, Ctx, Linear, Site};
-use engraft_tensor::ops::{Weighing, attention};
+use engraft_tensor::ops::{Weighing, attention, softmax};
 
 use super::{Builder, Dropout, Padding, model_part};
 
@@ -105,12 +105,7 @@ impl SelfAttention {
 }
 
 /// Keys and values [batch, tokens, heads, head width] after a `key_value` site.
-pub(crate) fn extended(
-    site: &Site,
-    keys: Tensor<4>,
-    values: Tensor<4>,
-    ctx: &Ctx,
-) -> (Tensor<4>, Tensor<4>) {
+fn extended(site: &Site, keys: Tensor<4>, values: Tensor<4>, ctx: &Ctx) -> (Tensor<4>, Tensor<4>) {
     if site.adapters.active().is_empty() {
         return (keys, values);
     }
@@ -148,6 +143,6 @@ pub(crate) fn heads_attention(
         let unseen = unseen.unsqueeze::<4>().expand(scores.dims());
         scores = scores.mask_fill(unseen, f64::NEG_INFINITY);
     }
-    let probabilities = dropout.forward(activation::softmax(scores, 3), ctx);
+    let probabilities = dropout.forward(softmax(scores), ctx);
     probabilities.matmul(spread(values)).swap_dims(1, 2)
 }
