@@ -46,6 +46,7 @@ mod parallel;
 mod product;
 mod real;
 mod reflection;
+mod rotary;
 mod rotation;
 mod shards;
 mod sigmoid;
@@ -80,6 +81,7 @@ pub use norm::{Moments, layer_norm, layer_norm_backward, rms_norm, rms_norm_back
 pub use pairs::PairMaps;
 pub use real::Real;
 pub use reflection::RankOneBlocks;
+pub use rotary::{Turn, turn_pairs};
 pub use rotation::BlockDiagonal;
 pub use shards::{add_shard, fold_blocks, unfold_blocks};
 pub use sigmoid::{relu, relu_backward, sigmoid, sigmoid_backward, tanh, tanh_backward};

@@ -10,7 +10,10 @@ use serde_json::Value;
 
 use crate::bert::{Bert, BertConfig};
 use crate::checkpoint::{LoadReport, Names, Origin};
+use crate::decoder::CausalLm;
+use crate::gpt2::{Gpt2, Gpt2Config};
 use crate::hf_vit::{HfVit, HfVitConfig};
+use crate::llama::{Llama, LlamaConfig};
 use crate::output::Output;
 use crate::parts::{Builder, Random};
 use crate::shapes::bad;
@@ -20,6 +23,10 @@ use crate::shapes::bad;
 pub enum Pretrained {
     /// BERT, RoBERTa, XLM-R.
     Bert(Bert),
+    /// GPT-2.
+    Gpt2(Gpt2),
+    /// Llama, Mistral, Qwen2, Qwen3, Gemma.
+    Llama(Llama),
     /// ViT.
     Vit(HfVit),
 }
@@ -28,11 +35,24 @@ pub enum Pretrained {
 #[derive(Debug, Clone)]
 pub(crate) enum Config {
     Bert(BertConfig),
+    Gpt2(Gpt2Config),
+    Llama(LlamaConfig),
     Vit(HfVitConfig),
 }
 
 /// Values of `model_type` that can be built.
-const MODEL_TYPES: &[&str] = &["bert", "roberta", "vit", "xlm-roberta"];
+const MODEL_TYPES: &[&str] = &[
+    "bert",
+    "gemma",
+    "gpt2",
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "roberta",
+    "vit",
+    "xlm-roberta",
+];
 
 impl Config {
     /// Reads a `config.json`.
@@ -48,6 +68,10 @@ impl Config {
         };
         match model_type {
             "bert" | "roberta" | "xlm-roberta" => BertConfig::new(json).map(Self::Bert),
+            "gpt2" => Gpt2Config::new(json).map(Self::Gpt2),
+            "gemma" | "llama" | "mistral" | "qwen2" | "qwen3" => {
+                LlamaConfig::new(json).map(Self::Llama)
+            }
             "vit" => HfVitConfig::new(json).map(Self::Vit),
             other => Err(bad(format!(
                 "found model_type `{other}`, expected one of {}{}",
@@ -61,6 +85,8 @@ impl Config {
     pub fn std(&self) -> f64 {
         match self {
             Self::Bert(config) => config.std(),
+            Self::Gpt2(config) => config.std(),
+            Self::Llama(config) => config.std(),
             Self::Vit(config) => config.std(),
         }
     }
@@ -69,6 +95,8 @@ impl Config {
     pub fn names(&self) -> Names {
         match self {
             Self::Bert(config) => Bert::names(config),
+            Self::Gpt2(config) => Gpt2::names(config),
+            Self::Llama(config) => Llama::names(config),
             Self::Vit(config) => HfVit::names(config),
         }
     }
@@ -77,6 +105,8 @@ impl Config {
     pub fn build(&self, builder: &mut Builder<'_>) -> Pretrained {
         match self {
             Self::Bert(config) => Pretrained::Bert(Bert::build(config, builder)),
+            Self::Gpt2(config) => Pretrained::Gpt2(Gpt2::build(config, builder)),
+            Self::Llama(config) => Pretrained::Llama(Llama::build(config, builder)),
             Self::Vit(config) => Pretrained::Vit(HfVit::build(config, builder)),
         }
     }
@@ -87,6 +117,8 @@ macro_rules! each {
     ($self:expr, $model:ident => $result:expr) => {
         match $self {
             Pretrained::Bert($model) => $result,
+            Pretrained::Gpt2($model) => $result,
+            Pretrained::Llama($model) => $result,
             Pretrained::Vit($model) => $result,
         }
     };
@@ -97,6 +129,8 @@ macro_rules! change {
     ($self:expr, $model:ident => $result:expr) => {
         match $self {
             Pretrained::Bert($model) => Pretrained::Bert($result),
+            Pretrained::Gpt2($model) => Pretrained::Gpt2($result),
+            Pretrained::Llama($model) => Pretrained::Llama($result),
             Pretrained::Vit($model) => Pretrained::Vit($result),
         }
     };
@@ -139,9 +173,47 @@ impl Pretrained {
     pub fn forward(&self, text: &Text, ctx: &Ctx) -> Result<Output> {
         match self {
             Self::Bert(model) => model.read(text, ctx),
+            Self::Gpt2(model) => {
+                model.check(text, ctx)?;
+                Ok(model.forward(text, ctx))
+            }
+            Self::Llama(model) => {
+                model.check(text)?;
+                Ok(model.forward(text, ctx))
+            }
             Self::Vit(_) => Err(Error::Unsupported(
                 "found a text for a model of images".to_owned(),
             )),
+        }
+    }
+
+    /// The model as a decoder with scores for the next token, for generation and scoring.
+    ///
+    /// # Errors
+    /// A model of another kind.
+    pub fn causal_lm(&self) -> Result<&dyn CausalLm> {
+        match self {
+            Self::Gpt2(model) => Ok(model),
+            Self::Llama(model) => Ok(model),
+            Self::Bert(_) | Self::Vit(_) => Err(Error::Unsupported(
+                "found an encoder, expected a decoder (GPT-2, Llama) with an output layer"
+                    .to_owned(),
+            )),
+        }
+    }
+
+    /// The model whose blocks are these ranges of this one's; see [`Llama::replicated`].
+    ///
+    /// # Errors
+    /// A model of another kind, or a range that is none.
+    pub fn replicated(&self, ranges: &[[usize; 2]]) -> Result<Self> {
+        match self {
+            Self::Llama(model) => model.replicated(ranges).map(Self::Llama),
+            _ => Err(Error::Unsupported(format!(
+                "found model_type {}, whose layers are not replicated: expected one of the Llama \
+                 family",
+                self.config_json()["model_type"]
+            ))),
         }
     }
 
@@ -155,7 +227,7 @@ impl Pretrained {
                 model.check(&pixels)?;
                 Ok(model.forward(pixels, ctx))
             }
-            Self::Bert(_) => Err(Error::Unsupported(
+            Self::Bert(_) | Self::Gpt2(_) | Self::Llama(_) => Err(Error::Unsupported(
                 "found images for a model of text".to_owned(),
             )),
         }

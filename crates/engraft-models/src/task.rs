@@ -112,10 +112,12 @@ impl Task {
 /// `model_type` and how the names of its classes begin.
 const CLASSES: &[(&str, &str)] = &[
     ("bert", "Bert"),
+    ("gemma", "Gemma"),
     ("gpt2", "GPT2"),
     ("llama", "Llama"),
     ("mistral", "Mistral"),
     ("qwen2", "Qwen2"),
+    ("qwen3", "Qwen3"),
     ("roberta", "Roberta"),
     ("vit", "ViT"),
     ("xlm-roberta", "XLMRoberta"),

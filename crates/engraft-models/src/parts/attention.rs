@@ -105,7 +105,12 @@ impl SelfAttention {
 }
 
 /// Keys and values [batch, tokens, heads, head width] after a `key_value` site.
-fn extended(site: &Site, keys: Tensor<4>, values: Tensor<4>, ctx: &Ctx) -> (Tensor<4>, Tensor<4>) {
+pub(crate) fn extended(
+    site: &Site,
+    keys: Tensor<4>,
+    values: Tensor<4>,
+    ctx: &Ctx,
+) -> (Tensor<4>, Tensor<4>) {
     if site.adapters.active().is_empty() {
         return (keys, values);
     }

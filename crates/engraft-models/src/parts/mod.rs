@@ -8,9 +8,9 @@ mod padding;
 mod part;
 
 pub use attention::SelfAttention;
-pub(crate) use attention::{AttentionConfig, heads_attention};
+pub(crate) use attention::{AttentionConfig, extended, heads_attention};
 pub(crate) use builder::{Builder, Listing, Random, Source, Wanted};
 pub(crate) use dropout::Dropout;
 pub use layer_norm::Norm;
-pub(crate) use padding::{Padding, check_indices, check_layout, enter};
+pub(crate) use padding::{Padding, check_indices, check_layout, enter, lowest};
 pub(crate) use part::{Part, map, model_part, visit};

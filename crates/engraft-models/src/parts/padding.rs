@@ -5,7 +5,7 @@ use engraft_core::{Ctx, Error, Result, Site, Text};
 
 /// The lowest finite number, as `transformers` has it: added to a score, it hides a key, and a row
 /// that sees no key at all stays finite.
-fn lowest(dtype: DType) -> f64 {
+pub(crate) fn lowest(dtype: DType) -> f64 {
     match dtype {
         DType::F64 => f64::MIN,
         DType::F16 => -65504.0,

@@ -19,7 +19,16 @@ pub(super) trait Build {
     fn prompt_site(&mut self, model: &str, width: usize);
 
     /// The sites of a block whose self-attention is at `attention`.
-    fn block_sites(&mut self, block: &str, attention: &str, width: usize, key_value: usize);
+    fn block_sites(&mut self, block: &str, attention: &str, width: usize, key_value: usize) {
+        self.attention_sites(block, attention, width, key_value);
+        self.sublayer_sites(block, width);
+    }
+
+    /// The sites of a block up to what its self-attention returns.
+    fn attention_sites(&mut self, block: &str, attention: &str, width: usize, key_value: usize);
+
+    /// The sites of a block around its sublayers.
+    fn sublayer_sites(&mut self, block: &str, width: usize);
 }
 
 impl Build for ModelShapes {
@@ -56,7 +65,7 @@ impl Build for ModelShapes {
         self.push_site(format!("{model}sites.prompt"), SiteKind::Prompt, width);
     }
 
-    fn block_sites(&mut self, block: &str, attention: &str, width: usize, key_value: usize) {
+    fn attention_sites(&mut self, block: &str, attention: &str, width: usize, key_value: usize) {
         self.push_site(format!("{block}.sites.sequence"), SiteKind::Sequence, width);
         self.push_site(
             format!("{attention}.key_value"),
@@ -64,6 +73,9 @@ impl Build for ModelShapes {
             key_value,
         );
         self.push_site(format!("{attention}.attended"), SiteKind::Attention, width);
+    }
+
+    fn sublayer_sites(&mut self, block: &str, width: usize) {
         self.push_site(
             format!("{block}.sites.attention"),
             SiteKind::Sublayer,

@@ -14,6 +14,7 @@ struct Config {
     n_layer: usize,
     n_positions: usize,
     n_inner: Option<usize>,
+    tie_word_embeddings: Option<bool>,
 }
 
 pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
@@ -37,9 +38,14 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
         shapes.linear(&format!("{block}.mlp.c_proj"), inner, width, true);
     }
     shapes.norm(&format!("{model}ln_f"), width, true);
-    // The output layer of the language model is the token embedding.
-    if let Task::Classification(labels) = task {
-        shapes.output("score", width, *labels, false);
+    // The output layer of the language model is the token embedding, unless it is said not to be.
+    match task {
+        Task::Classification(labels) => shapes.output("score", width, *labels, false),
+        Task::Tokens(labels) => shapes.output("classifier", width, *labels, true),
+        Task::Language if config.tie_word_embeddings == Some(false) => {
+            shapes.output("lm_head", width, config.vocab_size, false);
+        }
+        _ => {}
     }
     Ok(shapes)
 }

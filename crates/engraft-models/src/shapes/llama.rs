@@ -46,7 +46,12 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
     for index in 0..config.num_hidden_layers {
         let block = format!("{model}layers.{index}");
         let attention = format!("{block}.self_attn");
-        shapes.block_sites(&block, &attention, width, key_value);
+        shapes.attention_sites(&block, &attention, width, key_value);
+        if is("qwen3") {
+            shapes.norm(&format!("{attention}.q_norm"), head, false);
+            shapes.norm(&format!("{attention}.k_norm"), head, false);
+        }
+        shapes.sublayer_sites(&block, width);
         shapes.norm(&format!("{block}.input_layernorm"), width, false);
         shapes.linear(&format!("{attention}.q_proj"), width, query, qkv_bias);
         shapes.linear(&format!("{attention}.k_proj"), width, key_value, qkv_bias);
@@ -57,10 +62,6 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
             width,
             config.attention_bias,
         );
-        if is("qwen3") {
-            shapes.norm(&format!("{attention}.q_norm"), head, false);
-            shapes.norm(&format!("{attention}.k_norm"), head, false);
-        }
         shapes.norm(&format!("{block}.post_attention_layernorm"), width, false);
         if is("gemma2") {
             shapes.norm(&format!("{block}.pre_feedforward_layernorm"), width, false);
@@ -94,6 +95,7 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
         .unwrap_or(is("gemma") || is("gemma2"));
     match task {
         Task::Classification(labels) => shapes.output("score", width, *labels, false),
+        Task::Tokens(labels) => shapes.output("score", width, *labels, true),
         Task::Language if !tied => shapes.output("lm_head", width, config.vocab_size, false),
         _ => {}
     }
