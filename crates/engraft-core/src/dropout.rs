@@ -1,6 +1,6 @@
 //! Dropout from path-keyed host streams.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor, TensorData};
 use engraft_tensor::bridge;
 use rand::RngExt;
 
@@ -14,19 +14,25 @@ pub fn dropout(x: Tensor<2>, probability: f64, ctx: &Ctx) -> Tensor<2> {
     let (Some(key), true) = (ctx.key("dropout"), probability > 0.0) else {
         return x;
     };
-    let mut rng = key.rng();
     let kept = 1.0 / (1.0 - probability);
     let dims = x.dims();
-    let mask = (0..dims[0] * dims[1])
-        .map(|_| {
-            if rng.random::<f64>() < probability {
-                0.0
-            } else {
-                kept
-            }
-        })
-        .collect();
-    let mask = bridge::tensor(mask, dims, &x.device(), x.dtype());
+    let mut draws = vec![0u32; dims[0] * dims[1]];
+    key.rng().fill(&mut draws[..]);
+    // A draw is below this with the probability, to 32 bits.
+    let below = (probability * 2f64.powi(32)) as u32;
+    let (device, dtype) = (x.device(), x.dtype());
+    let mask = if dtype == DType::F32 {
+        let kept = kept as f32;
+        let mask = draws
+            .iter()
+            .map(|&draw| if draw < below { 0.0 } else { kept });
+        Tensor::from_data(TensorData::new(mask.collect(), dims), (&device, dtype))
+    } else {
+        let mask = draws
+            .iter()
+            .map(|&draw| if draw < below { 0.0 } else { kept });
+        bridge::tensor(mask.collect(), dims, &device, dtype)
+    };
     x * mask
 }
 

@@ -60,7 +60,12 @@ impl Config {
     /// # Errors
     /// An architecture that is not implemented, and those of the architecture itself.
     pub fn new(json: &Value) -> Result<Self> {
-        let model_type = json["model_type"].as_str().unwrap_or_default();
+        let Some(model_type) = json["model_type"].as_str() else {
+            return Err(bad(format!(
+                "found no model_type, expected one of {}",
+                MODEL_TYPES.join(", ")
+            )));
+        };
         match model_type {
             "bert" | "roberta" | "xlm-roberta" => BertConfig::new(json).map(Self::Bert),
             "gpt2" => Gpt2Config::new(json).map(Self::Gpt2),
@@ -167,10 +172,7 @@ impl Pretrained {
     /// A text that does not fit the model, or a model of images.
     pub fn forward(&self, text: &Text, ctx: &Ctx) -> Result<Output> {
         match self {
-            Self::Bert(model) => {
-                model.check(text)?;
-                Ok(model.forward(text, ctx))
-            }
+            Self::Bert(model) => model.read(text, ctx),
             Self::Gpt2(model) => {
                 model.check(text, ctx)?;
                 Ok(model.forward(text, ctx))

@@ -21,7 +21,9 @@ pub use head::BertHead;
 use crate::block::without_lead;
 use crate::checkpoint::{Names, Origin};
 use crate::output::Output;
-use crate::parts::{Builder, Padding, Part, Random, enter, model_part};
+use crate::parts::{
+    Builder, Padding, Part, Random, check_indices, check_layout, enter, model_part,
+};
 use crate::shapes::from_value;
 
 /// The encoder of BERT (Devlin et al., arXiv 1810.04805), RoBERTa (Liu et al., arXiv 1907.11692) or
@@ -116,6 +118,7 @@ impl Bert {
             ],
         };
         let [table, decoder, bias] = head;
+        names.writes_aliases = !config.is_tied();
         names.aliases = match config.is_tied() {
             true => vec![
                 (decoder, bias),
@@ -138,37 +141,55 @@ impl Bert {
         offsets.max().unwrap_or(0)
     }
 
-    /// Whether the model can read a text: the reason if not.
-    ///
-    /// # Errors
-    /// Tokens outside the vocabulary, segments that the model lacks, or more tokens than positions.
-    pub fn check(&self, text: &Text) -> Result<()> {
+    /// Whether the model has what the text's indices ask for.
+    fn check(&self, text: &Text) -> Result<()> {
         let keys = &self.config.keys;
-        crate::parts::check_indices("token", &text.ids, keys.vocab_size)?;
-        if let Some(segments) = &text.segments {
-            crate::parts::check_indices("segment", segments, keys.type_vocab_size)?;
+        check_layout(text)?;
+        check_indices("token", &text.ids, keys.vocab_size)?;
+        match &text.segments {
+            Some(segments) => check_indices("segment", segments, keys.type_vocab_size),
+            None => Ok(()),
         }
+    }
+
+    /// Whether there are positions for so many tokens, virtual ones included.
+    fn check_length(&self, tokens: usize) -> Result<()> {
+        let positions = self.config.keys.max_position_embeddings;
         let first = self.config.first_position() + self.offset();
-        let room = keys.max_position_embeddings.saturating_sub(first);
-        let tokens = text.dims()[1];
+        let room = positions.saturating_sub(first);
         if tokens > room {
             return Err(Error::Unsupported(format!(
-                "found a text of {tokens} tokens, expected at most {room}: the model has {} positions",
-                keys.max_position_embeddings
+                "found {tokens} tokens, virtual ones included, expected at most {room}: the model has \
+                 {positions} positions"
             )));
         }
         Ok(())
     }
 
+    /// [`forward`](Self::forward) of a text that may not fit the model.
+    ///
+    /// # Errors
+    /// Tokens outside the vocabulary, segments that the model lacks, or more tokens than positions.
+    pub fn read(&self, text: &Text, ctx: &Ctx) -> Result<Output> {
+        self.check(text)?;
+        self.outputs(text, ctx)
+    }
+
     /// Hidden states, pooled vector and logits of a text.
     ///
     /// # Panics
-    /// If it does not fit the model; see [`check`](Self::check).
+    /// If it does not fit the model; [`read`](Self::read) says why.
     pub fn forward(&self, text: &Text, ctx: &Ctx) -> Output {
+        self.outputs(text, ctx)
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn outputs(&self, text: &Text, ctx: &Ctx) -> Result<Output> {
         let ctx = &ctx.with_text(text);
         let words = self.embeddings.words.forward(text.ids.clone(), ctx);
         let words = self.prompt.sequence(words, ctx);
         let prompt = words.dims()[1] - text.dims()[1];
+        self.check_length(words.dims()[1])?;
         let mut x = self.embeddings.forward(words, text, self.offset(), ctx);
         let padding = Padding::new(text, x.dtype());
         let mut lead = 0;
@@ -187,11 +208,11 @@ impl Bert {
         let logits = self
             .head
             .forward(hidden.clone(), sequence, &self.embeddings.words, ctx);
-        Output {
+        Ok(Output {
             hidden,
             pooled,
             logits,
-        }
+        })
     }
 }
 

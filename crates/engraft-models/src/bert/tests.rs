@@ -274,6 +274,17 @@ fn texts_and_configurations_that_do_not_fit_are_errors() {
     assert!(message(text(IDS).with_segments(segments)).contains("segment 2"));
     let long = Text::new(Tensor::zeros([1, 8], &Device::default()));
     assert!(message(long).contains("at most 7"));
+    let mask = Tensor::from_data([[1, 1]], &Device::default());
+    assert!(message(text(IDS).with_mask(mask)).contains("[1, 2]"));
+    assert!(message(Text::new(Tensor::zeros([1, 0], &Device::default()))).contains("0 tokens"));
+    let mut prompted = random(CONFIG);
+    attach(&mut prompted, |path| {
+        let device = Device::default();
+        let prompt = Init::ZEROS.tensor([4, 8], &Key::new(0), &device, DType::F64);
+        (path == "bert.sites.prompt").then(|| AnySite::new(Prompt::new(prompt)))
+    });
+    let error = prompted.forward(&text(IDS), &Ctx::default()).unwrap_err();
+    assert!(error.to_string().contains("found 8 tokens"), "{error}");
 
     let refused = |from: &str, to: &str| {
         let config = CONFIG.replace(from, to);

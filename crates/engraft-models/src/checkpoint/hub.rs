@@ -125,7 +125,7 @@ mod tests {
             "a/b/c",
             "a b",
             "owner/name@",
-            "..",
+            "...",
             "/nowhere/at/all",
         ] {
             assert!(locate(name).unwrap_err().to_string().contains("owner/name"));

@@ -2,8 +2,12 @@
 //!
 //! Weights are read part by part from files in memory, converted to the compute precision and, where
 //! PyTorch stores (out, in), transposed once on the way into the model: beside the model itself a few
-//! megabytes are held. A row-major copy rather than a strided view: a product with a transposed weight
-//! costs the same, but adapters and merges read rows.
+//! megabytes are held (1.02 times a BERT of 519 MB in float32, from float32 or bfloat16).
+//!
+//! Transposed once rather than viewed: forward products of 128 and 512 tokens took 0.82 and 16.0 ms
+//! with rows in order, 0.99 and 23.9 ms with a view (384 to 1536 and 768 to 3072, two cores); forward and backward
+//! together were equal within the noise; a single token was faster with the view (0.40 against
+//! 0.82 ms, 768 to 3072). Adapters and merges read rows.
 
 mod convert;
 mod files;

@@ -18,6 +18,8 @@ pub(crate) struct Names {
     pub buffers: &'static [&'static str],
     /// Names under which a parameter is stored a second time, and its own: tied weights.
     pub aliases: Vec<(&'static str, &'static str)>,
+    /// Whether files have the second names beside the parameters' own.
+    pub writes_aliases: bool,
 }
 
 impl Names {
@@ -38,6 +40,15 @@ impl Names {
             name = name.replacen(memory, file, 1);
         }
         format!("{prefix}{name}")
+    }
+
+    /// The names under which a file has a parameter of the model.
+    pub fn files(&self, path: &str) -> Vec<String> {
+        let own = self.bare(path);
+        let aliases = self.aliases.iter().filter(|_| self.writes_aliases);
+        let also = aliases.filter(|(_, name)| *name == own);
+        let also = also.map(|(alias, _)| (*alias).to_owned());
+        std::iter::once(self.file(path)).chain(also).collect()
     }
 
     /// The name without the prefix.

@@ -51,12 +51,18 @@ impl Pretrained {
                 let value = values.remove(path)?;
                 let dtype = stored.get(path).copied().or(usual);
                 let dtype = dtype.unwrap_or(value.dtype());
-                let stored = Stored {
-                    value,
-                    wanted,
-                    dtype,
-                };
-                Some((names.file(path), stored))
+                Some((
+                    path,
+                    Stored {
+                        value,
+                        wanted,
+                        dtype,
+                    },
+                ))
+            })
+            .flat_map(|(path, stored)| {
+                let names = names.files(path).into_iter();
+                names.map(move |name| (name, stored.clone()))
             })
             .collect();
         write(directory, tensors)?;
@@ -97,6 +103,7 @@ impl ModuleVisitor for Values {
 }
 
 /// A parameter on its way into a file: converted when its turn comes.
+#[derive(Clone)]
 struct Stored<'a> {
     value: Tensor<1>,
     wanted: &'a Wanted,

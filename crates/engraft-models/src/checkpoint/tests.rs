@@ -55,6 +55,8 @@ fn saving_what_was_loaded_gives_the_file_again() {
     let golden = ["bert", "roberta", "bert_cls", "vit"].map(vectors);
     let own = [
         "bert_mlm",
+        "roberta_mlm",
+        "roberta_mlm_untied",
         "roberta_regression",
         "roberta_tokens",
         "vit_cls",
@@ -65,7 +67,15 @@ fn saving_what_was_loaded_gives_the_file_again() {
         assert_eq!(*model.report(), LoadReport::default());
         let copy = tempfile::tempdir().unwrap();
         model.save(copy.path()).unwrap();
-        assert_eq!(tensors(copy.path()), tensors(&directory), "{directory:?}");
+        let [saved, file] = [copy.path(), &directory].map(|path| {
+            let mut all = tensors(path);
+            // transformers stores a second offset beside an untied output layer's, and ignores it.
+            if all.contains_key("lm_head.decoder.bias") {
+                assert!(all.remove("lm_head.bias").is_some());
+            }
+            all
+        });
+        assert_eq!(saved, file, "{directory:?}");
         let again = load(copy.path(), &options()).unwrap();
         assert_eq!(values(&again), values(&model));
         assert_eq!(again.config_json(), model.config_json());

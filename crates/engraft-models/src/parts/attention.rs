@@ -1,8 +1,8 @@
 //! Multi-head self-attention of encoders.
 
-use burn::tensor::{Tensor, activation};
+use burn::tensor::Tensor;
 use engraft_core::{AttentionView, Ctx, Linear, Site};
-use engraft_tensor::ops::{Weighing, attention};
+use engraft_tensor::ops::{Weighing, attention, softmax};
 
 use super::{Builder, Dropout, Padding, model_part};
 
@@ -155,6 +155,6 @@ pub(crate) fn heads_attention(
         let unseen = unseen.unsqueeze::<4>().expand(scores.dims());
         scores = scores.mask_fill(unseen, f64::NEG_INFINITY);
     }
-    let probabilities = dropout.forward(activation::softmax(scores, 3), ctx);
+    let probabilities = dropout.forward(softmax(scores), ctx);
     probabilities.matmul(spread(values)).swap_dims(1, 2)
 }

@@ -39,12 +39,10 @@ impl Source for Random {
     }
 }
 
-/// Lists what a model asks for and gives it empty tensors: for names and shapes, not for use.
+/// Lists what a model asks for, in forward order, and gives it empty tensors: for names and shapes,
+/// not for use.
 #[derive(Debug, Default)]
-pub(crate) struct Listing(pub Listed);
-
-/// The parameters of a model in forward order.
-pub(crate) type Listed = Vec<Wanted>;
+pub(crate) struct Listing(pub Vec<Wanted>);
 
 impl Source for Listing {
     fn values(&mut self, wanted: Wanted, dtype: DType) -> TensorData {

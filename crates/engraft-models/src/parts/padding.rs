@@ -59,6 +59,30 @@ pub(crate) fn enter(sequence: &Site, x: Tensor<3>, lead: usize, ctx: &Ctx) -> (T
     (extended, lead)
 }
 
+/// Whether a text has tokens, and a mask and segments of its own dimensions.
+///
+/// # Errors
+/// What was found.
+pub(crate) fn check_layout(text: &Text) -> Result<()> {
+    let dims = text.dims();
+    if dims.contains(&0) {
+        return Err(Error::Unsupported(format!(
+            "found {} texts of {} tokens, expected at least one of at least one",
+            dims[0], dims[1]
+        )));
+    }
+    for (what, beside) in [("mask", &text.mask), ("segments", &text.segments)] {
+        if let Some(found) = beside.as_ref().map(Tensor::dims)
+            && found != dims
+        {
+            return Err(Error::Unsupported(format!(
+                "found {what} of dimensions {found:?}, expected {dims:?} as the tokens have"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Whether indices are inside a table of so many rows.
 ///
 /// # Errors
