@@ -48,6 +48,7 @@ mod model_graft;
 mod named;
 pub mod params;
 mod plan;
+mod relay;
 mod reparameterize;
 mod rows;
 mod scaling;
@@ -88,6 +89,7 @@ pub use method::{AnyMethod, DynGraft, DynSiteGraft, Method, MethodEntry, Parts, 
 pub use model_graft::ModelGraft;
 pub use named::Named;
 pub use plan::Plan;
+pub use relay::Relay;
 pub use reparameterize::{WeightAdapter, reparameterize};
 pub use rows::RowChoice;
 pub use scaling::{Scaling, admit_rank, positive_rank};
