@@ -7,6 +7,7 @@ use engraft_tensor::Key;
 
 use crate::bank::Bank;
 use crate::conv2d::Image;
+use crate::relay::Relay;
 use crate::rows::RowChoice;
 use crate::statistics::Observer;
 use crate::text::Text;
@@ -37,6 +38,7 @@ pub struct Ctx<'a> {
     observer: Option<&'a Observer>,
     image: Option<&'a Image>,
     text: Option<&'a Text>,
+    relay: Option<&'a Relay>,
     /// The batch rows of the tokens at hand, where rows have different adapters.
     members: Option<&'a [usize]>,
     stream: Option<&'a Tensor<2>>,
@@ -55,6 +57,7 @@ impl Default for Ctx<'_> {
             observer: None,
             image: None,
             text: None,
+            relay: None,
             members: None,
             stream: None,
             grid: None,
@@ -124,6 +127,22 @@ impl<'a> Ctx<'a> {
             text: Some(text),
             ..*self
         }
+    }
+
+    /// The same context in the forward pass that this belongs to.
+    pub fn with_relay<'b>(&self, relay: &'b Relay) -> Ctx<'b>
+    where
+        'a: 'b,
+    {
+        Ctx {
+            relay: Some(relay),
+            ..*self
+        }
+    }
+
+    /// What adapters of this forward pass hand on to each other, in a model of text.
+    pub fn relay(&self) -> Option<&'a Relay> {
+        self.relay
     }
 
     /// In a model of text: what it reads.

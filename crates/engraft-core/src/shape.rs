@@ -1,6 +1,7 @@
 //! Models as shapes: enough to count parameters without loading a weight.
 
 use serde::Serialize;
+use serde_json::Value;
 
 /// What a slot's frozen layer is. Whatever the kind, adapters see its weight as a matrix
 /// `[d_in, d_out]`.
@@ -156,6 +157,9 @@ pub struct ModelShapes {
     /// The `model_type` of the Hugging Face configuration, where the model has one: methods know
     /// their usual targets by it.
     pub architecture: Option<String>,
+    /// That configuration.
+    #[serde(skip)]
+    pub config: Option<Value>,
 }
 
 impl ModelShapes {

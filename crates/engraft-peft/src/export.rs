@@ -69,14 +69,8 @@ pub(crate) fn export<M: Adaptable>(
             let zeros = TensorData::zeros::<f32, _>(pair.shape.clone());
             return Ok((pair.peft.clone(), zeros));
         }
-        // A bank entry that was grown, not given, is in no file of Engraft: PEFT's has it.
-        let grown = || {
-            pair.own
-                .strip_prefix("bank.given.")
-                .and_then(|entry| adapted.bank.get(entry))
-                .map(|tensor| tensor.to_data())
-        };
-        let data = tensors.get(&pair.own).cloned().or_else(grown);
+        let data = tensors.get(&pair.own).cloned();
+        let data = data.or_else(|| grown(adapted, &pair.own));
         data.map(|data| (pair.peft.clone(), pair.to_peft(&data)))
             .ok_or_else(|| refuse(format!("it has no tensor {}", pair.own)))
     };
@@ -148,6 +142,12 @@ pub(crate) fn export<M: Adaptable>(
     Ok(PeftAdapter::from_parts(config, exported).with_frozen(unsaved))
 }
 
+/// A bank entry that was grown, not given, is in no file of Engraft: PEFT's has it.
+fn grown<M: Adaptable>(adapted: &Adapted<M>, own: &str) -> Option<TensorData> {
+    let entry = own.strip_prefix("bank.given.")?;
+    adapted.bank.get(entry).map(|tensor| tensor.to_data())
+}
+
 fn export_whole<M: Adaptable>(
     kind: &dyn WholeType,
     attachment: &Attachment,
@@ -166,7 +166,9 @@ fn export_whole<M: Adaptable>(
         .map_err(refuse)?;
     let mut exported = BTreeMap::new();
     for pair in &pairs {
-        let data = tensors.remove(&pair.own);
+        let data = tensors
+            .remove(&pair.own)
+            .or_else(|| grown(adapted, &pair.own));
         let data = data.ok_or_else(|| refuse(format!("it has no tensor {}", pair.own)))?;
         exported.insert(pair.peft.clone(), pair.to_peft(&data));
     }

@@ -114,6 +114,21 @@ pub(crate) fn modules(
     }
 }
 
+/// Those of `paths` that are targeted.
+pub(crate) fn blocks(
+    config: &mut Reader,
+    shapes: &ModelShapes,
+    saved_modules: &[String],
+    paths: &[String],
+) -> Result<Vec<String>> {
+    let (taken, shown) = matcher(config, shapes, saved_modules, &[])?;
+    let chosen: Vec<String> = paths.iter().filter(|path| taken(path)).cloned().collect();
+    match chosen.is_empty() {
+        true => Err(nothing(&shown, "block", paths.iter().map(String::as_str))),
+        false => Ok(chosen),
+    }
+}
+
 fn nothing<'a>(shown: &str, what: &str, paths: impl Iterator<Item = &'a str>) -> Error {
     Error::config(
         "target_modules",

@@ -11,6 +11,7 @@ mod pasta;
 mod prefix_tuning;
 mod prompt_tuning;
 mod pruning;
+mod shadow;
 #[cfg(test)]
 mod testing;
 mod tokens;
@@ -28,6 +29,7 @@ pub use pasta::{Pasta, PastaConfig};
 pub use prefix_tuning::{PrefixTuning, PrefixTuningConfig};
 pub use prompt_tuning::{PromptTuning, PromptTuningConfig};
 pub use pruning::{Importance, PruningMask};
+pub use shadow::{BackboneConfig, Shadow, ShadowConfig};
 pub use tokens::Start;
 pub use trainable_tokens::{RowStart, TrainableTokensConfig};
 pub use vpt::{Vpt, VptConfig};

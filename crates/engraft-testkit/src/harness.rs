@@ -3,7 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Int, Tensor};
 use engraft_core::{
-    Adaptable, Ctx, LayerShape, Linear, ModelShapes, Part, Site, SiteKind, Slots, Text,
+    Adaptable, Ctx, LayerShape, Linear, ModelShapes, Part, Relay, Site, SiteKind, Slots, Text,
 };
 use engraft_tensor::{Init, Key};
 
@@ -149,7 +149,8 @@ impl Harness {
         let [batch, tokens, _] = x.dims();
         let ids = Tensor::<1, Int>::arange(0..tokens as i64, &x.device());
         let text = Text::new(ids.unsqueeze_dim::<2>(0).expand([batch, tokens]));
-        let ctx = &ctx.with_text(&text);
+        let relay = Relay::default();
+        let ctx = &ctx.with_text(&text).with_relay(&relay);
         let Block {
             fc1,
             fc2,

@@ -89,6 +89,7 @@ pub static METHODS: &[MethodEntry] = &[
     MethodEntry::of::<engraft_prompt::PastaConfig>(),
     MethodEntry::of::<engraft_prompt::PrefixTuningConfig>(),
     MethodEntry::of::<engraft_prompt::PromptTuningConfig>(),
+    MethodEntry::of::<engraft_prompt::ShadowConfig>(),
     MethodEntry::of::<engraft_prompt::TrainableTokensConfig>(),
     MethodEntry::of::<engraft_prompt::VptConfig>(),
     MethodEntry::of::<engraft_sparse::DseeConfig>(),

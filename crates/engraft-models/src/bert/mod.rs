@@ -9,7 +9,7 @@ mod tests;
 
 use burn::tensor::{DType, Device, Tensor};
 use engraft_core::{
-    Adaptable, Ctx, Error, Linear, ModelShapes, Result, Site, Slots, Text, Trained,
+    Adaptable, Ctx, Error, Linear, ModelShapes, Relay, Result, Site, Slots, Text, Trained,
 };
 use engraft_tensor::{Key, ops};
 
@@ -185,7 +185,8 @@ impl Bert {
     }
 
     fn outputs(&self, text: &Text, ctx: &Ctx) -> Result<Output> {
-        let ctx = &ctx.with_text(text);
+        let relay = Relay::default();
+        let ctx = &ctx.with_text(text).with_relay(&relay);
         let words = self.embeddings.words.forward(text.ids.clone(), ctx);
         let words = self.prompt.sequence(words, ctx);
         let prompt = words.dims()[1] - text.dims()[1];

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use engraft_core::{
-    Adaptable, Ctx, Embedding, Error, ModelShapes, Result, Site, Slots, Text, Trained,
+    Adaptable, Ctx, Embedding, Error, ModelShapes, Relay, Result, Site, Slots, Text, Trained,
 };
 use engraft_tensor::Key;
 
@@ -137,7 +137,8 @@ impl Gpt2 {
     /// # Panics
     /// If it does not fit the model; see [`check`](Self::check).
     pub fn forward(&self, text: &Text, ctx: &Ctx) -> Output {
-        let ctx = &ctx.with_text(text);
+        let relay = Relay::default();
+        let ctx = &ctx.with_text(text).with_relay(&relay);
         let (hidden, lead) = self.hidden(text, None, ctx);
         let logits = self
             .head

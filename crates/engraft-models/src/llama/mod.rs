@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::{DType, Device, Tensor};
-use engraft_core::{Adaptable, Ctx, Embedding, ModelShapes, Result, Site, Slots, Text, Trained};
+use engraft_core::{Adaptable, Ctx, Embedding, ModelShapes, Relay, Result, Site, Slots, Text, Trained};
 use engraft_tensor::Key;
 
 pub use attention::LlamaAttention;
@@ -131,7 +131,8 @@ impl Llama {
     /// # Panics
     /// If it does not fit the model; see [`check`](Self::check).
     pub fn forward(&self, text: &Text, ctx: &Ctx) -> Output {
-        let ctx = &ctx.with_text(text);
+        let relay = Relay::default();
+        let ctx = &ctx.with_text(text).with_relay(&relay);
         let (hidden, lead) = self.hidden(text, None, ctx);
         let embedding = &self.body.embed_tokens;
         let logits = self

@@ -62,6 +62,7 @@ pub(crate) fn from_value(config: &Value) -> Result<ModelShapes> {
     };
     let mut shapes = read(config, &Task::of(config)?)?;
     shapes.architecture = Some(model_type);
+    shapes.config = Some(config.clone());
     Ok(shapes)
 }
 

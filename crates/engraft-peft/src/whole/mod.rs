@@ -3,6 +3,7 @@
 
 mod ln_tuning;
 pub(crate) mod prompts;
+mod shadow;
 
 use engraft_core::{Attachment, Injection, ModelShapes, SiteKind};
 
@@ -21,6 +22,7 @@ pub(crate) static WHOLE: &[&dyn WholeType] = &[
     &prompts::PrefixTuning,
     &prompts::PromptTuning,
     &prompts::PTuning,
+    &shadow::Shadow,
 ];
 
 /// A type of adapter in PEFT that is read and written for the model as a whole.
