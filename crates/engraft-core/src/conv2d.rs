@@ -121,7 +121,9 @@ impl Conv2d {
             pixels: x,
             patches: self.patches,
         };
-        let y = self.linear.forward_tokens(tokens, &ctx.with_image(&image));
+        let ctx = ctx.with_image(&image);
+        let ctx = ctx.of_sequences([batch, rows * columns]);
+        let y = self.linear.forward_tokens(tokens, &ctx);
         let out = y.dims()[1];
         y.reshape([batch, rows * columns, out])
             .swap_dims(1, 2)

@@ -21,7 +21,8 @@ impl Embedding {
     /// The rows of W at the indices, [batch, tokens, width].
     pub fn forward(&self, indices: Tensor<2, Int>, ctx: &Ctx) -> Tensor<3> {
         let [batch, tokens] = indices.dims();
-        let y = self.linear.lookup(indices.reshape([batch * tokens]), ctx);
+        let ctx = ctx.of_sequences([batch, tokens]);
+        let y = self.linear.lookup(indices.reshape([batch * tokens]), &ctx);
         let width = y.dims()[1];
         y.reshape([batch, tokens, width])
     }

@@ -96,12 +96,13 @@ impl Site {
                     .unwrap_or(output)
             }
             Setup::Fuse(fuse) => {
-                let changes = each(&fuse.of).into_iter().map(|one| one - output.clone());
+                let changed = each(&fuse.of).into_iter();
+                let changes: Vec<_> = changed.map(|one| one - output.clone()).collect();
                 match self.adapters.acting(&fuse.by) {
-                    Some((_, by)) => {
-                        output.clone() + by.fuse(output.clone(), changes.collect(), ctx)
+                    Some((_, by)) if !changes.is_empty() => {
+                        output.clone() + by.fuse(output, changes, ctx)
                     }
-                    None => output,
+                    _ => output,
                 }
             }
             Setup::Parallel(_) | Setup::Split(_) | Setup::BatchSplit(_) => {

@@ -47,4 +47,4 @@ pub use engraft_core::{
     RowChoice, Targets, reparameterize,
 };
 pub use engraft_tensor::Key;
-pub use registry::{METHODS, entry, method};
+pub use registry::{FUSIONS, METHODS, entry, method};
