@@ -88,14 +88,11 @@ impl PeftAdapter {
         self
     }
 
-    /// The same adapter with what PEFT's configuration says of where it belongs: the model's name or
-    /// directory, and PEFT's name of the task, such as `SEQ_CLS`.
-    pub fn for_model(mut self, model: &str, task_type: Option<&str>) -> Self {
-        let keys = &mut self.config.keys;
-        keys.insert("base_model_name_or_path".to_owned(), model.into());
-        if let Some(task) = task_type {
-            keys.insert("task_type".to_owned(), task.into());
-        }
+    /// The same for a model of this name or in this directory, where PEFT looks for it.
+    pub fn for_model(mut self, model: &str) -> Self {
+        self.config
+            .keys
+            .insert("base_model_name_or_path".to_owned(), model.into());
         self
     }
 

@@ -332,3 +332,6 @@ impl Method for E2vptConfig {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -47,7 +47,11 @@ pub(super) fn write(adapted: &Adapted<Pretrained>, card: &Card, out: &Path) -> R
     let in_out = adapted.model.config_json()["model_type"] == "gpt2";
     let exported = engraft_peft::export(adapted, ADAPTER, in_out);
     let written = match exported.and_then(|peft| {
-        let peft = peft.for_model(&card.model, task_type(card));
+        let peft = peft.for_model(&card.model);
+        let peft = match task_type(card) {
+            Some(task) => peft.for_task(task),
+            None => peft,
+        };
         peft.write(path)
     }) {
         Ok(()) => Written::Peft,
