@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::{DType, Device, Tensor};
-use engraft_core::{Adaptable, Ctx, Embedding, ModelShapes, Relay, Result, Site, Slots, Text, Trained};
+use engraft_core::{
+    Adaptable, Ctx, Embedding, ModelShapes, Relay, Result, Site, Slots, Text, Trained,
+};
 use engraft_tensor::Key;
 
 pub use attention::LlamaAttention;
