@@ -124,9 +124,9 @@ impl Case {
         };
         let either = |a, b| ints(a).or(ints(b));
         Text {
-            ids: either("in.ids", "in.input_ids").unwrap(),
             mask: either("in.mask", "in.attention_mask"),
             segments: ints("in.segments"),
+            ..Text::new(either("in.ids", "in.input_ids").unwrap())
         }
     }
 

@@ -61,10 +61,10 @@ impl SiteAdapter for Touch {
         usize::from(self.placed)
     }
 
-    fn attend(&self, heads: Tensor<4>, view: &AttentionView<'_>, _: &Ctx) -> Tensor<4> {
+    fn attend(&self, output: Tensor<3>, view: &AttentionView<'_>, _: &Ctx) -> Tensor<3> {
         let (keys, values) = (view.project)(self.value.val().unsqueeze());
         let mean = (keys + values).mean_dim(2).mean_dim(3);
-        heads + view.queries.clone() * 0.1 * mean
+        output + (view.output)(view.queries.clone() * 0.1 * mean)
     }
 }
 
