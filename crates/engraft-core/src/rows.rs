@@ -114,7 +114,9 @@ impl RowChoice {
             .collect();
         let row = |output: &Tensor<D>| output.dims()[1..].to_vec();
         assert!(
-            outputs.windows(2).all(|pair| row(&pair[0]) == row(&pair[1])),
+            outputs
+                .windows(2)
+                .all(|pair| row(&pair[0]) == row(&pair[1])),
             "adapters that make sequences longer cannot share a batch: `Adapted::rows` refuses them"
         );
         Tensor::cat(outputs, 0).select(0, whole.positions(&self.places(), device))

@@ -267,7 +267,10 @@ impl Site {
             let (keys, values) = through(chosen, (pick(&keys), pick(&values)), &ctx);
             Tensor::cat(vec![keys, values], 1)
         });
-        (both.clone().narrow(1, 0, heads), both.narrow(1, heads, heads))
+        (
+            both.clone().narrow(1, 0, heads),
+            both.narrow(1, heads, heads),
+        )
     }
 
     /// By how many positions the keys of a [`SiteKind::KeyValue`] site's adapters move the model's own
@@ -286,11 +289,12 @@ impl Site {
             return output;
         }
         let ctx = ctx.at(&self.path);
-        let through = |sites: Vec<(&str, &AnySite)>, output, view: &AttentionView<'_>, ctx: &Ctx| {
-            sites.into_iter().fold(output, |output, (_, site)| {
-                (site.ops().attend)(site.any(), output, view, ctx)
-            })
-        };
+        let through =
+            |sites: Vec<(&str, &AnySite)>, output, view: &AttentionView<'_>, ctx: &Ctx| {
+                sites.into_iter().fold(output, |output, (_, site)| {
+                    (site.ops().attend)(site.any(), output, view, ctx)
+                })
+            };
         let Some(rows) = ctx.rows() else {
             return through(self.adapters.active(), output, view, &ctx);
         };
@@ -303,7 +307,10 @@ impl Site {
                 let [_, tokens, width] = hidden.dims();
                 let whole = hidden.narrow(0, 0, 1).expand([rows.rows(), tokens, width]);
                 let (keys, values) = (view.project)(whole);
-                (keys.select(0, first.clone()), values.select(0, first.clone()))
+                (
+                    keys.select(0, first.clone()),
+                    values.select(0, first.clone()),
+                )
             };
             let spread = group.spread(rows.rows(), &queries.device());
             let output = |heads: Tensor<4>| {
@@ -316,7 +323,12 @@ impl Site {
             };
             let chosen = self.chosen(group.name.as_deref());
             let ctx = ctx.of_members(&group.rows);
-            through(chosen, returned.clone().select(0, members.clone()), &view, &ctx)
+            through(
+                chosen,
+                returned.clone().select(0, members.clone()),
+                &view,
+                &ctx,
+            )
         })
     }
 

@@ -82,7 +82,9 @@ impl PeftAdapter {
     /// The same for a task as PEFT names them (`CAUSAL_LM`, `SEQ_CLS`, `TOKEN_CLS`,
     /// `FEATURE_EXTRACTION`): without it PEFT does not put virtual tokens in front of a text.
     pub fn for_task(mut self, task_type: &str) -> Self {
-        self.config.keys.insert("task_type".to_owned(), task_type.into());
+        self.config
+            .keys
+            .insert("task_type".to_owned(), task_type.into());
         self
     }
 

@@ -161,7 +161,9 @@ fn export_whole<M: Adaptable>(
             kind.name()
         ))
     };
-    let (own, pairs) = kind.write(attachment, &adapted.model.shapes()).map_err(refuse)?;
+    let (own, pairs) = kind
+        .write(attachment, &adapted.model.shapes())
+        .map_err(refuse)?;
     let mut exported = BTreeMap::new();
     for pair in &pairs {
         let data = tensors.remove(&pair.own);

@@ -238,7 +238,10 @@ fn import_whole(
     name: &str,
 ) -> Result<Import> {
     let mut found = adapter.tensors.clone();
-    let trained = adapter.frozen.iter().filter(|(key, _)| key.starts_with(ENCODER));
+    let trained = adapter
+        .frozen
+        .iter()
+        .filter(|(key, _)| key.starts_with(ENCODER));
     found.extend(trained.map(|(key, data)| (key.clone(), data.clone())));
     let Whole {
         method,

@@ -19,7 +19,10 @@ pub(crate) fn piece(whole: &str, axis: usize, index: usize) -> String {
 /// # Errors
 /// A length that is not a multiple of their number. A missing tensor stays missing.
 pub(crate) fn split(tensors: &mut Tensors, whole: &str, axis: usize, count: usize) -> Result<()> {
-    let Some(length) = tensors.get(whole).and_then(|data| data.shape().get(axis).copied()) else {
+    let Some(length) = tensors
+        .get(whole)
+        .and_then(|data| data.shape().get(axis).copied())
+    else {
         return Ok(());
     };
     if count == 0 || !length.is_multiple_of(count) {
@@ -40,7 +43,11 @@ pub(crate) fn cut(tensors: &mut Tensors, whole: &str, axis: usize, lengths: &[us
     let shape = data.shape().to_vec();
     let inner = shape[axis + 1..].iter().product::<usize>() * data.dtype().size();
     let mut start = 0;
-    for (index, length) in lengths.iter().enumerate().filter(|(_, length)| **length > 0) {
+    for (index, length) in lengths
+        .iter()
+        .enumerate()
+        .filter(|(_, length)| **length > 0)
+    {
         let slabs = data.as_bytes().chunks_exact((shape[axis] * inner).max(1));
         let bytes = slabs.flat_map(|slab| &slab[start * inner..(start + length) * inner]);
         let mut own = shape.clone();
@@ -55,14 +62,21 @@ pub(crate) fn cut(tensors: &mut Tensors, whole: &str, axis: usize, lengths: &[us
 pub(crate) fn join(tensors: &mut Tensors) {
     loop {
         let mut wholes: BTreeMap<(String, usize), Vec<TensorData>> = BTreeMap::new();
-        let pieces: Vec<String> = tensors.keys().filter(|key| key.contains('#')).cloned().collect();
+        let pieces: Vec<String> = tensors
+            .keys()
+            .filter(|key| key.contains('#'))
+            .cloned()
+            .collect();
         for key in pieces {
             let mut parts = key.rsplitn(3, '#').skip(1);
             let (Some(axis), Some(whole)) = (parts.next(), parts.next()) else {
                 continue;
             };
             if let (Ok(axis), Some(data)) = (axis.parse(), tensors.remove(&key)) {
-                wholes.entry((whole.to_owned(), axis)).or_default().push(data);
+                wholes
+                    .entry((whole.to_owned(), axis))
+                    .or_default()
+                    .push(data);
             }
         }
         if wholes.is_empty() {
@@ -102,7 +116,10 @@ mod tests {
         let mut tensors = Tensors::from([("t".to_owned(), whole.clone())]);
         split(&mut tensors, "t", 1, 3).unwrap();
         let second = &tensors[&piece("t", 1, 1)];
-        assert_eq!(*second, TensorData::new(vec![2.0f32, 3.0, 8.0, 9.0, 14.0, 15.0, 20.0, 21.0], [4, 2]));
+        assert_eq!(
+            *second,
+            TensorData::new(vec![2.0f32, 3.0, 8.0, 9.0, 14.0, 15.0, 20.0, 21.0], [4, 2])
+        );
         for layer in 0..3 {
             cut(&mut tensors, &piece("t", 1, layer), 0, &[1, 3, 0]);
         }

@@ -190,7 +190,10 @@ impl SiteGraft for CptConfig {
             delta: Param::from_tensor(ctx.tensor(Init::ZEROS, shape, "delta")),
             held: None,
             radii: kinds.iter().map(|kind| radius(*kind)).collect(),
-            trained: kinds.iter().map(|kind| f64::from(u8::from(*kind != 0))).collect(),
+            trained: kinds
+                .iter()
+                .map(|kind| f64::from(u8::from(*kind != 0)))
+                .collect(),
         })
     }
 }
@@ -241,8 +244,14 @@ impl Method for CptConfig {
                 self.token_ids.len()
             ));
         }
-        let sizes = [("epsilon", self.epsilon), ("format-epsilon", self.format_epsilon)];
-        match sizes.iter().find(|(_, size)| !size.is_finite() || *size <= 0.0) {
+        let sizes = [
+            ("epsilon", self.epsilon),
+            ("format-epsilon", self.format_epsilon),
+        ];
+        match sizes
+            .iter()
+            .find(|(_, size)| !size.is_finite() || *size <= 0.0)
+        {
             Some((key, size)) => Err(format!("{key} {size}: expected a positive number")),
             None if !self.loss_decay.is_finite() => Err(format!(
                 "loss-decay {}: expected a finite number",
@@ -279,8 +288,8 @@ mod tests {
     fn every_row_stays_in_the_ball_of_its_type() {
         let words = FrozenBase::new(draw([5, 8], "words"), None);
         let bank = Bank::default();
-        let ctx = InitContext::new(0, "prompt", "default", &words, &bank)
-            .with_embeddings(Some(&words));
+        let ctx =
+            InitContext::new(0, "prompt", "default", &words, &bank).with_embeddings(Some(&words));
         let site = SiteShape {
             path: "prompt".to_owned(),
             kind: SiteKind::Prompt,
@@ -294,7 +303,10 @@ mod tests {
             ..CptConfig::default()
         };
         let mut adapter = config.init(&site, &ctx).unwrap();
-        assert_eq!(values(&adapter.prompt()), values(&words.weight.clone().narrow(0, 0, 4)));
+        assert_eq!(
+            values(&adapter.prompt()),
+            values(&words.weight.clone().narrow(0, 0, 4))
+        );
         let delta = draw([4, 8], "delta");
         adapter.delta = Param::from_tensor(delta.clone());
         let norm = |x: &Tensor<2>, row: usize| {

@@ -292,7 +292,9 @@ impl Method for E2vptConfig {
 
     fn validate(&self) -> Result<(), String> {
         if self.virtual_tokens + self.key_values == 0 {
-            return Err("virtual-tokens 0 and key-values 0: expected one of them above 0".to_owned());
+            return Err(
+                "virtual-tokens 0 and key-values 0: expected one of them above 0".to_owned(),
+            );
         }
         if self.segments == 0 || self.patch_size == 0 {
             return Err("segments and patch-size: expected at least 1".to_owned());
@@ -303,7 +305,10 @@ impl Method for E2vptConfig {
             ("prune-at", self.prune_at),
             ("measured", self.measured),
         ];
-        match shares.iter().find(|(_, share)| !(0.0..=1.0).contains(share)) {
+        match shares
+            .iter()
+            .find(|(_, share)| !(0.0..=1.0).contains(share))
+        {
             Some((key, share)) => Err(format!("{key} {share}: expected a share from 0 to 1")),
             None => Ok(()),
         }
@@ -327,3 +332,6 @@ impl Method for E2vptConfig {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests;

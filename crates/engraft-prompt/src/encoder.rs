@@ -16,7 +16,13 @@ pub struct Dense {
 
 impl Dense {
     /// PyTorch's start: U(-1/sqrt(fan), 1/sqrt(fan)) for both.
-    pub(crate) fn init(d_in: usize, d_out: usize, fan: usize, role: &str, ctx: &InitContext) -> Self {
+    pub(crate) fn init(
+        d_in: usize,
+        d_out: usize,
+        fan: usize,
+        role: &str,
+        ctx: &InitContext,
+    ) -> Self {
         let init = Init::KaimingUniform { fan_in: fan };
         Self {
             weight: Param::from_tensor(ctx.tensor(init, [d_in, d_out], &format!("{role}.weight"))),

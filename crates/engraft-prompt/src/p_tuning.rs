@@ -215,7 +215,10 @@ mod tests {
         // The equation, gate by gate.
         let cell = &lstm.forward[0];
         let gates = |token: usize| values(&cell.input.forward(x.clone().narrow(0, token, 1)));
-        let (u, c) = (values(&cell.state.weight.val()), values(&cell.state.bias.val()));
+        let (u, c) = (
+            values(&cell.state.weight.val()),
+            values(&cell.state.bias.val()),
+        );
         let sigmoid = |v: f64| 1.0 / (1.0 + (-v).exp());
         let (mut h, mut memory) = ([0.0; 2], [0.0; 2]);
         for token in 0..3 {
@@ -224,7 +227,8 @@ mod tests {
                 *a += c[index] + h[0] * u[index] + h[1] * u[8 + index];
             }
             for unit in 0..2 {
-                memory[unit] = sigmoid(a[2 + unit]) * memory[unit] + sigmoid(a[unit]) * a[4 + unit].tanh();
+                memory[unit] =
+                    sigmoid(a[2 + unit]) * memory[unit] + sigmoid(a[unit]) * a[4 + unit].tanh();
                 h[unit] = sigmoid(a[6 + unit]) * memory[unit].tanh();
                 assert!((y[token * 4 + unit] - h[unit]).abs() < 1e-12);
             }

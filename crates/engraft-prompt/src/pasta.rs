@@ -210,7 +210,12 @@ mod tests {
         let ids = vec![101i64, 7, 102, 102, 8, 101, 9, 102];
         let ids = Tensor::from_data(TensorData::new(ids, [2, 4]), &Device::default());
         let text = Text::new(ids);
-        let places: Vec<i64> = pasta.places(&text).into_data().convert::<i64>().try_to_vec().unwrap();
+        let places: Vec<i64> = pasta
+            .places(&text)
+            .into_data()
+            .convert::<i64>()
+            .try_to_vec()
+            .unwrap();
         assert_eq!(places, [1, 0, 2, 0, 0, 1, 0, 2]);
         // One more token in front, as prompts put there.
         let tokens = draw([2, 5, 2], "tokens");
@@ -220,7 +225,11 @@ mod tests {
         let expected = [[0, 1, 0, 2, 0], [0, 0, 1, 0, 2]].concat();
         for (token, place) in expected.into_iter().enumerate() {
             for entry in 0..2 {
-                let vector = if place == 0 { 0.0 } else { vectors[2 * (place - 1) + entry] };
+                let vector = if place == 0 {
+                    0.0
+                } else {
+                    vectors[2 * (place - 1) + entry]
+                };
                 assert!((added[2 * token + entry] - vector).abs() < 1e-12);
             }
         }

@@ -79,7 +79,10 @@ impl PrefixTuning {
         if let Some(table) = &self.table {
             return table.val();
         }
-        let outer = self.outer.as_ref().expect("a prefix without a table is projected");
+        let outer = self
+            .outer
+            .as_ref()
+            .expect("a prefix without a table is projected");
         let shared = |entry: usize| ctx.shared(&self.shared[entry]);
         outer.forward(ops::tanh(shared(0).matmul(shared(1)) + shared(2)))
     }
@@ -125,7 +128,11 @@ impl SiteGraft for PrefixTuningConfig {
         let inner = Init::KaimingUniform { fan_in: w };
         let [embedding, weight, bias] = SHARED;
         vec![
-            BankSpec::trained(embedding, [self.virtual_tokens, w], Init::Normal { std: 1.0 }),
+            BankSpec::trained(
+                embedding,
+                [self.virtual_tokens, w],
+                Init::Normal { std: 1.0 },
+            ),
             BankSpec::trained(weight, [w, h], inner),
             BankSpec::trained(bias, [1, h], inner),
         ]

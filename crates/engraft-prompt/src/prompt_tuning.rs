@@ -67,7 +67,9 @@ impl SiteGraft for PromptTuningConfig {
     }
 
     fn init(&self, site: &SiteShape, ctx: &InitContext) -> Result<PromptTuning> {
-        let table = self.start.table([self.virtual_tokens, site.width], "tokens", ctx)?;
+        let table = self
+            .start
+            .table([self.virtual_tokens, site.width], "tokens", ctx)?;
         Ok(PromptTuning {
             tokens: Param::from_tensor(table),
         })

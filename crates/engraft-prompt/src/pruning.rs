@@ -40,7 +40,9 @@ impl PruningMask {
     pub fn counts(&self) -> [usize; 2] {
         let [_, segments] = self.kept.dims();
         let kept = bridge::values(&self.kept.val());
-        let tokens = kept.chunks(segments).filter(|token| token.iter().any(|kept| *kept > 0.0));
+        let tokens = kept
+            .chunks(segments)
+            .filter(|token| token.iter().any(|kept| *kept > 0.0));
         [tokens.count(), kept.iter().sum::<f64>() as usize]
     }
 }
@@ -98,7 +100,9 @@ fn highest(scores: &[f64], sparsity: f64) -> Vec<bool> {
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|a, b| scores[*a].total_cmp(&scores[*b]));
     let mut kept = vec![true; scores.len()];
-    order[..pruned].iter().for_each(|index| kept[*index] = false);
+    order[..pruned]
+        .iter()
+        .for_each(|index| kept[*index] = false);
     kept
 }
 
@@ -131,7 +135,10 @@ mod tests {
 
     #[test]
     fn the_least_important_go_and_never_all() {
-        assert_eq!(highest(&[3.0, 1.0, 2.0, 0.5], 0.5), [true, false, true, false]);
+        assert_eq!(
+            highest(&[3.0, 1.0, 2.0, 0.5], 0.5),
+            [true, false, true, false]
+        );
         assert_eq!(highest(&[3.0, 1.0, 2.0], 0.3), [true; 3]);
         assert_eq!(highest(&[1.0, 1.0], 1.0), [false, true]);
     }

@@ -14,10 +14,24 @@ pub fn counts(config: &impl Method, layers: usize, width: usize, cache: usize) -
     let mut shapes = ModelShapes::default();
     shapes.push_site("sites.prompt", SiteKind::Prompt, width);
     for layer in 0..layers {
-        shapes.push_site(format!("layers.{layer}.sequence"), SiteKind::Sequence, width);
-        shapes.push_site(format!("layers.{layer}.key_value"), SiteKind::KeyValue, cache);
-        shapes.push_site(format!("layers.{layer}.attended"), SiteKind::Attention, width);
+        shapes.push_site(
+            format!("layers.{layer}.sequence"),
+            SiteKind::Sequence,
+            width,
+        );
+        shapes.push_site(
+            format!("layers.{layer}.key_value"),
+            SiteKind::KeyValue,
+            cache,
+        );
+        shapes.push_site(
+            format!("layers.{layer}.attended"),
+            SiteKind::Attention,
+            width,
+        );
     }
     let method = AnyMethod::new(config).unwrap();
-    Plan::new(&method, &shapes, &Injection::new(1)).unwrap().counts()
+    Plan::new(&method, &shapes, &Injection::new(1))
+        .unwrap()
+        .counts()
 }

@@ -48,7 +48,10 @@ impl Start {
                 let uniform = Init::Uniform { bound: 0.5 };
                 let draws = uniform.values(count, &ctx.key.child(role));
                 let id = |draw: f64| ((draw + 0.5) * vocabulary as f64) as usize;
-                draws.into_iter().map(|draw| id(draw).min(vocabulary - 1)).collect()
+                draws
+                    .into_iter()
+                    .map(|draw| id(draw).min(vocabulary - 1))
+                    .collect()
             }
             Self::Tokens(ids) => ids.iter().copied().cycle().take(count).collect(),
         };
@@ -84,7 +87,8 @@ pub(crate) fn embedded(ids: &[usize], width: usize, ctx: &InitContext) -> Result
         });
     }
     let ids: Vec<i64> = ids.iter().map(|id| *id as i64).collect();
-    let ids = Tensor::<1, Int>::from_data(TensorData::new(ids.clone(), [ids.len()]), &words.device());
+    let ids =
+        Tensor::<1, Int>::from_data(TensorData::new(ids.clone(), [ids.len()]), &words.device());
     Ok(words.select(0, ids).cast(ctx.dtype))
 }
 
@@ -155,10 +159,19 @@ mod tests {
         let text = values(&table(&Start::Tokens(vec![4, 1]), &known).unwrap());
         assert_eq!(text, [row(4), row(1), row(4), row(1), row(4)].concat());
         let sampled = values(&table(&Start::SampledVocabulary, &known).unwrap());
-        assert!(sampled.chunks(3).all(|token| (0..6).any(|id| row(id) == token)));
+        assert!(
+            sampled
+                .chunks(3)
+                .all(|token| (0..6).any(|id| row(id) == token))
+        );
         assert!(table(&Start::SampledVocabulary, &ctx).is_err());
-        let message = table(&Start::Tokens(vec![6]), &known).unwrap_err().to_string();
-        assert!(message.contains("found 6") && message.contains("vocabulary's 6"), "{message}");
+        let message = table(&Start::Tokens(vec![6]), &known)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("found 6") && message.contains("vocabulary's 6"),
+            "{message}"
+        );
     }
 
     #[test]

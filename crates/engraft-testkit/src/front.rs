@@ -6,6 +6,7 @@ use engraft_core::{
     AttentionView, Ctx, Embedding, LayerKind, LayerShape, Linear, ModelShapes, Part, Site,
     SiteKind, Slots,
 };
+use engraft_tensor::ops::{self, Weighing, attention};
 use engraft_tensor::{Init, Key};
 
 use crate::harness::rounded;
@@ -123,14 +124,21 @@ impl Front {
 }
 
 impl Layer {
+    /// Tokens [batch, tokens, width] times a projection.
+    fn times(&self, x: Tensor<3>, projection: usize) -> Tensor<3> {
+        let dims = x.dims();
+        let y = ops::matmul(x.flatten(0, 1), self.projections[projection].val());
+        y.reshape(dims)
+    }
+
     fn forward(&self, hidden: Tensor<3>, ctx: &Ctx) -> Tensor<3> {
         let width = hidden.dims()[2];
         let heads = if width.is_multiple_of(2) { 2 } else { 1 };
         let head = width / heads;
         let project = |x: Tensor<3>, projection: usize| {
             let [batch, tokens, _] = x.dims();
-            let y = x.matmul(self.projections[projection].val().unsqueeze());
-            y.reshape([batch, tokens, heads, head])
+            self.times(x, projection)
+                .reshape([batch, tokens, heads, head])
         };
         let queries = project(hidden.clone(), 0);
         let heads_first = |x: Tensor<4>| x.swap_dims(1, 2);
@@ -139,14 +147,14 @@ impl Layer {
             heads_first(project(hidden.clone(), 2)),
             ctx,
         );
-        let scores = heads_first(queries.clone()).matmul(keys.swap_dims(2, 3));
-        let shares = burn::tensor::activation::softmax(scores * (head as f64).sqrt().recip(), 3);
-        let output = |attended: Tensor<4>| {
-            let [batch, tokens, _, _] = attended.dims();
-            let attended: Tensor<3> = attended.reshape([batch, tokens, width]);
-            attended.matmul(self.projections[3].val().unsqueeze())
-        };
-        let y = output(heads_first(shares.matmul(values)));
+        let (keys, values) = (heads_first(keys), heads_first(values));
+        let output = |attended: Tensor<4>| self.times(attended.flatten::<3>(2, 3), 3);
+        let y = output(attention(
+            queries.clone(),
+            keys,
+            values,
+            Weighing::default(),
+        ));
         let view = AttentionView {
             queries: &queries,
             project: &|x| (project(x.clone(), 1), project(x, 2)),

@@ -82,7 +82,9 @@ impl BertBlock {
     /// Applies the block to [batch, tokens, width].
     pub(crate) fn forward(&self, x: Tensor<3>, padding: &Padding, ctx: &Ctx) -> Tensor<3> {
         let [attention_dropout, dropout] = &self.dropouts;
-        let output = self.attention.forward(x.clone(), &self.projection, padding, ctx);
+        let output = self
+            .attention
+            .forward(x.clone(), &self.projection, padding, ctx);
         let output = attention_dropout.forward(output, ctx);
         let output = self.attention_site.sublayer(x.clone(), output, ctx);
         let h = self.attention_norm.forward(x + output, ctx);

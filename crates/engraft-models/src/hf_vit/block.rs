@@ -82,7 +82,9 @@ impl HfVitBlock {
         let [attention_dropout, dropout] = &self.dropouts;
         let input = self.norm_before.forward(x.clone(), ctx);
         let padding = Padding::default();
-        let output = self.attention.forward(input.clone(), &self.projection, &padding, ctx);
+        let output = self
+            .attention
+            .forward(input.clone(), &self.projection, &padding, ctx);
         let output = attention_dropout.forward(output, ctx);
         let h = x + self.attention_site.sublayer(input, output, ctx);
         let input = self.norm_after.forward(h.clone(), ctx);

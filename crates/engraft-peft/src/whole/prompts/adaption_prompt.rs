@@ -63,11 +63,18 @@ impl WholeType for AdaptionPrompt {
         let target: Option<String> = config.find("target_modules")?;
         let suffix = target.map(|target| format!(".{target}"));
         let mut chosen = sites(shapes, SiteKind::Attention)?;
-        chosen.retain(|site| suffix.as_ref().is_none_or(|suffix| module(site).ends_with(suffix.as_str())));
+        chosen.retain(|site| {
+            suffix
+                .as_ref()
+                .is_none_or(|suffix| module(site).ends_with(suffix.as_str()))
+        });
         if chosen.len() < layers || layers == 0 {
             return Err(Error::config(
                 "adapter_layers",
-                format!("found {layers}, expected 1 to {}, the attention layers that match", chosen.len()),
+                format!(
+                    "found {layers}, expected 1 to {}, the attention layers that match",
+                    chosen.len()
+                ),
             ));
         }
         let chosen = chosen.split_off(chosen.len() - layers);
@@ -80,7 +87,10 @@ impl WholeType for AdaptionPrompt {
         let own = table([
             ("virtual-tokens", tokens.into()),
             ("layers", layers.into()),
-            ("through-output", (!is_gpt2(module(chosen[0]), shapes)).into()),
+            (
+                "through-output",
+                (!is_gpt2(module(chosen[0]), shapes)).into(),
+            ),
         ]);
         Ok(Whole {
             method: "adaption-prompt",

@@ -63,12 +63,18 @@ impl WholeType for Cartridge {
         }
         let layers = sites(shapes, SiteKind::KeyValue)?;
         let (injection, mut own) = modules(config, shapes, tensors)?;
-        let keys = ["frozen_embedding", "trainable_embedding"].map(|field| encoder_key(field, tensors));
+        let keys =
+            ["frozen_embedding", "trainable_embedding"].map(|field| encoder_key(field, tensors));
         let rows = tensors.get(FINISHED).map(|data| data.shape().to_vec()[0]);
         if rows == Some(tokens) {
             split(tensors, FINISHED, 1, layers.len())?;
             for layer in 0..layers.len() {
-                cut(tensors, &piece(FINISHED, 1, layer), 0, &[frozen, tokens - frozen]);
+                cut(
+                    tensors,
+                    &piece(FINISHED, 1, layer),
+                    0,
+                    &[frozen, tokens - frozen],
+                );
             }
         }
         for key in &keys {
@@ -85,7 +91,9 @@ impl WholeType for Cartridge {
                 }
             })
         };
-        own.extend(pairs(&layers, name, [tokens, frozen], |layer| chosen(layer, tensors)));
+        own.extend(pairs(&layers, name, [tokens, frozen], |layer| {
+            chosen(layer, tensors)
+        }));
         if tensors.contains_key(&piece(&keys[1], 1, 0)) {
             let used: Vec<String> = own.iter().map(|pair| pair.peft.clone()).collect();
             tensors.retain(|key, _| !key.starts_with(FINISHED) || used.contains(key));

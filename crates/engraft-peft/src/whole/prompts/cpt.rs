@@ -35,14 +35,30 @@ impl WholeType for Cpt {
         let ids: Vec<usize> = config.get("cpt_token_ids", vec![0])?;
         let types: Option<Vec<usize>> = config.find("cpt_tokens_type_mask")?;
         config.skip(&["cpt_mask", "num_virtual_tokens", "tokenizer_name_or_path"]);
-        config.skip(&["token_dim", "num_layers", "num_attention_heads", "num_transformer_submodules"]);
+        config.skip(&[
+            "token_dim",
+            "num_layers",
+            "num_attention_heads",
+            "num_transformer_submodules",
+        ]);
         let own = table([
             ("token-ids", ids.clone().into()),
             ("token-types", types.into()),
             ("epsilon", config.get("opt_projection_epsilon", 0.1)?.into()),
-            ("format-epsilon", config.get("opt_projection_format_epsilon", 0.1)?.into()),
-            ("loss-weighting", config.get("opt_weighted_loss_type", "none".to_owned())?.into()),
-            ("loss-decay", config.get("opt_loss_decay_factor", 1.0)?.into()),
+            (
+                "format-epsilon",
+                config.get("opt_projection_format_epsilon", 0.1)?.into(),
+            ),
+            (
+                "loss-weighting",
+                config
+                    .get("opt_weighted_loss_type", "none".to_owned())?
+                    .into(),
+            ),
+            (
+                "loss-decay",
+                config.get("opt_loss_decay_factor", 1.0)?.into(),
+            ),
         ]);
         let site = prompt_site(shapes)?;
         let (injection, mut pairs) = modules(config, shapes, tensors)?;
@@ -84,10 +100,16 @@ impl WholeType for Cpt {
         keys.extend(table([
             ("cpt_token_ids", ids.clone().into()),
             ("cpt_mask", vec![1; ids.len()].into()),
-            ("cpt_tokens_type_mask", types.unwrap_or_else(|| vec![1; ids.len()]).into()),
+            (
+                "cpt_tokens_type_mask",
+                types.unwrap_or_else(|| vec![1; ids.len()]).into(),
+            ),
             ("opt_projection_epsilon", number("epsilon")?),
             ("opt_projection_format_epsilon", number("format-epsilon")?),
-            ("opt_weighted_loss_type", value::<String>(attachment, "loss-weighting")?.into()),
+            (
+                "opt_weighted_loss_type",
+                value::<String>(attachment, "loss-weighting")?.into(),
+            ),
             ("opt_loss_decay_factor", number("loss-decay")?),
             ("tokenizer_name_or_path", Value::Null),
             // PEFT has this type for causal language models only.
@@ -96,8 +118,17 @@ impl WholeType for Cpt {
         let mut pairs = trained_modules(attachment, shapes)?;
         let shape = [ids.len(), site.width];
         let none = Tensors::new();
-        for (field, own) in [("embedding.weight", "tokens"), ("delta_embedding.weight", "delta")] {
-            pairs.push(pair(encoder_key(field, &none), site, &attachment.name, own, &shape));
+        for (field, own) in [
+            ("embedding.weight", "tokens"),
+            ("delta_embedding.weight", "delta"),
+        ] {
+            pairs.push(pair(
+                encoder_key(field, &none),
+                site,
+                &attachment.name,
+                own,
+                &shape,
+            ));
         }
         Ok((keys, pairs))
     }

@@ -55,7 +55,11 @@ fn virtual_tokens(config: &mut Reader) -> Result<usize> {
 }
 
 /// The keys that [`virtual_tokens`] reads. PEFT takes what is null from the model's configuration.
-fn common_keys(tokens: usize, attachment: &Attachment, shapes: &ModelShapes) -> Result<Table, String> {
+fn common_keys(
+    tokens: usize,
+    attachment: &Attachment,
+    shapes: &ModelShapes,
+) -> Result<Table, String> {
     let extras = Extras::of(&attachment.params, shapes, &[], false)?;
     if extras.biases != Biases::None {
         return Err("it trains biases of the model, and PEFT trains whole modules".to_owned());
@@ -98,7 +102,12 @@ fn modules(
 /// The tensors of modules that an attachment trains along.
 fn trained_modules(attachment: &Attachment, shapes: &ModelShapes) -> Result<Vec<Pair>, String> {
     let extras = Extras::of(&attachment.params, shapes, &[], false)?;
-    Ok(module_pairs(&extras, &attachment.params, shapes, &Tensors::new()))
+    Ok(module_pairs(
+        &extras,
+        &attachment.params,
+        shapes,
+        &Tensors::new(),
+    ))
 }
 
 /// PEFT has no wrapper around the model here, so that its paths begin one name earlier.
@@ -127,9 +136,15 @@ fn module_pairs(
 
 /// The sites of a kind, at least one.
 fn sites(shapes: &ModelShapes, kind: SiteKind) -> Result<Vec<&SiteShape>> {
-    let of_kind: Vec<_> = shapes.sites.iter().filter(|site| site.kind == kind).collect();
+    let of_kind: Vec<_> = shapes
+        .sites
+        .iter()
+        .filter(|site| site.kind == kind)
+        .collect();
     match of_kind.is_empty() {
-        true => Err(Error::Unsupported(format!("the model has no site of kind {kind:?}"))),
+        true => Err(Error::Unsupported(format!(
+            "the model has no site of kind {kind:?}"
+        ))),
         false => Ok(of_kind),
     }
 }
@@ -140,7 +155,11 @@ fn prompt_site(shapes: &ModelShapes) -> Result<&SiteShape> {
 }
 
 /// The sites of keys and values that an attachment has, in order.
-fn attached<'a>(attachment: &Attachment, shapes: &'a ModelShapes, kind: SiteKind) -> Vec<&'a SiteShape> {
+fn attached<'a>(
+    attachment: &Attachment,
+    shapes: &'a ModelShapes,
+    kind: SiteKind,
+) -> Vec<&'a SiteShape> {
     let own = |site: &&SiteShape| site.kind == kind && attachment.sites.contains(&site.path);
     shapes.sites.iter().filter(own).collect()
 }
@@ -159,7 +178,13 @@ fn all_layers<'a>(
 }
 
 /// A tensor of a site adapter.
-fn pair(peft: impl Into<String>, site: &SiteShape, name: &str, field: &str, shape: &[usize]) -> Pair {
+fn pair(
+    peft: impl Into<String>,
+    site: &SiteShape,
+    name: &str,
+    field: &str,
+    shape: &[usize],
+) -> Pair {
     Pair {
         peft: peft.into(),
         own: format!("model.{}.adapters.{name}.{field}", site.path),
@@ -170,7 +195,10 @@ fn pair(peft: impl Into<String>, site: &SiteShape, name: &str, field: &str, shap
 
 /// The name that PEFT's modules have for a parameter: with that of the adapter or without.
 fn encoder_key(field: &str, found: &Tensors) -> String {
-    let (with, without) = (format!("{ENCODER}default.{field}"), format!("{ENCODER}{field}"));
+    let (with, without) = (
+        format!("{ENCODER}default.{field}"),
+        format!("{ENCODER}{field}"),
+    );
     match field.contains('.') && !found.contains_key(&without) || found.contains_key(&with) {
         true => with,
         false => without,
@@ -216,13 +244,21 @@ pub(crate) fn finished<M: Adaptable>(
     let places = attached(attachment, &shapes, kind);
     let mut own: Vec<(Site, usize)> = Vec::new();
     alone.each_slot(|path, slot| {
-        if let (Slot::Site(site), Some(place)) = (slot, places.iter().find(|site| site.path == path)) {
+        if let (Slot::Site(site), Some(place)) =
+            (slot, places.iter().find(|site| site.path == path))
+        {
             own.push((site.clone(), place.width));
         }
     });
     let tensors = adapted.adapter_tensors(name)?;
-    let dtype = tensors.values().map(TensorData::dtype).find(DType::is_float);
-    let (dtype, device) = (dtype.unwrap_or(DType::F32), adapted.model.devices().remove(0));
+    let dtype = tensors
+        .values()
+        .map(TensorData::dtype)
+        .find(DType::is_float);
+    let (dtype, device) = (
+        dtype.unwrap_or(DType::F32),
+        adapted.model.devices().remove(0),
+    );
     let ctx = alone.ctx(Mode::Eval);
     let table = |(site, width): &(Site, usize)| -> TensorData {
         let one = || Tensor::<3>::zeros([1, 1, *width], &device).cast(dtype);

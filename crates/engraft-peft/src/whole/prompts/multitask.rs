@@ -27,7 +27,11 @@ struct Sizes {
 impl Sizes {
     /// The pairs under these keys of P, U and V.
     fn pairs(&self, keys: [String; 3], site: &SiteShape, name: &str) -> Vec<Pair> {
-        let Self { tokens, tasks, rank } = *self;
+        let Self {
+            tokens,
+            tasks,
+            rank,
+        } = *self;
         let [table, cols, rows] = keys;
         vec![
             pair(table, site, name, "tokens", &[tokens, site.width]),
@@ -61,7 +65,10 @@ impl WholeType for MultitaskPromptTuning {
             rank: config.get("num_ranks", 1)?,
         };
         config.skip(&START);
-        config.skip(&["prompt_tuning_init_state_dict_path", "prompt_tuning_init_task"]);
+        config.skip(&[
+            "prompt_tuning_init_state_dict_path",
+            "prompt_tuning_init_task",
+        ]);
         let site = prompt_site(shapes)?;
         let (injection, mut pairs) = modules(config, shapes, tensors)?;
         let trained = has_encoder(tensors);

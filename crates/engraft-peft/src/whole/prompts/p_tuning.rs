@@ -25,14 +25,23 @@ struct Encoder {
 }
 
 /// A weight, transposed, or an offset of a linear layer.
-fn dense(keys: [String; 2], site: &SiteShape, name: &str, field: &str, [out, d_in]: [usize; 2]) -> [Pair; 2] {
+fn dense(
+    keys: [String; 2],
+    site: &SiteShape,
+    name: &str,
+    field: &str,
+    [out, d_in]: [usize; 2],
+) -> [Pair; 2] {
     let [weight, bias] = keys;
     let turned = pair(weight, site, name, &format!("{field}.weight"), &[out, d_in]);
     let turned = Pair {
         layout: Layout::Transposed,
         ..turned
     };
-    [turned, pair(bias, site, name, &format!("{field}.bias"), &[out])]
+    [
+        turned,
+        pair(bias, site, name, &format!("{field}.bias"), &[out]),
+    ]
 }
 
 impl Encoder {
@@ -40,7 +49,13 @@ impl Encoder {
     fn pairs(&self, site: &SiteShape, name: &str, found: &Tensors) -> Vec<Pair> {
         let (d, h) = (site.width, self.hidden);
         let key = |field: &str| encoder_key(field, found);
-        let mut pairs = vec![pair(key("embedding.weight"), site, name, "tokens", &[self.tokens, d])];
+        let mut pairs = vec![pair(
+            key("embedding.weight"),
+            site,
+            name,
+            "tokens",
+            &[self.tokens, d],
+        )];
         let lstm = self.kind == "lstm";
         if lstm {
             for layer in 0..self.layers {
@@ -60,7 +75,8 @@ impl Encoder {
             false => vec![d, h, h, d],
         };
         for (layer, width) in widths.windows(2).enumerate() {
-            let keys = ["weight", "bias"].map(|kind| key(&format!("mlp_head.{}.{kind}", 2 * layer)));
+            let keys =
+                ["weight", "bias"].map(|kind| key(&format!("mlp_head.{}.{kind}", 2 * layer)));
             let field = format!("mlp.layers.{layer}");
             pairs.extend(dense(keys, site, name, &field, [width[1], width[0]]));
         }
@@ -151,12 +167,21 @@ impl WholeType for PTuning {
             ("encoder_reparameterization_type", kind.into()),
             ("encoder_hidden_size", encoder.hidden.into()),
             ("encoder_num_layers", encoder.layers.into()),
-            ("encoder_dropout", value::<f64>(attachment, "dropout")?.into()),
+            (
+                "encoder_dropout",
+                value::<f64>(attachment, "dropout")?.into(),
+            ),
         ]));
         let mut pairs = trained_modules(attachment, shapes)?;
         let name = &attachment.name;
         match encoder.kind.as_str() {
-            "none" => pairs.push(pair(FINISHED, site, name, "tokens", &[encoder.tokens, site.width])),
+            "none" => pairs.push(pair(
+                FINISHED,
+                site,
+                name,
+                "tokens",
+                &[encoder.tokens, site.width],
+            )),
             _ => pairs.extend(encoder.pairs(site, name, &Tensors::new())),
         }
         Ok((keys, pairs))

@@ -21,7 +21,13 @@ pub(crate) struct PrefixTuning;
 /// A table [n, layers * 2 w]: the columns of each layer.
 fn table_pairs(key: &str, layers: &[&SiteShape], name: &str, tokens: usize) -> Vec<Pair> {
     let of_layer = |(index, site): (usize, &&SiteShape)| {
-        pair(piece(key, 1, index), site, name, "table", &[tokens, 2 * site.width])
+        pair(
+            piece(key, 1, index),
+            site,
+            name,
+            "table",
+            &[tokens, 2 * site.width],
+        )
     };
     layers.iter().enumerate().map(of_layer).collect()
 }
@@ -56,16 +62,33 @@ fn network_pairs(
     let mut pairs = vec![
         shared(embedding, "embedding", &[tokens, width], Layout::Same),
         shared(inner, "inner", &[hidden, width], Layout::Transposed),
-        shared(inner_bias, "inner_bias", &[hidden], Layout::Reshaped(vec![1, hidden])),
+        shared(
+            inner_bias,
+            "inner_bias",
+            &[hidden],
+            Layout::Reshaped(vec![1, hidden]),
+        ),
     ];
     for (index, site) in layers.iter().enumerate() {
         let rows = 2 * site.width;
-        let weight = pair(piece(&outer, 0, index), site, name, "outer.weight", &[rows, hidden]);
+        let weight = pair(
+            piece(&outer, 0, index),
+            site,
+            name,
+            "outer.weight",
+            &[rows, hidden],
+        );
         pairs.push(Pair {
             layout: Layout::Transposed,
             ..weight
         });
-        pairs.push(pair(piece(&outer_bias, 0, index), site, name, "outer.bias", &[rows]));
+        pairs.push(pair(
+            piece(&outer_bias, 0, index),
+            site,
+            name,
+            "outer.bias",
+            &[rows],
+        ));
     }
     pairs
 }
