@@ -1,6 +1,6 @@
 //! Making the adapters of a plan and putting them into their slots.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::adaptable::{Adaptable, Slot, Slots};
 use crate::adapted::{Adapted, Injection};
@@ -131,7 +131,14 @@ impl<M: Adaptable> Adapted<M> {
             made,
         };
         let mut outcome = Ok(());
+        let mut planned: BTreeSet<&str> = plan
+            .layers
+            .iter()
+            .map(|(layer, _)| layer.path.as_str())
+            .chain(plan.sites.iter().map(|site| site.path.as_str()))
+            .collect();
         let mut fill = |path: &str, slot: Slot<'_>| {
+            planned.remove(path);
             if outcome.is_ok() {
                 outcome = match slot {
                     Slot::Linear(linear) => graftage.linear(path, linear),
@@ -140,7 +147,13 @@ impl<M: Adaptable> Adapted<M> {
             }
         };
         model.slots(&mut Slots::new(&mut fill));
-        outcome
+        outcome?;
+        match planned.first() {
+            None => Ok(()),
+            Some(path) => Err(Error::Unsupported(format!(
+                "{path}: the model's shapes list it, its slots do not show it"
+            ))),
+        }
     }
 
     /// The injection with what data decides about the layers written into it; see

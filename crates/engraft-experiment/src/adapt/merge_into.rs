@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use serde_json::{Map, Value, json};
+
 use super::card::Card;
 use super::subject::{device, head, input, subject};
 use super::{adapters, predict::outputs};
@@ -38,6 +40,9 @@ pub fn merge_into(model: &Path, adapter: &Path, out: &Path) -> Result<Vec<String
     adapted.merge().map_err(input)?;
     let folder = adapters::beside(out)?;
     adapted.model.save(folder.path()).map_err(input)?;
+    if let Some(card) = card.filter(|card| card.labels.len() > 1) {
+        name_labels(&folder.path().join("config.json"), &card.labels)?;
+    }
     for name in ALONG {
         let from = model.join(name);
         if from.exists() {
@@ -47,4 +52,20 @@ pub fn merge_into(model: &Path, adapter: &Path, out: &Path) -> Result<Vec<String
     }
     adapters::place(folder, out)?;
     Ok(notes)
+}
+
+/// Gives the classes of a `config.json` their names.
+fn name_labels(path: &Path, labels: &[String]) -> Result<()> {
+    let text = fs::read_to_string(path).map_err(|error| Error::io("read", path, &error))?;
+    let mut config: Value = serde_json::from_str(&text).map_err(input)?;
+    let named = labels.iter().enumerate();
+    let to_label: Map<String, Value> = named
+        .clone()
+        .map(|(at, name)| (at.to_string(), json!(name)))
+        .collect();
+    let to_id: Map<String, Value> = named.map(|(at, name)| (name.clone(), json!(at))).collect();
+    config["id2label"] = to_label.into();
+    config["label2id"] = to_id.into();
+    let text = serde_json::to_string_pretty(&config).expect("plain data");
+    fs::write(path, text).map_err(|error| Error::io("write", path, &error))
 }

@@ -86,9 +86,11 @@ pub fn predict(
                 ))
             })?;
             let source = read::open(&requests.input).map_err(input)?;
-            // What is continued ends at its last token.
-            tokens.padding = Side::Left;
             let prepared = task.prepare_requests(&*source, &tokens).map_err(input)?;
+            if prepared.output == Output::NextToken {
+                // What is continued ends at its last token.
+                tokens.padding = Side::Left;
+            }
             let options = TextOptions {
                 max_length: card.as_ref().map_or(128, |card| card.max_length),
                 ..TextOptions::default()

@@ -20,6 +20,8 @@ pub struct BertBlock {
     pub attention_site: Site,
     /// Around the feed-forward sublayer, before the residual sum.
     pub mlp_site: Site,
+    /// What leaves the block.
+    pub output_site: Site,
     /// The attention's output projection.
     pub projection: Linear,
     /// After the attention.
@@ -39,6 +41,7 @@ model_part!(BertBlock, this {
     attention => "attention.self",
     attention_site => "sites.attention",
     mlp_site => "sites.mlp",
+    output_site => "sites.output",
     projection => "attention.output.dense",
     attention_norm => "attention.output.LayerNorm",
     intermediate => "intermediate.dense",
@@ -68,6 +71,7 @@ impl BertBlock {
             attention: SelfAttention::new("attention.self", names, attention, builder),
             attention_site: Site::default(),
             mlp_site: Site::default(),
+            output_site: Site::default(),
             projection: builder.linear("attention.output.dense", width, width, true),
             attention_norm: Norm::new("attention.output.LayerNorm", width, epsilon, builder),
             intermediate: builder.linear("intermediate.dense", width, hidden, true),
@@ -92,6 +96,7 @@ impl BertBlock {
         let output = self.output.forward(self.activation.forward(hidden), ctx);
         let output = dropout.forward(output, ctx);
         let output = self.mlp_site.sublayer(h.clone(), output, ctx);
-        self.norm.forward(h + output, ctx)
+        self.output_site
+            .hidden(self.norm.forward(h + output, ctx), ctx)
     }
 }

@@ -121,6 +121,8 @@ pub struct Gpt2Block {
     pub attention_site: Site,
     /// Around the feed-forward sublayer, between its norm and the residual sum.
     pub mlp_site: Site,
+    /// What leaves the block.
+    pub output_site: Site,
     /// Before the attention.
     pub ln_1: Norm,
     /// Self-attention.
@@ -137,6 +139,7 @@ model_part!(Gpt2Block, this {
     attn => "attn",
     attention_site => "sites.attention",
     mlp_site => "sites.mlp",
+    output_site => "sites.output",
     ln_1 => "ln_1",
     ln_2 => "ln_2",
     mlp => "mlp",
@@ -152,6 +155,7 @@ impl Gpt2Block {
             sequence: Site::default(),
             attention_site: Site::default(),
             mlp_site: Site::default(),
+            output_site: Site::default(),
             ln_1: Norm::new("ln_1", width, epsilon, &mut builder),
             attn: Gpt2Attention::new(config, index, &mut builder),
             ln_2: Norm::new("ln_2", width, epsilon, &mut builder),
@@ -182,9 +186,12 @@ impl DecoderBlock for Gpt2Block {
         let input = self.ln_1.forward(x.clone(), ctx);
         let output = self.attn.forward(input.clone(), pass, cache, ctx);
         let output = after_attention.forward(output, ctx);
-        let h = x + self.attention_site.sublayer(input, output, ctx);
+        let site = &self.attention_site;
+        let h = x.clone() + site.normed_sublayer(x, input, output, ctx);
         let input = self.ln_2.forward(h.clone(), ctx);
         let output = after_mlp.forward(self.mlp.forward(input.clone(), ctx), ctx);
-        h + self.mlp_site.sublayer(input, output, ctx)
+        let site = &self.mlp_site;
+        let y = h.clone() + site.normed_sublayer(h, input, output, ctx);
+        self.output_site.hidden(y, ctx)
     }
 }

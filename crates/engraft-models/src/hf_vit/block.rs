@@ -18,6 +18,8 @@ pub struct HfVitBlock {
     pub attention_site: Site,
     /// Around the feed-forward sublayer, between its norm and the residual sum.
     pub mlp_site: Site,
+    /// What leaves the block.
+    pub output_site: Site,
     /// Before the attention.
     pub norm_before: Norm,
     /// The attention's output projection.
@@ -37,6 +39,7 @@ model_part!(HfVitBlock, this {
     attention => "attention",
     attention_site => "sites.attention",
     mlp_site => "sites.mlp",
+    output_site => "sites.output",
     norm_before => "layernorm_before",
     projection => "attention.o_proj",
     norm_after => "layernorm_after",
@@ -66,6 +69,7 @@ impl HfVitBlock {
             attention: SelfAttention::new("attention", names, attention, builder),
             attention_site: Site::default(),
             mlp_site: Site::default(),
+            output_site: Site::default(),
             norm_before: Norm::new("layernorm_before", width, epsilon, builder),
             projection: builder.linear("attention.o_proj", width, width, true),
             norm_after: Norm::new("layernorm_after", width, epsilon, builder),
@@ -86,12 +90,15 @@ impl HfVitBlock {
             .attention
             .forward(input.clone(), &self.projection, &padding, ctx);
         let output = attention_dropout.forward(output, ctx);
-        let h = x + self.attention_site.sublayer(input, output, ctx);
+        let site = &self.attention_site;
+        let h = x.clone() + site.normed_sublayer(x, input, output, ctx);
         let input = self.norm_after.forward(h.clone(), ctx);
         let hidden = self
             .activation
             .forward(self.fc1.forward(input.clone(), ctx));
         let output = dropout.forward(self.fc2.forward(hidden, ctx), ctx);
-        h + self.mlp_site.sublayer(input, output, ctx)
+        let site = &self.mlp_site;
+        let y = h.clone() + site.normed_sublayer(h, input, output, ctx);
+        self.output_site.hidden(y, ctx)
     }
 }

@@ -64,6 +64,8 @@ pub struct LlamaBlock {
     pub attention_site: Site,
     /// Around the feed-forward sublayer, between its norm and the residual sum.
     pub mlp_site: Site,
+    /// What leaves the block.
+    pub output_site: Site,
     /// Before the attention.
     pub input_layernorm: RmsNorm,
     /// Self-attention.
@@ -79,6 +81,7 @@ model_part!(LlamaBlock, this {
     self_attn => "self_attn",
     attention_site => "sites.attention",
     mlp_site => "sites.mlp",
+    output_site => "sites.output",
     input_layernorm => "input_layernorm",
     post_attention_layernorm => "post_attention_layernorm",
     mlp => "mlp",
@@ -95,6 +98,7 @@ impl LlamaBlock {
             sequence: Site::default(),
             attention_site: Site::default(),
             mlp_site: Site::default(),
+            output_site: Site::default(),
             input_layernorm: norm("input_layernorm", builder),
             self_attn: LlamaAttention::new(config, config.windows[index], builder),
             post_attention_layernorm: norm("post_attention_layernorm", builder),
@@ -124,9 +128,12 @@ impl DecoderBlock for LlamaBlock {
         let output = self
             .self_attn
             .forward(input.clone(), pass, lead, cache, ctx);
-        let h = x + self.attention_site.sublayer(input, output, ctx);
+        let site = &self.attention_site;
+        let h = x.clone() + site.normed_sublayer(x, input, output, ctx);
         let input = self.post_attention_layernorm.forward(h.clone(), ctx);
         let output = self.mlp.forward(input.clone(), ctx);
-        h + self.mlp_site.sublayer(input, output, ctx)
+        let site = &self.mlp_site;
+        let y = h.clone() + site.normed_sublayer(h, input, output, ctx);
+        self.output_site.hidden(y, ctx)
     }
 }
