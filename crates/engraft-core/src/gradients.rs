@@ -61,9 +61,27 @@ impl Gradients {
         Self(taken.collect())
     }
 
-    /// Adds the gradients of others.
+    /// Takes over the gradients of others, instead of one's own where both have one.
     pub fn extend(&mut self, others: Self) {
         self.0.extend(others.0);
+    }
+
+    /// Adds others to these, parameter by parameter.
+    pub fn add(&mut self, others: Self) {
+        for (path, other) in others.0 {
+            let sum = match self.0.remove(&path) {
+                Some(gradient) => gradient + other,
+                None => other,
+            };
+            self.0.insert(path, sum);
+        }
+    }
+
+    /// Multiplies all by a number.
+    pub fn scale(&mut self, factor: f64) {
+        for gradient in self.0.values_mut() {
+            *gradient = gradient.clone() * factor;
+        }
     }
 
     /// Sets the gradient of the parameter at `path`, flattened.
@@ -115,5 +133,18 @@ mod tests {
         clipped.clip(13.5);
         assert_eq!(values(clipped.get("a").unwrap()), [3.0, 0.0]);
         assert!(Gradients::default().clip(1.0).is_none());
+    }
+
+    #[test]
+    fn sums_are_taken_by_path() {
+        let mut sum = gradients();
+        let mut other = gradients();
+        other.0.remove("a");
+        other.insert("c", Tensor::ones([1], (&Device::default(), DType::F64)));
+        sum.add(other);
+        sum.scale(0.5);
+        assert_eq!(values(sum.get("a").unwrap()), [1.5, 0.0]);
+        assert_eq!(values(sum.get("b").unwrap()), [-4.0, 0.0, 12.0]);
+        assert_eq!(values(sum.get("c").unwrap()), [0.5]);
     }
 }

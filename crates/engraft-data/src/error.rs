@@ -40,8 +40,8 @@ pub enum DataError {
         max: u8,
     },
 
-    /// The file has a header and no rows.
-    #[error("found no rows, expected at least one image")]
+    /// There are no rows.
+    #[error("found no rows, expected at least one")]
     Empty,
 
     /// A class has fewer images in the pool than were asked for.

@@ -5,6 +5,21 @@ use engraft_data::{DataError, Examples, batches};
 
 use crate::error::Result;
 
+/// What says which rows each step sees.
+pub trait Batches {
+    /// The rows of `step`, counted from 0: at least one.
+    ///
+    /// # Errors
+    /// Rows that cannot be read any more.
+    fn rows(&mut self, step: u64) -> Result<&[usize]>;
+}
+
+impl Batches for Batcher {
+    fn rows(&mut self, step: u64) -> Result<&[usize]> {
+        Ok(self.batch(step))
+    }
+}
+
 /// The rows of every step: a pure function of (len, batch size, seed, step), so that a resumed run
 /// needs no generator state. Every epoch visits each row once.
 #[derive(Debug, Clone)]

@@ -8,6 +8,8 @@
 //!   the next update is bit-identical;
 //! - [`pretrain_digits_vit`]: the model that ships with Engraft.
 
+#[cfg(test)]
+mod accumulating;
 mod adamw;
 mod batcher;
 #[cfg(test)]
@@ -17,31 +19,36 @@ mod curves;
 mod early_stop;
 mod error;
 mod learning_rates;
-mod loss;
-mod metrics;
+pub mod loss;
+pub mod metrics;
 mod optimizer;
+mod parts;
 mod pretrain;
+mod recompute;
 mod schedule;
 mod sgd;
 mod taking;
 #[cfg(test)]
 mod testing;
+mod text_batches;
 mod train_config;
 mod trainer;
 
 pub use adamw::AdamW;
-pub use batcher::{Batcher, Labelled};
+pub use batcher::{Batcher, Batches, Labelled};
 pub use curves::{Curves, Point};
 pub use early_stop::EarlyStop;
 pub use engraft_core::Gradients;
 pub use engraft_tensor::ops::mean_squared_error;
 pub use error::{Error, Result};
 pub use learning_rates::{LearningRates, RatePattern};
-pub use loss::cross_entropy;
-pub use metrics::{accuracy, correct};
+pub use loss::{CrossEntropy, IntoLoss, Loss, cross_entropy};
+pub use metrics::{Predictions, accuracy, correct};
 pub use optimizer::{Optimizer, OptimizerConfig};
 pub use pretrain::{DIGITS_VIT_STEPS, Pretrained, Provenance, pretrain_digits_vit};
+pub use recompute::recomputing;
 pub use schedule::{Decay, Schedule};
 pub use sgd::Sgd;
+pub use text_batches::TextBatches;
 pub use train_config::TrainConfig;
 pub use trainer::Trainer;

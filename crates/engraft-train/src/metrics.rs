@@ -19,7 +19,10 @@ pub use rouge_l::rouge_l;
 
 /// Share of texts that are equal, apart from surrounding white space.
 pub fn exact_match<S: AsRef<str>>(predicted: &[S], expected: &[S]) -> f64 {
-    let hits = predicted.iter().zip(expected).filter(|(p, e)| p.as_ref().trim() == e.as_ref().trim());
+    let hits = predicted
+        .iter()
+        .zip(expected)
+        .filter(|(p, e)| p.as_ref().trim() == e.as_ref().trim());
     ratio(hits.count() as f64, predicted.len() as f64)
 }
 
@@ -41,7 +44,10 @@ pub(crate) mod tests {
     pub(crate) fn sequence(len: usize, modulus: u64, seed: u64) -> Vec<usize> {
         let step = |x: &u64| Some((x * 1_103_515_245 + 12345) % (1 << 31));
         let states = std::iter::successors(step(&seed), step);
-        states.take(len).map(|x| ((x >> 16) % modulus) as usize).collect()
+        states
+            .take(len)
+            .map(|x| ((x >> 16) % modulus) as usize)
+            .collect()
     }
 
     /// 60 labels of four classes, and predictions of which a third are drawn anew.
@@ -58,7 +64,10 @@ pub(crate) mod tests {
 
     #[test]
     fn texts_match_up_to_white_space_and_perplexity_is_an_exponential() {
-        assert_eq!(exact_match(&[" 12", "a b", "x"], &["12 ", "a  b", "x"]), 2.0 / 3.0);
+        assert_eq!(
+            exact_match(&[" 12", "a b", "x"], &["12 ", "a  b", "x"]),
+            2.0 / 3.0
+        );
         assert_eq!(exact_match::<&str>(&[], &[]), 0.0);
         assert!(near(perplexity(10.0 * 7f64.ln(), 10), 7.0));
     }

@@ -10,6 +10,7 @@ use crate::batcher::Batcher;
 use crate::train_config::TrainConfig;
 
 pub(crate) struct Problem {
+    device: Device,
     inputs: Tensor<2>,
     targets: Tensor<2>,
 }
@@ -25,14 +26,24 @@ pub(crate) fn config() -> TrainConfig {
 
 impl Problem {
     pub fn new() -> Self {
+        Self::on(&Device::default())
+    }
+
+    /// With the model on a device.
+    pub fn on(device: &Device) -> Self {
         let inputs =
             Init::Normal { std: 1.0 }.tensor([24, 6], &Key::new(1), &Device::default(), DType::F32);
-        let targets = mlp(2).forward(inputs.clone(), &engraft_core::Ctx::default());
-        Self { inputs, targets }
+        let context = engraft_core::Ctx::default();
+        let targets = mlp(2, &Device::default()).forward(inputs.clone(), &context);
+        Self {
+            device: device.clone(),
+            inputs,
+            targets,
+        }
     }
 
     pub fn model(&self) -> Mlp {
-        mlp(3)
+        mlp(3, &self.device)
     }
 
     pub fn adapted(&self) -> Adapted<Mlp> {
@@ -79,10 +90,10 @@ impl Problem {
     }
 }
 
-fn mlp(seed: u64) -> Mlp {
+fn mlp(seed: u64, device: &Device) -> Mlp {
     let config = MlpConfig {
         head: true,
         ..MlpConfig::new(&[6, 16, 4])
     };
-    Mlp::new(&config, &Key::new(seed), &Device::default(), DType::F32).unwrap()
+    Mlp::new(&config, &Key::new(seed), device, DType::F32).unwrap()
 }

@@ -36,6 +36,15 @@ pub struct TrainConfig {
     pub early_stop: Option<EarlyStop>,
     /// Whether the best evaluated parameters are kept rather than the last.
     pub keep_best: bool,
+    /// Parts into which the rows of a step are divided, whose gradients are added up: the same update
+    /// as in one part, to rounding, with the activations of one part in memory.
+    #[serde(skip_serializing_if = "is_one")]
+    pub accumulate: usize,
+}
+
+/// Runs from before there was the setting keep their hash.
+fn is_one(accumulate: &usize) -> bool {
+    *accumulate == 1
 }
 
 impl Default for TrainConfig {
@@ -53,6 +62,7 @@ impl Default for TrainConfig {
             evaluate_every: 0,
             early_stop: None,
             keep_best: false,
+            accumulate: 1,
         }
     }
 }
@@ -81,6 +91,9 @@ impl TrainConfig {
         }
         if self.loss_every == 0 {
             return bad("loss-every", "found 0, expected at least 1".to_owned());
+        }
+        if self.accumulate == 0 {
+            return bad("accumulate", "found 0, expected at least 1".to_owned());
         }
         if self.evaluate_every == 0 && (self.keep_best || self.early_stop.is_some()) {
             return bad(

@@ -6,11 +6,13 @@ use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
 use engraft_core::{Gradients, Mode, Time, Trained, params};
 
-use crate::batcher::Batcher;
+use crate::batcher::Batches;
 use crate::curves::{Curves, Point};
 use crate::error::{Error, Result};
 use crate::learning_rates::LearningRates;
+use crate::loss::{IntoLoss, Loss};
 use crate::optimizer::Optimizer;
+use crate::parts::accumulated;
 use crate::schedule::Schedule;
 use crate::train_config::TrainConfig;
 
@@ -82,24 +84,43 @@ impl<M: Trained> Trainer<M> {
     /// adapters add to it. The loss is read from the device every `loss_every` steps only.
     ///
     /// # Errors
-    /// [`Error::Diverged`] when a loss that was read is not finite, and whatever methods return
-    /// that change their structure.
-    pub fn step(&mut self, loss: impl FnOnce(&M, Mode) -> Tensor<1>) -> Result<()> {
+    /// [`Error::Diverged`] when a loss that was read is not finite, whatever methods return that
+    /// change their structure, and what the loss returns: the model is then as it was.
+    pub fn step<L: IntoLoss>(&mut self, loss: impl FnOnce(&M, Mode) -> L) -> Result<()> {
+        let mut loss = Some(loss);
+        self.step_in_parts(1, |model, _, mode| {
+            let loss = loss.take().expect("there is one part");
+            loss(model, mode).into_loss(1)
+        })
+    }
+
+    /// One update on the weighted mean of the losses of several parts of a batch, which are computed
+    /// one after the other: `loss` of the model for a part below `parts`, whose dropout is its own.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub fn step_in_parts(
+        &mut self,
+        parts: usize,
+        loss: impl FnMut(&M, usize, Mode) -> Result<Loss>,
+    ) -> Result<()> {
         let mut model = self.model.take().expect("it is only away within a step");
         let (seed, step) = (self.config.seed, self.step);
         let time = Time {
             step,
             total: self.config.steps,
         };
-        let mode = Mode::Train { seed, step };
         let wanted = model.wanted(time);
         model = want(model, &wanted, true);
-        let mut loss = loss(&model, mode);
-        if let Some(penalty) = model.penalty(mode) {
-            loss = loss + penalty;
-        }
-        let mut gradients = Gradients::backward(&loss, &model);
+        let computed = accumulated(&mut model, parts, seed, step, loss);
         model = want(model, &wanted, false);
+        let (mut gradients, loss) = match computed {
+            Ok(computed) => computed,
+            Err(error) => {
+                self.model = Some(model);
+                return Err(error);
+            }
+        };
         let dense = gradients.split_off(&wanted);
         if let Some(max) = self.config.clip {
             gradients.clip(max);
@@ -111,7 +132,7 @@ impl<M: Trained> Trainer<M> {
         self.optimizer.forget(&resets);
         self.model = Some(model);
         self.step += 1;
-        self.record(loss.inner())
+        self.record(loss)
     }
 
     fn record(&mut self, loss: Tensor<1>) -> Result<()> {
@@ -162,22 +183,27 @@ impl<M: Trained> Trainer<M> {
         })
     }
 
-    /// Runs to the end, from wherever this run is: `loss` of the model on the rows of a batch,
-    /// `evaluate` in validation mode (more is better), `after` each step (for progress and
+    /// Runs to the end, from wherever this run is: `loss` of the model on the rows of a batch, or of
+    /// each of the `accumulate` parts of it, `evaluate` in validation mode (more is better), `after` each step (for progress and
     /// checkpoints).
     ///
     /// # Errors
     /// As [`step`](Self::step), and whatever `after` returns.
-    pub fn run(
+    pub fn run<L: IntoLoss>(
         &mut self,
-        batcher: &mut Batcher,
-        loss: impl Fn(&M, &[usize], Mode) -> Tensor<1>,
+        batches: &mut impl Batches,
+        loss: impl Fn(&M, &[usize], Mode) -> L,
         mut evaluate: impl FnMut(&M) -> f64,
         mut after: impl FnMut(&Self) -> Result<()>,
     ) -> Result<()> {
         while self.step < self.config.steps && !self.is_stopped() {
-            let rows = batcher.batch(self.step);
-            self.step(|model, mode| loss(model, rows, mode))?;
+            let rows = batches.rows(self.step)?;
+            let parts: Vec<&[usize]> = rows
+                .chunks(rows.len().div_ceil(self.config.accumulate))
+                .collect();
+            self.step_in_parts(parts.len(), |model, part, mode| {
+                loss(model, parts[part], mode).into_loss(parts[part].len())
+            })?;
             let every = self.config.evaluate_every;
             if every > 0 && (self.step.is_multiple_of(every) || self.step == self.config.steps) {
                 self.evaluate(&mut evaluate);

@@ -19,13 +19,19 @@ const ORDER: usize = 4;
 /// # Panics
 /// If there are not as many lists of references as texts, or a list is empty.
 pub fn bleu<S: AsRef<str>>(texts: &[S], references: &[Vec<S>]) -> f64 {
-    assert_eq!(texts.len(), references.len(), "as many lists of references as texts");
+    assert_eq!(
+        texts.len(),
+        references.len(),
+        "as many lists of references as texts"
+    );
     let (mut matches, mut totals) = ([0u64; ORDER], [0u64; ORDER]);
     let (mut length, mut expected) = (0, 0);
     for (text, references) in texts.iter().zip(references) {
         let tokens = tokenize_13a(text.as_ref());
-        let references: Vec<Vec<String>> =
-            references.iter().map(|reference| tokenize_13a(reference.as_ref())).collect();
+        let references: Vec<Vec<String>> = references
+            .iter()
+            .map(|reference| tokenize_13a(reference.as_ref()))
+            .collect();
         length += tokens.len();
         expected += references
             .iter()
@@ -42,7 +48,9 @@ pub fn bleu<S: AsRef<str>>(texts: &[S], references: &[Vec<S>]) -> f64 {
                     *most = count.max(*most);
                 }
             }
-            let clipped = found.iter().map(|(gram, count)| count.min(allowed.get(gram).unwrap_or(&0)));
+            let clipped = found
+                .iter()
+                .map(|(gram, count)| count.min(allowed.get(gram).unwrap_or(&0)));
             matches[order - 1] += clipped.sum::<u64>();
         }
     }
@@ -85,8 +93,17 @@ pub fn tokenize_13a(text: &str) -> Vec<String> {
             rule(r"([0-9])(-)", "$1 $2 "),
         ]
     });
-    let mut text = text.trim_end().replace("<skipped>", "").replace("-\n", "").replace('\n', " ");
-    for (entity, stands_for) in [("&quot;", "\""), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">")] {
+    let mut text = text
+        .trim_end()
+        .replace("<skipped>", "")
+        .replace("-\n", "")
+        .replace('\n', " ");
+    for (entity, stands_for) in [
+        ("&quot;", "\""),
+        ("&amp;", "&"),
+        ("&lt;", "<"),
+        ("&gt;", ">"),
+    ] {
         text = text.replace(entity, stands_for);
     }
     text = format!(" {text} ");
@@ -109,13 +126,16 @@ mod tests {
     fn values_by_hand() {
         assert!(near(one("a b c d e", "a b c d e"), 100.0));
         // All n-grams match; the penalty is exp(1 - 7 / 5).
-        assert!(near(one("a b c d e", "a b c d e f g"), 100.0 * (-0.4f64).exp()));
-        // 3/4, 1/3, and none of 2 and of 1: 1 / (2 * 2), 1 / (4 * 1).
-        let expected = 100.0 * (0.75f64 * 1.0 / 3.0 * 0.25 * 0.25).powf(0.25);
-        assert!(near(one("the cat sat there", "a cat sat there"), {
-            100.0 * (0.75f64 * 2.0 / 3.0 * 0.5 * 0.5).powf(0.25)
-        }));
-        assert!(near(one("the cat not there", "a cat sat there") / expected, (2f64 / 3.0 * 0.5).powf(0.25)));
+        assert!(near(
+            one("a b c d e", "a b c d e f g"),
+            100.0 * (-0.4f64).exp()
+        ));
+        // 3 of 4, 2 of 3, 1 of 2, and none of 1: 1 / (2 * 1).
+        let expected = 100.0 * (0.75f64 * 2.0 / 3.0 * 0.5 * 0.5).powf(0.25);
+        assert!(near(one("the cat sat there", "a cat sat there"), expected));
+        // 2 of 4, none of 3, of 2 and of 1: 1 / (2 * 3), 1 / (4 * 2), 1 / (8 * 1).
+        let expected = 100.0 * (0.5f64 / 6.0 / 8.0 / 8.0).powf(0.25);
+        assert!(near(one("the cat not there", "a cat sat there"), expected));
         assert_eq!(one("a b", "a b"), 0.0);
     }
 
@@ -144,14 +164,29 @@ mod tests {
         assert!(near(bleu(&texts, &single), 15.284194996499673));
         let both: Vec<Vec<&str>> = first.iter().zip(second).map(|(a, b)| vec![*a, b]).collect();
         assert!(near(bleu(&texts, &both), 40.8954220579559));
-        assert!(near(one("the cat sat there", "a cat sat here"), 31.947155212313625));
+        assert!(near(
+            one("the cat sat there", "a cat sat here"),
+            31.947155212313625
+        ));
         assert_eq!(one("x y z w", "a b c d"), 0.0);
-        assert!(near(one("<a>{b}[c]-3-4, 5.6.x", "<a>{b}[c]-3-4, 5.6.x y"), 93.94130628134762));
+        assert!(near(
+            one("<a>{b}[c]-3-4, 5.6.x", "<a>{b}[c]-3-4, 5.6.x y"),
+            93.94130628134762
+        ));
         for (text, tokens) in [
             ("<a>{b}[c]-3-4, 5.6.x", "< a > { b } [ c ] -3 - 4 , 5.6 . x"),
-            ("It's 3.5 km to New-York & back.", "It's 3.5 km to New-York & back ."),
-            ("\"q\" &quot;x&quot; a_b ~tilde é,ü.", "\" q \" \" x \" a _ b ~ tilde é , ü ."),
-            ("end-\nline and\nmore <skipped>1,000.5,", "endline and more 1,000.5 ,"),
+            (
+                "It's 3.5 km to New-York & back.",
+                "It's 3.5 km to New-York & back .",
+            ),
+            (
+                "\"q\" &quot;x&quot; a_b ~tilde é,ü.",
+                "\" q \" \" x \" a _ b ~ tilde é , ü .",
+            ),
+            (
+                "end-\nline and\nmore <skipped>1,000.5,",
+                "endline and more 1,000.5 ,",
+            ),
         ] {
             assert_eq!(tokenize_13a(text).join(" "), tokens);
         }

@@ -21,7 +21,11 @@ impl Confusion {
     /// # Panics
     /// If the lengths differ or a class is not below `classes`.
     pub fn of_classes(predicted: &[usize], labels: &[usize], classes: usize) -> Self {
-        assert_eq!(predicted.len(), labels.len(), "as many predictions as labels");
+        assert_eq!(
+            predicted.len(),
+            labels.len(),
+            "as many predictions as labels"
+        );
         let mut counts = Self::empty(classes, predicted.len());
         for (predicted, actual) in predicted.iter().zip(labels) {
             counts.predicted[*predicted] += 1;
@@ -36,7 +40,11 @@ impl Confusion {
     /// # Panics
     /// If the lengths differ.
     pub fn of_sets(predicted: &[bool], labels: &[bool], classes: usize) -> Self {
-        assert_eq!(predicted.len(), labels.len(), "as many predictions as labels");
+        assert_eq!(
+            predicted.len(),
+            labels.len(),
+            "as many predictions as labels"
+        );
         let mut counts = Self::empty(classes, predicted.len());
         for (place, (predicted, actual)) in predicted.iter().zip(labels).enumerate() {
             counts.predicted[place % classes] += u64::from(*predicted);
@@ -48,7 +56,12 @@ impl Confusion {
 
     fn empty(classes: usize, decisions: usize) -> Self {
         let zeros = vec![0; classes];
-        Self { hits: zeros.clone(), predicted: zeros.clone(), actual: zeros, decisions: decisions as u64 }
+        Self {
+            hits: zeros.clone(),
+            predicted: zeros.clone(),
+            actual: zeros,
+            decisions: decisions as u64,
+        }
     }
 
     /// F1 of one class: the harmonic mean of precision and recall, 2 hits / (predicted + actual).
@@ -56,20 +69,29 @@ impl Confusion {
     /// # Panics
     /// If there is no such class.
     pub fn f1(&self, class: usize) -> f64 {
-        ratio(2.0 * self.hits[class] as f64, (self.predicted[class] + self.actual[class]) as f64)
+        ratio(
+            2.0 * self.hits[class] as f64,
+            (self.predicted[class] + self.actual[class]) as f64,
+        )
     }
 
     /// Mean F1 of the classes that were predicted or are there.
     pub fn macro_f1(&self) -> f64 {
         let seen = |class: &usize| self.predicted[*class] + self.actual[*class] > 0;
         let classes: Vec<usize> = (0..self.hits.len()).filter(seen).collect();
-        ratio(classes.iter().map(|class| self.f1(*class)).sum(), classes.len() as f64)
+        ratio(
+            classes.iter().map(|class| self.f1(*class)).sum(),
+            classes.len() as f64,
+        )
     }
 
     /// F1 of all decisions together. With one class for each example it is the accuracy.
     pub fn micro_f1(&self) -> f64 {
         let sum = |counts: &[u64]| counts.iter().sum::<u64>() as f64;
-        ratio(2.0 * sum(&self.hits), sum(&self.predicted) + sum(&self.actual))
+        ratio(
+            2.0 * sum(&self.hits),
+            sum(&self.predicted) + sum(&self.actual),
+        )
     }
 
     /// Matthews' correlation of one class for each example, for any number of classes (Gorodkin 2004):
@@ -118,7 +140,12 @@ mod tests {
         let two = Confusion::of_classes(&parity(&predicted), &parity(&labels), 2);
         assert!(near(two.f1(1), 0.8615384615384616));
         assert!(near(two.matthews(), 0.6983799021553296));
-        let flags = |classes: &[usize]| classes.iter().map(|class| class % 2 == 1).collect::<Vec<_>>();
+        let flags = |classes: &[usize]| {
+            classes
+                .iter()
+                .map(|class| class % 2 == 1)
+                .collect::<Vec<_>>()
+        };
         let sets = Confusion::of_sets(&flags(&predicted), &flags(&labels), 4);
         assert!(near(sets.micro_f1(), 0.8615384615384616));
         assert!(near(sets.macro_f1(), 0.8247619047619048));

@@ -49,15 +49,25 @@ mod tests {
         assert!(near(pearson(&[1.0, 2.0, 3.0], &[3.0, 1.0, 2.0]), -0.5));
         assert_eq!(pearson(&[1.0, 1.0], &[1.0, 2.0]), 0.0);
         assert_eq!(ranks(&[5.0, 1.0, 5.0, 3.0]), [3.5, 1.0, 3.5, 2.0]);
-        assert!(near(spearman(&[1.0, 2.0, 3.0, 4.0], &[1.0, 8.0, 27.0, 64.0]), 1.0));
+        assert!(near(
+            spearman(&[1.0, 2.0, 3.0, 4.0], &[1.0, 8.0, 27.0, 64.0]),
+            1.0
+        ));
     }
 
     /// SciPy 1.17.1 on the same sequences: `pearsonr`, `spearmanr`; there are ties.
     #[test]
     fn scipy_has_the_same_values() {
-        let a: Vec<f64> = sequence(40, 10, 5).into_iter().map(|value| value as f64).collect();
+        let a: Vec<f64> = sequence(40, 10, 5)
+            .into_iter()
+            .map(|value| value as f64)
+            .collect();
         let noise = sequence(40, 12, 6);
-        let b: Vec<f64> = a.iter().zip(noise).map(|(a, noise)| a + noise as f64 * 0.5).collect();
+        let b: Vec<f64> = a
+            .iter()
+            .zip(noise)
+            .map(|(a, noise)| a + noise as f64 * 0.5)
+            .collect();
         assert!(near(pearson(&a, &b), 0.8285382701097722));
         assert!(near(spearman(&a, &b), 0.8431140310203117));
     }

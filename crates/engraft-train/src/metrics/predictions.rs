@@ -58,7 +58,14 @@ impl Predictions {
     /// A metric that does not apply to predictions of this kind.
     pub fn measure(&self, metric: Metric) -> Result<f64> {
         Ok(match (self, metric) {
-            (Self::Classes { predicted, labels, classes }, metric) => {
+            (
+                Self::Classes {
+                    predicted,
+                    labels,
+                    classes,
+                },
+                metric,
+            ) => {
                 let confusion = || Confusion::of_classes(predicted, labels, *classes);
                 match metric {
                     Metric::Accuracy => equal_rows(predicted, labels, 1),
@@ -69,7 +76,14 @@ impl Predictions {
                     other => return self.does_not_apply(other),
                 }
             }
-            (Self::Sets { predicted, labels, classes }, metric) => {
+            (
+                Self::Sets {
+                    predicted,
+                    labels,
+                    classes,
+                },
+                metric,
+            ) => {
                 let confusion = || Confusion::of_sets(predicted, labels, *classes);
                 match metric {
                     Metric::Accuracy => equal_rows(predicted, labels, *classes),
@@ -80,13 +94,18 @@ impl Predictions {
             }
             (Self::Numbers { predicted, labels }, Metric::Pearson) => pearson(predicted, labels),
             (Self::Numbers { predicted, labels }, Metric::Spearman) => spearman(predicted, labels),
-            (Self::Texts { predicted, labels }, Metric::ExactMatch) => exact_match(predicted, labels),
+            (Self::Texts { predicted, labels }, Metric::ExactMatch) => {
+                exact_match(predicted, labels)
+            }
             (Self::Texts { predicted, labels }, Metric::RougeL) => rouge_l(predicted, labels),
             (Self::Texts { predicted, labels }, Metric::Bleu) => {
-                let references: Vec<Vec<String>> = labels.iter().map(|text| vec![text.clone()]).collect();
+                let references: Vec<Vec<String>> =
+                    labels.iter().map(|text| vec![text.clone()]).collect();
                 bleu(predicted, &references)
             }
-            (Self::Likelihood { loss, tokens, .. }, Metric::Perplexity) => perplexity(*loss, *tokens),
+            (Self::Likelihood { loss, tokens, .. }, Metric::Perplexity) => {
+                perplexity(*loss, *tokens)
+            }
             (Self::Likelihood { tokens, hits, .. }, Metric::Accuracy) => {
                 ratio(*hits as f64, *tokens as f64)
             }
@@ -104,14 +123,20 @@ impl Predictions {
             Self::Likelihood { .. } => "perplexity or accuracy",
         };
         let reason = format!("found {metric}, expected {expected} for these predictions");
-        Err(Error::BadConfig { what: "metric", reason })
+        Err(Error::BadConfig {
+            what: "metric",
+            reason,
+        })
     }
 }
 
 /// Share of rows that are equal in all their columns.
 fn equal_rows<T: PartialEq>(a: &[T], b: &[T], columns: usize) -> f64 {
     let rows = a.chunks(columns).zip(b.chunks(columns));
-    ratio(rows.filter(|(a, b)| a == b).count() as f64, (a.len() / columns) as f64)
+    ratio(
+        rows.filter(|(a, b)| a == b).count() as f64,
+        (a.len() / columns) as f64,
+    )
 }
 
 #[cfg(test)]
@@ -124,21 +149,46 @@ mod tests {
         let (predicted, labels) = classes();
         let flags = |classes: &[usize]| classes.iter().map(|class| class % 2 == 1).collect();
         // scikit-learn 1.9.1: `accuracy_score`.
-        let sets = Predictions::Sets { predicted: flags(&predicted), labels: flags(&labels), classes: 4 };
+        let sets = Predictions::Sets {
+            predicted: flags(&predicted),
+            labels: flags(&labels),
+            classes: 4,
+        };
         assert!(near(sets.measure(Metric::Accuracy).unwrap(), 0.6));
-        let four = Predictions::Classes { predicted, labels, classes: 4 };
+        let four = Predictions::Classes {
+            predicted,
+            labels,
+            classes: 4,
+        };
         assert!(near(four.measure(Metric::Accuracy).unwrap(), 0.8));
         let message = four.measure(Metric::F1).unwrap_err().to_string();
-        assert!(message.contains("found f1, expected accuracy, macro-f1"), "{message}");
+        assert!(
+            message.contains("found f1, expected accuracy, macro-f1"),
+            "{message}"
+        );
         let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
-        let texts = Predictions::Texts { predicted: texts(&["a b c d"]), labels: texts(&["a b c d "]) };
-        for (metric, best) in [(Metric::ExactMatch, 1.0), (Metric::RougeL, 1.0), (Metric::Bleu, 100.0)] {
+        let texts = Predictions::Texts {
+            predicted: texts(&["a b c d"]),
+            labels: texts(&["a b c d "]),
+        };
+        for (metric, best) in [
+            (Metric::ExactMatch, 1.0),
+            (Metric::RougeL, 1.0),
+            (Metric::Bleu, 100.0),
+        ] {
             assert!(near(texts.measure(metric).unwrap(), best));
         }
-        let likelihood = Predictions::Likelihood { loss: 0.0, tokens: 4, hits: 3 };
+        let likelihood = Predictions::Likelihood {
+            loss: 0.0,
+            tokens: 4,
+            hits: 3,
+        };
         assert_eq!(likelihood.measure(Metric::Perplexity).unwrap(), 1.0);
         assert_eq!(likelihood.measure(Metric::Accuracy).unwrap(), 0.75);
-        let numbers = Predictions::Numbers { predicted: vec![1.0, 2.0], labels: vec![3.0, 4.0] };
+        let numbers = Predictions::Numbers {
+            predicted: vec![1.0, 2.0],
+            labels: vec![3.0, 4.0],
+        };
         assert!(near(numbers.measure(Metric::Spearman).unwrap(), 1.0));
         assert!(numbers.measure(Metric::Bleu).is_err());
     }

@@ -21,7 +21,9 @@ pub fn rouge_l<S: AsRef<str>>(texts: &[S], references: &[S]) -> f64 {
 fn tokens(text: &str) -> Vec<String> {
     let text = text.to_lowercase();
     let runs = text.split(|char: char| !char.is_ascii_lowercase() && !char.is_ascii_digit());
-    runs.filter(|run| !run.is_empty()).map(str::to_owned).collect()
+    runs.filter(|run| !run.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Length of the longest common subsequence, in O(len(a) len(b)) time and O(len(b)) memory.
@@ -31,7 +33,11 @@ fn longest_common(a: &[String], b: &[String]) -> usize {
         let mut diagonal = 0;
         for (place, right) in b.iter().enumerate() {
             let above = row[place + 1];
-            row[place + 1] = if left == right { diagonal + 1 } else { above.max(row[place]) };
+            row[place + 1] = if left == right {
+                diagonal + 1
+            } else {
+                above.max(row[place])
+            };
             diagonal = above;
         }
     }
@@ -46,7 +52,10 @@ mod tests {
     #[test]
     fn values_by_hand() {
         // The subsequence is "police the gunman": 3 of 4 and 3 of 4.
-        assert!(near(rouge_l(&["police kill the gunman"], &["police ended the gunman"]), 0.75));
+        assert!(near(
+            rouge_l(&["police kill the gunman"], &["police ended the gunman"]),
+            0.75
+        ));
         assert_eq!(rouge_l(&["", "a"], &["a", "A."]), 0.5);
         assert_eq!(rouge_l::<&str>(&[], &[]), 0.0);
     }
@@ -66,8 +75,14 @@ mod tests {
             "nothing in common at all",
             "a much longer reference text",
         ];
-        assert!(near(rouge_l(&texts[..1], &references[..1]), 0.7368421052631577));
+        assert!(near(
+            rouge_l(&texts[..1], &references[..1]),
+            0.7368421052631577
+        ));
         assert!(near(rouge_l(&texts, &references), 0.38421052631578945));
-        assert!(near(rouge_l(&["the uber 12ab cd END!"], &["Über-größe 12ab_cd the end"]), 0.5));
+        assert!(near(
+            rouge_l(&["the uber 12ab cd END!"], &["Über-größe 12ab_cd the end"]),
+            0.5
+        ));
     }
 }
