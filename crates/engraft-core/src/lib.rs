@@ -94,7 +94,6 @@ pub use header::{Header, TensorInfo};
 pub use linear::Linear;
 pub use meta::{AtInit, BaseWeights, Family, Gradient, Kind, MethodMeta};
 pub use method::{AnyMethod, DynGraft, DynSiteGraft, Method, Rate};
-pub use method::{AnyMethod, DynGraft, DynSiteGraft, Method, MethodEntry, Rate};
 pub use model_graft::ModelGraft;
 pub use named::Named;
 pub use parts::Parts;
