@@ -44,6 +44,12 @@ pub struct Card {
 impl Card {
     /// Reads the card of an adapter's directory; `None` if it has none, as those that Python wrote.
     pub fn read(directory: &Path) -> Result<Option<Self>> {
+        if !directory.is_dir() {
+            return Err(Error::Input(format!(
+                "{} is no directory: expected that of an adapter",
+                directory.display()
+            )));
+        }
         let path = directory.join(CARD);
         if !path.exists() {
             return Ok(None);

@@ -1,0 +1,227 @@
+//! Adapting models on disk: what is saved answers as what was trained did.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use engraft_data::TextOptions;
+use engraft_data::tokens::{Splitting, Wrapping, tiny_tokenizer};
+use engraft_experiment::adapt::{
+    CARD, Requests, Settings, Training, Written, adapt, merge_into, predict,
+};
+use engraft_models::Generation;
+use serde_json::{Value, json};
+
+/// A model of the golden vectors with a tokenizer, and rows to learn.
+struct Disk {
+    folder: tempfile::TempDir,
+}
+
+const WORDS: [(&str, &str); 8] = [
+    ("a good film", "yes"),
+    ("a bad film", "no"),
+    ("good sound and good light", "yes"),
+    ("a film so bad", "no"),
+    ("the light is good", "yes"),
+    ("bad sound", "no"),
+    ("so good", "yes"),
+    ("the sound is bad", "no"),
+];
+
+impl Disk {
+    fn new(model: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Self { folder };
+        let from = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../engraft-peft/vectors/models")
+            .join(model);
+        fs::create_dir(disk.model()).unwrap();
+        for name in ["config.json", "model.safetensors"] {
+            fs::copy(from.join(name), disk.model().join(name)).unwrap();
+        }
+        let texts = WORDS.iter().map(|(text, _)| *text);
+        let tokenizer = tiny_tokenizer(Splitting::Words, Wrapping::Encoder, texts);
+        fs::write(disk.model().join("tokenizer.json"), tokenizer).unwrap();
+        let rows: Vec<String> = WORDS
+            .iter()
+            .map(|(text, label)| format!("{text},{label}\n"))
+            .collect();
+        fs::write(disk.data(), format!("text,label\n{}", rows.concat())).unwrap();
+        disk
+    }
+
+    fn model(&self) -> PathBuf {
+        self.folder.path().join("model")
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("rows.csv")
+    }
+
+    fn settings(&self, method: &str, config: Value) -> Settings {
+        Settings {
+            model: self.model(),
+            data: self.data(),
+            evaluation: Some(self.data()),
+            hold_out: 0.1,
+            method: (method.to_owned(), config),
+            targets: None,
+            task: None,
+            text: TextOptions {
+                max_length: 16,
+                ..TextOptions::default()
+            },
+            training: Training {
+                steps: Some(4),
+                batch_size: 4,
+                learning_rate: 0.01,
+                ..Training::default()
+            },
+            seed: 3,
+            device: "flex".to_owned(),
+            out: self.folder.path().join(method),
+        }
+    }
+
+    fn requests(&self, adapter: &Path) -> Requests {
+        Requests {
+            model: self.model(),
+            adapter: adapter.to_owned(),
+            input: self.data(),
+            task: None,
+            batch_size: 3,
+            generation: Generation::default(),
+            device: "flex".to_owned(),
+        }
+    }
+}
+
+fn answers(requests: &Requests) -> Vec<(String, f64)> {
+    let mut all = Vec::new();
+    predict(requests, |answer| {
+        all.push((answer.labels[0].clone(), answer.scores[0]));
+        Ok(())
+    })
+    .unwrap();
+    all
+}
+
+#[test]
+fn what_is_saved_answers_as_what_was_trained() {
+    let methods = [
+        ("lora", json!({"rank": 2}), true),
+        ("boft", json!({"blocks": {"size": 4}}), true),
+        ("ia3", json!({}), true),
+        (
+            "bottleneck-series",
+            json!({"after": "feed-forward", "width": 4}),
+            false,
+        ),
+        ("prefix-tuning", json!({"virtual-tokens": 3}), true),
+    ];
+    for model in ["bert", "llama"] {
+        let disk = Disk::new(model);
+        for (method, config, in_peft) in &methods {
+            let settings = disk.settings(method, config.clone());
+            let mut steps = 0;
+            let summary = adapt(&settings, &mut |step, _, _| steps = step).unwrap();
+            assert_eq!(steps, 4);
+            assert_eq!(summary.written == Written::Peft, *in_peft, "{method}");
+            assert!(summary.text().contains("accuracy"), "{}", summary.text());
+            let answered = answers(&disk.requests(&settings.out));
+            let right = answered.iter().zip(WORDS);
+            let right = right
+                .filter(|((found, _), (_, label))| found == label)
+                .count();
+            let accuracy = summary.after.0[0].1;
+            assert_eq!(
+                accuracy,
+                right as f64 / WORDS.len() as f64,
+                "{model} {method}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_merged_checkpoint_answers_as_its_adapter() {
+    let disk = Disk::new("bert");
+    let settings = disk.settings("lora", json!({"rank": 2}));
+    adapt(&settings, &mut |_, _, _| ()).unwrap();
+    let merged = disk.folder.path().join("merged");
+    merge_into(&disk.model(), &settings.out, &merged).unwrap();
+    let config: Value =
+        serde_json::from_str(&fs::read_to_string(merged.join("config.json")).unwrap()).unwrap();
+    assert_eq!(config["id2label"], json!({"0": "no", "1": "yes"}));
+    // An adapter of nothing on the merged model: a rank that is trained for no step.
+    let plain = Settings {
+        model: merged.clone(),
+        training: Training {
+            steps: Some(1),
+            learning_rate: 0.0,
+            ..settings.training.clone()
+        },
+        out: disk.folder.path().join("nothing"),
+        ..settings.clone()
+    };
+    adapt(&plain, &mut |_, _, _| ()).unwrap();
+    let requests = Requests {
+        model: merged,
+        ..disk.requests(&plain.out)
+    };
+    let (merged, active) = (answers(&requests), answers(&disk.requests(&settings.out)));
+    for ((label, score), (expected, close)) in merged.iter().zip(&active) {
+        assert_eq!(label, expected);
+        assert!((score - close).abs() < 1e-5, "{score} against {close}");
+    }
+}
+
+#[test]
+fn what_cannot_be_used_is_said_and_nothing_is_written() {
+    let disk = Disk::new("bert");
+    let settings = disk.settings("lora", json!({"rank": 2}));
+    let said = |settings: &Settings| {
+        let error = adapt(settings, &mut |_, _, _| ()).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{error}");
+        assert!(!settings.out.exists());
+        error.to_string()
+    };
+    let with_data = |text: &str| {
+        let path = disk.folder.path().join("other.csv");
+        fs::write(&path, text).unwrap();
+        Settings {
+            data: path,
+            ..settings.clone()
+        }
+    };
+    assert!(said(&with_data("")).contains("no rows"));
+    assert!(said(&with_data("words,label\na,b\n")).contains("words"));
+    let long = Settings {
+        text: TextOptions {
+            max_length: 10_000,
+            ..TextOptions::default()
+        },
+        ..with_data(&format!(
+            "text,label\n{},yes\nbad,no\n",
+            "good ".repeat(5000)
+        ))
+    };
+    assert!(said(&long).contains("positions"), "{}", said(&long));
+
+    let file = disk.model().join("model.safetensors");
+    let whole = fs::read(&file).unwrap();
+    fs::write(&file, &whole[..whole.len() - 9]).unwrap();
+    assert!(said(&settings).contains("truncated"));
+    fs::write(&file, &whole).unwrap();
+
+    adapt(&settings, &mut |_, _, _| ()).unwrap();
+    assert!(settings.out.join(CARD).exists());
+    let llama = Disk::new("llama");
+    let other = Requests {
+        model: llama.model(),
+        ..disk.requests(&settings.out)
+    };
+    let error = predict(&other, |_| Ok(())).unwrap_err();
+    assert!(error.to_string().contains("bert.encoder"), "{error}");
+    let again = adapt(&settings, &mut |_, _, _| ()).unwrap_err();
+    assert!(again.to_string().contains("not empty"), "{again}");
+}
