@@ -146,6 +146,7 @@ impl Input {
             mask: ints("in.attention_mask"),
             segments: ints("in.token_type_ids"),
             tasks,
+            prompt: None,
         }))
     }
 
