@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
-use engraft_core::{Gradients, Mode, Time, Trained, params};
+use engraft_core::{Mode, Time, Trained, params};
 
 use crate::batcher::Batches;
 use crate::curves::{Curves, Point};
