@@ -36,7 +36,13 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
             .num_key_value_heads
             .unwrap_or(config.num_attention_heads);
     let is = |name: &str| config.model_type == name;
-    let qkv_bias = config.attention_bias || is("qwen2");
+    // Transformers looks at these keys in some of the family only.
+    let attention_bias = config.attention_bias && !is("mistral");
+    let (qkv_bias, output_bias) = (
+        attention_bias || is("qwen2"),
+        attention_bias && !is("qwen2"),
+    );
+    let mlp_bias = config.mlp_bias && is("llama");
 
     let mut shapes = ModelShapes::default();
     // A bare `LlamaModel` has no prefix.
@@ -56,12 +62,7 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
         shapes.linear(&format!("{attention}.q_proj"), width, query, qkv_bias);
         shapes.linear(&format!("{attention}.k_proj"), width, key_value, qkv_bias);
         shapes.linear(&format!("{attention}.v_proj"), width, key_value, qkv_bias);
-        shapes.linear(
-            &format!("{attention}.o_proj"),
-            query,
-            width,
-            config.attention_bias,
-        );
+        shapes.linear(&format!("{attention}.o_proj"), query, width, output_bias);
         shapes.norm(&format!("{block}.post_attention_layernorm"), width, false);
         if is("gemma2") {
             shapes.norm(&format!("{block}.pre_feedforward_layernorm"), width, false);
@@ -70,19 +71,19 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
             &format!("{block}.mlp.gate_proj"),
             width,
             config.intermediate_size,
-            config.mlp_bias,
+            mlp_bias,
         );
         shapes.linear(
             &format!("{block}.mlp.up_proj"),
             width,
             config.intermediate_size,
-            config.mlp_bias,
+            mlp_bias,
         );
         shapes.linear(
             &format!("{block}.mlp.down_proj"),
             config.intermediate_size,
             width,
-            config.mlp_bias,
+            mlp_bias,
         );
         if is("gemma2") {
             shapes.norm(&format!("{block}.post_feedforward_layernorm"), width, false);
