@@ -222,7 +222,7 @@ impl CausalLm for Gpt2 {
         let lead = self
             .body
             .prompt
-            .sequence(token, &ctx.with_text(text))
+            .sequence(token, &ctx.with_text(&text.rows(&[0])))
             .dims()[1]
             - 1;
         let offsets = self
