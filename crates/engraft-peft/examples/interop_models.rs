@@ -24,7 +24,12 @@ fn cases() -> Vec<Case> {
     vec![
         ("llama", "lora", lora.clone(), &["q_proj", "down_proj"]),
         ("llama", "lora", lora.clone(), &["embed_tokens", "lm_head"]),
-        ("llama", "alora", json!({"rank": 4, "invocation": [7, 8]}), &["q_proj"]),
+        (
+            "llama",
+            "alora",
+            json!({"rank": 4, "invocation": [7, 8]}),
+            &["q_proj"],
+        ),
         ("llama", "trainable-tokens", tokens, &["embed_tokens"]),
         ("bert", "ia3", json!({}), &["key", "value"]),
         ("gpt2", "lora", lora, &["c_attn"]),

@@ -113,7 +113,9 @@ fn pairs(config: &Value, blocks: &[&SiteShape], name: &str) -> Vec<Pair> {
         return Vec::new();
     };
     let rank = size(config, "rank");
-    let inside = config["update"].as_u64().map_or(rank, |inside| inside as usize);
+    let inside = config["update"]
+        .as_u64()
+        .map_or(rank, |inside| inside as usize);
     let mut pairs = Vec::new();
     for (index, site) in blocks.iter().enumerate() {
         let block = site.path.strip_suffix(SITE).unwrap_or(&site.path);
@@ -179,7 +181,9 @@ fn pairs(config: &Value, blocks: &[&SiteShape], name: &str) -> Vec<Pair> {
 /// The sites of the model's blocks.
 fn blocks(shapes: &ModelShapes) -> Vec<&SiteShape> {
     let sites = shapes.sites.iter();
-    sites.filter(|site| site.kind == SiteKind::Sequence).collect()
+    sites
+        .filter(|site| site.kind == SiteKind::Sequence)
+        .collect()
 }
 
 impl WholeType for Shadow {
@@ -231,7 +235,9 @@ impl WholeType for Shadow {
         pairs.extend(extras.pairs(&params, shapes, &[], tensors));
         let prompt = shapes.sites.iter();
         let prompt = prompt.filter(|site| site.kind == SiteKind::Prompt).take(1);
-        let names = prompt.chain(sites).map(|site| fancy_regex::escape(&site.path).into_owned());
+        let names = prompt
+            .chain(sites)
+            .map(|site| fancy_regex::escape(&site.path).into_owned());
         let names: Vec<String> = names.collect();
         let targets = Targets {
             include: Include::Regex(names.join("|")),
@@ -270,7 +276,10 @@ impl WholeType for Shadow {
         let named: Vec<&str> = named.collect();
         let mut keys = table([
             ("r", config["rank"].clone()),
-            ("shadow_alpha", number(config["alpha"].as_f64().unwrap_or_default())),
+            (
+                "shadow_alpha",
+                number(config["alpha"].as_f64().unwrap_or_default()),
+            ),
             ("shadow_dropout", config["dropout"].clone()),
             ("update_hidden_size", config["update"].clone()),
             ("shadow_model", "mirror".into()),

@@ -50,7 +50,9 @@ impl BackboneConfig {
     /// The sentence for `Method::validate`.
     pub fn validate(&self) -> Result<(), String> {
         if [self.blocks, self.inner, self.heads, self.key_heads].contains(&0) {
-            return Err("backbone: found 0 blocks, heads or inner width, expected at least 1".to_owned());
+            return Err(
+                "backbone: found 0 blocks, heads or inner width, expected at least 1".to_owned(),
+            );
         }
         if self.heads % self.key_heads != 0 {
             return Err(format!(
@@ -89,7 +91,9 @@ impl BackboneConfig {
             .map(|(name, shape)| (format!("layers.{index}.{name}.weight"), shape))
         };
         let blocks = (0..self.blocks).flat_map(block);
-        blocks.chain([("norm.weight".to_owned(), [1, width])]).collect()
+        blocks
+            .chain([("norm.weight".to_owned(), [1, width])])
+            .collect()
     }
 
     pub(super) fn bank(&self, width: usize) -> Vec<BankSpec> {
@@ -191,7 +195,10 @@ fn weighing(embedded: &Tensor<3>, ctx: &Ctx) -> Weighing {
         let dims = [batch, 1, tokens, tokens];
         let rows = positions.clone().reshape([1, 1, tokens, 1]).expand(dims);
         let columns = positions.reshape([1, 1, 1, tokens]).expand(dims);
-        let absent = present.equal_elem(0).reshape([batch, 1, 1, tokens]).expand(dims);
+        let absent = present
+            .equal_elem(0)
+            .reshape([batch, 1, 1, tokens])
+            .expand(dims);
         let hidden = columns.greater(rows).bool_or(absent);
         let lowest = match embedded.dtype() {
             DType::F16 => -65_504.0,
