@@ -6,10 +6,10 @@
 use crate::adaptable::{Adaptable, Slot};
 use crate::adapted::Adapted;
 use crate::adapter::AnyAdapter;
+use crate::any_site::AnySite;
 use crate::base::FrozenBase;
 use crate::named::Named;
 use crate::set::Switch;
-use crate::site::AnySite;
 
 /// What was taken out of a slot.
 #[derive(Debug)]

@@ -5,10 +5,11 @@ use std::fmt;
 
 use crate::adaptable::{Adaptable, Slot};
 use crate::adapted::Adapted;
+use crate::any_site::AnySite;
 use crate::error::Result;
 use crate::evolve::{Reset, Time};
 use crate::gradients::Gradients;
-use crate::site::{AnySite, SiteAdapter, SiteGraft};
+use crate::site::{SiteAdapter, SiteGraft};
 
 /// A site adapter whose structure changes while it trains.
 pub trait EvolveSites: SiteGraft {

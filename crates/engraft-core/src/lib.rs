@@ -19,6 +19,7 @@ mod activation;
 mod adaptable;
 mod adapted;
 mod adapter;
+mod any_site;
 mod aside;
 mod bank;
 mod base;
@@ -76,6 +77,7 @@ pub use activation::Activation;
 pub use adaptable::{Adaptable, Slot, Slots};
 pub use adapted::{Adapted, Attachment, Injection, unknown_method};
 pub use adapter::{Adapter, AdapterOps, AnyAdapter, Graft, InitContext};
+pub use any_site::{AnySite, SiteOps};
 pub use bank::{Bank, BankSpec};
 pub use base::FrozenBase;
 pub use conv2d::{Conv2d, Image, Patches};
@@ -106,10 +108,7 @@ pub use selection::Selection;
 pub use set::{AdapterSet, Composition, Switch};
 pub use setup::{Average, Fuse, Piece, Setup};
 pub use shape::{Fold, LayerKind, LayerShape, ModelShapes, ParamShape, Part, SiteKind, SiteShape};
-pub use site::{
-    AnySite, AttentionView, ProjectHeads, ProjectKeysAndValues, Site, SiteAdapter, SiteGraft,
-    SiteOps,
-};
+pub use site::{AttentionView, ProjectHeads, ProjectKeysAndValues, Site, SiteAdapter, SiteGraft};
 pub use standardised::standardised;
 pub use statistics::{Calibration, Needs, Statistics};
 pub use sublayers::Sublayers;

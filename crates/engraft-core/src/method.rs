@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::adapter::{AnyAdapter, Graft, InitContext};
+use crate::any_site::AnySite;
 use crate::bank::BankSpec;
 use crate::base::FrozenBase;
 use crate::counts::Counts;
@@ -15,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::meta::{AtInit, MethodMeta};
 use crate::parts::Parts;
 use crate::shape::{LayerShape, ModelShapes, SiteKind, SiteShape};
-use crate::site::{AnySite, SiteGraft};
+use crate::site::SiteGraft;
 use crate::statistics::{Calibration, Needs};
 use crate::targets::{Overrides, Targets};
 

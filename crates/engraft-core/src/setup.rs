@@ -237,12 +237,12 @@ impl Setup {
                     return Err("weights that are not finite, or whose sum is zero".to_owned());
                 }
             }
-            Self::Split(pieces) | Self::BatchSplit(pieces) => {
-                if pieces.iter().any(|piece| piece.size == 0) {
-                    return Err(format!(
-                        "`{kind}` with a piece of size 0: expected at least 1"
-                    ));
-                }
+            Self::Split(pieces) | Self::BatchSplit(pieces)
+                if pieces.iter().any(|piece| piece.size == 0) =>
+            {
+                return Err(format!(
+                    "`{kind}` with a piece of size 0: expected at least 1"
+                ));
             }
             _ => {}
         }

@@ -87,7 +87,7 @@ impl ImageFolder {
                     reason: error.to_string(),
                 })?;
             for path in entries(class)? {
-                match reader(&path).and_then(|reader| Ok(reader.into_dimensions()?)) {
+                match reader(&path).and_then(|reader| reader.into_dimensions()) {
                     Ok(_) => files.push((path, label)),
                     Err(error) => tolerated.add(Problem::new(&path, 1, broken(&error)))?,
                 }

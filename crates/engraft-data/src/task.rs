@@ -199,8 +199,8 @@ impl Task {
             Self::MultiLabel(task) => task.prepare(source, columns),
             Self::TokenClassification(task) => task.prepare(source, columns),
             Self::CausalLanguage(task) => task.prepare(columns),
-            Self::MaskedLanguage(task) => task.prepare(&columns, tokens),
-            Self::Instruction(task) => task.prepare(&columns, tokens),
+            Self::MaskedLanguage(task) => task.prepare(columns, tokens),
+            Self::Instruction(task) => task.prepare(columns, tokens),
         }
     }
 

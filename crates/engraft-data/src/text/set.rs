@@ -122,6 +122,10 @@ impl TextSet {
             }
             set.rows += chunk.len();
             let path = &set.path;
+            #[expect(
+                clippy::result_large_err,
+                reason = "as large as the example that it takes the place of"
+            )]
             let encoded: Vec<Result<Example, Problem>> = chunk
                 .into_par_iter()
                 .map(|row| {

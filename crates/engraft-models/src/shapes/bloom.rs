@@ -22,6 +22,7 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
     let mut shapes = ModelShapes::default();
     let words = format!("{model}word_embeddings");
     shapes.embedding(&words, config.vocab_size, width);
+    shapes.prompt_site(&model, width);
     shapes.norm(&format!("{words}_layernorm"), width, true);
     for index in 0..config.n_layer {
         let block = format!("{model}h.{index}");

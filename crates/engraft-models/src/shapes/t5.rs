@@ -40,6 +40,7 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
     let config: Config = parse(config)?;
     let mut shapes = ModelShapes::default();
     shapes.embedding("shared", config.vocab_size, config.d_model);
+    shapes.prompt_site("encoder.", config.d_model);
     push_stack(
         &mut shapes,
         &config,
