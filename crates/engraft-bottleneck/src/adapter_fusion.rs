@@ -115,7 +115,7 @@ impl SiteGraft for AdapterFusionConfig {
         let zeros = |role| Param::from_tensor(ctx.tensor(Init::ZEROS, [d], role));
         let value = || {
             let entry = |place: usize| {
-                if place % (d + 1) == 0 {
+                if place.is_multiple_of(d + 1) {
                     1.0
                 } else {
                     OFF_DIAGONAL

@@ -20,6 +20,10 @@ use crate::shapes::bad;
 
 /// A model of `transformers`, from its `config.json`. Its paths are the variant's own.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one for a whole model, and its parts are matched by value"
+)]
 pub enum Pretrained {
     /// BERT, RoBERTa, XLM-R.
     Bert(Bert),

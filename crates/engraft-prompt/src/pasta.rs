@@ -65,7 +65,7 @@ impl Pasta {
     fn places(&self, text: &Text) -> Tensor<2, Int> {
         let is = |id: &u32| text.ids.clone().equal_elem(i64::from(*id)).int();
         let special = self.special.iter().map(is).reduce(|a, b| a + b);
-        let special = special.unwrap_or_else(|| text.ids.clone() * 0);
+        let special = special.unwrap_or_else(|| text.ids.zeros_like());
         let places = special.clone().cumsum(1) * special;
         let beyond = places.clone().greater_elem(self.vectors.dims()[0] as i64);
         places.mask_fill(beyond, 0)
@@ -172,7 +172,6 @@ impl Method for PastaConfig {
                 vectors: 1,
                 dropout: 0.2,
                 std: 0.0,
-                ..small
             },
         ]
     }

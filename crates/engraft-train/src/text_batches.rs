@@ -8,6 +8,9 @@ use engraft_data::{TextBatch, TextSet};
 use crate::batcher::Batches;
 use crate::error::Result;
 
+/// The epoch and the place in it of a window of batches.
+type Window = (u64, u64);
+
 /// Batches of a text set in shuffled epochs, with texts of similar length together.
 #[derive(Debug, Clone)]
 pub struct TextBatches {
@@ -15,7 +18,7 @@ pub struct TextBatches {
     order: Order,
     seed: u64,
     /// The window that was asked for last, and its batches.
-    held: Option<((u64, u64), Vec<Vec<usize>>)>,
+    held: Option<(Window, Vec<Vec<usize>>)>,
 }
 
 impl TextBatches {

@@ -304,7 +304,7 @@ mod tests {
                 line += 1 + row.concat().matches('\n').count() as u64;
             }
             let text = writer.into_inner().unwrap();
-            let found = read(&text, |path| Delimited::csv(path)).unwrap();
+            let found = read(&text, Delimited::csv).unwrap();
             let found: Vec<Row> = found.into_iter().map(Result::unwrap).collect();
             prop_assert_eq!(found.iter().map(texts).collect::<Vec<_>>(), rows);
             prop_assert_eq!(found.iter().map(|row| row.line).collect::<Vec<_>>(), lines);
@@ -314,7 +314,7 @@ mod tests {
     #[test]
     fn malformed_rows_have_their_line_and_the_next_row_is_read() {
         let text = b"\xef\xbb\xbfa,b\r\n1,2\r\n\r\n3\n\"x\ny\",5\n\"6\"7,8\n\xff,9\n10,11";
-        let rows = read(text, |path| Delimited::csv(path)).unwrap();
+        let rows = read(text, Delimited::csv).unwrap();
         let lines: Vec<u64> = rows
             .iter()
             .map(|row| {
@@ -349,11 +349,7 @@ mod tests {
 
     #[test]
     fn files_that_cannot_be_read_on_are_errors() {
-        let message = |text: &[u8]| {
-            read(text, |path| Delimited::csv(path))
-                .unwrap_err()
-                .to_string()
-        };
+        let message = |text: &[u8]| read(text, Delimited::csv).unwrap_err().to_string();
         assert!(message(b"").contains("found no rows"));
         assert!(message(b"a,a\n1,2").contains("column \"a\" twice"));
         assert!(message(b"a,b\n1,\"2\n3,4\n").contains("line 2: found a field whose quote"));

@@ -79,13 +79,18 @@ fn divided(tokens: &Tokens, batch: &TextBatch) -> Vec<(String, String)> {
     (0..batch.size)
         .map(|row| {
             let (mut prompt, mut answer) = (String::new(), String::new());
-            for place in row * batch.tokens..(row + 1) * batch.tokens {
-                let token = tokens.token(batch.ids[place] as u32).unwrap();
-                match labels[place] {
-                    _ if batch.mask[place] == 0 => assert_eq!(labels[place], IGNORED),
+            let span = row * batch.tokens..(row + 1) * batch.tokens;
+            let cells = labels[span.clone()]
+                .iter()
+                .zip(&batch.ids[span.clone()])
+                .zip(&batch.mask[span]);
+            for ((label, id), present) in cells {
+                let token = tokens.token(*id as u32).unwrap();
+                match *label {
+                    label if *present == 0 => assert_eq!(label, IGNORED),
                     IGNORED => prompt += &token,
                     label => {
-                        assert_eq!(label, batch.ids[place]);
+                        assert_eq!(label, *id);
                         answer += &token;
                     }
                 }

@@ -333,12 +333,15 @@ fn of_data(error: Error) -> engraft_train::Error {
     }
 }
 
+/// The epoch and the place in it of a window of batches.
+type Window = (u64, u64);
+
 /// The rows of each step, among those that are learned.
 struct Rows<'a> {
     data: &'a Data,
     order: Order,
     /// The window that was asked for last, and its batches.
-    held: Option<((u64, u64), Vec<Vec<usize>>)>,
+    held: Option<(Window, Vec<Vec<usize>>)>,
 }
 
 impl Batches for Rows<'_> {

@@ -35,9 +35,12 @@ fn parts(name: &str) -> (Vec<&str>, Vec<u64>) {
 /// The least and the greatest of each number of a name.
 type Spans = Vec<(u64, u64)>;
 
+/// What the tensors of a group have in common: the words of the name, shape and precision.
+type Key<'a> = (Vec<&'a str>, &'a [usize], &'a str);
+
 /// The groups of all files together, in the order of their names.
 pub fn groups<'a>(headers: impl Iterator<Item = &'a Header>) -> Vec<Group> {
-    let mut found: BTreeMap<(Vec<&str>, &[usize], &str), (Spans, usize)> = BTreeMap::new();
+    let mut found: BTreeMap<Key<'_>, (Spans, usize)> = BTreeMap::new();
     for (name, info) in headers.flat_map(|header| &header.tensors) {
         let (words, numbers) = parts(name);
         let key = (words, info.shape.as_slice(), info.dtype.as_str());
@@ -48,7 +51,7 @@ pub fn groups<'a>(headers: impl Iterator<Item = &'a Header>) -> Vec<Group> {
         }
         *count += 1;
     }
-    let group = |((words, shape, dtype), (spans, count)): ((Vec<&str>, &[usize], &str), _)| {
+    let group = |((words, shape, dtype), (spans, count)): (Key<'_>, _)| {
         let (spans, count): (Spans, usize) = (spans, count);
         let mut spans = spans.into_iter();
         let named: Vec<String> = words

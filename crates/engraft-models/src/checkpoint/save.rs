@@ -115,6 +115,10 @@ impl View for Stored<'_> {
         written(self.dtype).expect("a precision that was read, or that is computed in")
     }
 
+    #[expect(
+        clippy::misnamed_getters,
+        reason = "the file's shape is the stored one"
+    )]
     fn shape(&self) -> &[usize] {
         &self.wanted.stored
     }

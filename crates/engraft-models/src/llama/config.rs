@@ -81,7 +81,7 @@ impl LlamaConfig {
         }
         let heads = keys.num_attention_heads;
         let key_heads = keys.num_key_value_heads.unwrap_or(heads);
-        if heads == 0 || key_heads == 0 || heads % key_heads != 0 {
+        if heads == 0 || key_heads == 0 || !heads.is_multiple_of(key_heads) {
             return Err(bad(format!(
                 "found {heads} heads and {key_heads} heads of keys, expected a multiple"
             )));

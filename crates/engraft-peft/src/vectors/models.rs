@@ -122,15 +122,18 @@ pub(super) fn adapter(
 
 /// What goes into a model.
 enum Input {
-    Text(Text),
-    Image(Tensor<4>),
+    Text(Box<Text>),
+    Image(Box<Tensor<4>>),
 }
 
 impl Input {
     fn new(tensors: &Tensors, device: &Device) -> Result<Self, Stop> {
         if let Some(pixels) = tensors.get("in.pixel_values") {
             let pixels = pixels.clone().convert_dtype(DType::F32);
-            return Ok(Self::Image(Tensor::from_data(pixels, (device, DType::F32))));
+            return Ok(Self::Image(Box::new(Tensor::from_data(
+                pixels,
+                (device, DType::F32),
+            ))));
         }
         let ints = |key: &str| {
             let data = tensors.get(key)?.clone().convert_dtype(DType::I64);
@@ -141,19 +144,19 @@ impl Input {
             let data = data.clone().convert_dtype(DType::I64);
             Tensor::<1, Int>::from_data(data, device)
         });
-        Ok(Self::Text(Text {
+        Ok(Self::Text(Box::new(Text {
             ids,
             mask: ints("in.attention_mask"),
             segments: ints("in.token_type_ids"),
             tasks,
             prompt: None,
-        }))
+        })))
     }
 
     fn through(&self, model: &Pretrained, ctx: &Ctx) -> Result<Output, Stop> {
         match self {
             Self::Text(text) => model.forward(text, ctx),
-            Self::Image(pixels) => model.forward_image(pixels.clone(), ctx),
+            Self::Image(pixels) => model.forward_image((**pixels).clone(), ctx),
         }
         .map_err(fail)
     }

@@ -54,13 +54,13 @@ impl BackboneConfig {
                 "backbone: found 0 blocks, heads or inner width, expected at least 1".to_owned(),
             );
         }
-        if self.heads % self.key_heads != 0 {
+        if !self.heads.is_multiple_of(self.key_heads) {
             return Err(format!(
                 "backbone: found {} heads and {} heads of keys, expected a multiple",
                 self.heads, self.key_heads
             ));
         }
-        match self.head_width % 2 == 0 && self.head_width > 0 {
+        match self.head_width.is_multiple_of(2) && self.head_width > 0 {
             true => Ok(()),
             false => Err(format!(
                 "backbone: found heads of {} numbers, expected an even number",
