@@ -145,6 +145,7 @@ impl HfVit {
     /// # Panics
     /// If they do not fit the model; see [`check`](Self::check).
     pub fn forward(&self, pixels: Tensor<4>, ctx: &Ctx) -> Output {
+        let ctx = &ctx.with_grid(self.config.grid());
         let mut x = self.embeddings.forward(pixels, ctx);
         let mut lead = 0;
         for block in &self.layers {
