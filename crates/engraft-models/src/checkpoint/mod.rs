@@ -27,6 +27,7 @@ use burn::tensor::{DType, Device, TensorData};
 use engraft_core::{Error, Result};
 use engraft_tensor::Key;
 
+pub use files::weight_files;
 use files::{Files, file_error};
 pub use hub::locate;
 pub(crate) use names::Names;
