@@ -1,10 +1,10 @@
 //! OFT and COFT: orthogonal fine-tuning with a block-diagonal rotation.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 use engraft_core::{
     Adapter, Counts, Ctx, Family, FrozenBase, Gradient, Graft, Image, InitContext, LayerKind,
-    LayerShape, Method, MethodMeta, Parts, Patches, Result, check_dropout,
+    LayerShape, Lookup, Method, MethodMeta, Parts, Patches, Result, check_dropout,
 };
 use engraft_tensor::Init;
 use engraft_tensor::ops::{matmul, rotate, rotate_rows};
@@ -170,9 +170,9 @@ impl Adapter for Oft {
         self.outputs.apply(base, rotated)
     }
 
-    fn lookup(&self, indices: Tensor<1, Int>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
+    fn lookup(&self, rows: &Lookup, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
         // An embedding has no bias, and only the vectors that occur are rotated.
-        let vectors = base.weight.clone().select(0, indices);
+        let vectors = rows.of(base.weight.clone());
         self.outputs.retune(base, rotate(vectors, self.blocks(ctx)))
     }
 

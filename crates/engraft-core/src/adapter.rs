@@ -16,6 +16,7 @@ use crate::counts::Counts;
 use crate::ctx::Ctx;
 use crate::erased::Erased;
 use crate::error::{Error, Result};
+use crate::lookup::Lookup;
 use crate::shape::{LayerKind, LayerShape, ModelShapes};
 use crate::statistics::{Calibration, Needs, Statistics};
 use crate::targets::Overrides;
@@ -60,13 +61,13 @@ pub trait Adapter: Module + ModuleDisplay + Sync + 'static {
         None
     }
 
-    /// The activation form on an embedding: one row index of W per token to y [tokens, d_out], the
+    /// The activation form on an embedding: the row of W that each token looks up to y [tokens, d_out], the
     /// same as [`forward`](Self::forward) on one-hot rows. The default gathers from the weight
     /// form; low-rank methods override it so that only the rows that occur are computed.
-    fn lookup(&self, indices: Tensor<1, Int>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
+    fn lookup(&self, rows: &Lookup, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
         match self.effective(base, ctx) {
-            Ok(layer) => layer.lookup(indices),
-            Err(_) => self.forward(one_hot(indices, base), base, ctx),
+            Ok(layer) => layer.lookup(rows),
+            Err(_) => self.forward(one_hot(rows.indices(), base), base, ctx),
         }
     }
 
@@ -271,7 +272,7 @@ pub struct AdapterOps {
     additive: bool,
     update: fn(&dyn Any, Tensor<2>, &FrozenBase, &Ctx) -> Tensor<2>,
     factors: fn(&dyn Any, &Ctx) -> Option<Factors>,
-    lookup: fn(&dyn Any, Tensor<1, Int>, &FrozenBase, &Ctx) -> Tensor<2>,
+    lookup: fn(&dyn Any, &Lookup, &FrozenBase, &Ctx) -> Tensor<2>,
     tied: fn(&dyn Any, Tensor<2>, &FrozenBase, &Ctx) -> Tensor<2>,
     rebase: fn(&dyn Any, &FrozenBase) -> Option<FrozenBase>,
     penalty: fn(&dyn Any, &FrozenBase, &Ctx) -> Option<Tensor<1>>,
@@ -299,9 +300,7 @@ impl AnyAdapter {
                     additive: A::ADDITIVE,
                     update: |module, x, base, ctx| typed::<A>(module).update(x, base, ctx),
                     factors: |module, ctx| typed::<A>(module).factors(ctx),
-                    lookup: |module, indices, base, ctx| {
-                        typed::<A>(module).lookup(indices, base, ctx)
-                    },
+                    lookup: |module, rows, base, ctx| typed::<A>(module).lookup(rows, base, ctx),
                     tied: |module, x, base, ctx| typed::<A>(module).tied(x, base, ctx),
                     rebase: |module, base| typed::<A>(module).rebase(base),
                     penalty: |module, base, ctx| typed::<A>(module).penalty(base, ctx),
@@ -340,8 +339,8 @@ impl AnyAdapter {
     }
 
     /// See [`Adapter::lookup`].
-    pub fn lookup(&self, indices: Tensor<1, Int>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
-        (self.ops().lookup)(self.any(), indices, base, ctx)
+    pub fn lookup(&self, rows: &Lookup, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
+        (self.ops().lookup)(self.any(), rows, base, ctx)
     }
 
     /// See [`Adapter::tied`].

@@ -1,10 +1,11 @@
 //! The frozen layer that an adapter is grafted onto.
 
 use burn::module::Module;
-use burn::tensor::{DType, Device, Int, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
 use engraft_tensor::ops::{linear, matmul};
 
+use crate::lookup::Lookup;
 use crate::shape::LayerShape;
 
 /// Weight and bias of a layer, seen as the linear map y = x W + b.
@@ -35,8 +36,8 @@ impl FrozenBase {
     }
 
     /// y = W[i, :] + b for one index i per token: the rows of an embedding.
-    pub fn lookup(&self, indices: Tensor<1, Int>) -> Tensor<2> {
-        self.add_bias(self.weight.clone().select(0, indices))
+    pub fn lookup(&self, rows: &Lookup) -> Tensor<2> {
+        self.add_bias(rows.of(self.weight.clone()))
     }
 
     /// y = x W^T for tokens x: [tokens, d_out]: the output layer that shares an embedding's weight.

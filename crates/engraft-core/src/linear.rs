@@ -1,7 +1,7 @@
 //! The slot: a linear layer that adapters can be grafted onto.
 
 use burn::module::{Module, Param};
-use burn::tensor::{DType, Device, Int, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use engraft_tensor::{Init, Key};
 
 use crate::adapter::AnyAdapter;
@@ -9,6 +9,7 @@ use crate::base::FrozenBase;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
 use crate::input::Input;
+use crate::lookup::Lookup;
 use crate::named::Named;
 use crate::set::AdapterSet;
 
@@ -82,8 +83,8 @@ impl Linear {
     }
 
     /// y [tokens, d_out] for one row index of W per token: the layer as an embedding.
-    pub fn lookup(&self, indices: Tensor<1, Int>, ctx: &Ctx) -> Tensor<2> {
-        self.apply(Input::Indices(indices), ctx)
+    pub fn lookup(&self, rows: Lookup, ctx: &Ctx) -> Tensor<2> {
+        self.apply(Input::Rows(rows), ctx)
     }
 
     /// y [tokens, d_out] for tokens x [tokens, d_in].

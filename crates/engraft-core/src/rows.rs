@@ -149,7 +149,7 @@ impl Linear {
         }
         let added = match input {
             Input::Tokens(x) => self.added(rows, x, base, ctx),
-            Input::Indices(_) | Input::Tied(_) => None,
+            Input::Rows(_) | Input::Tied(_) => None,
         };
         added.unwrap_or_else(|| {
             rows.dispatch(input.tokens(), &input.device(), |group, members| {

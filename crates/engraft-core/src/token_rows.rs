@@ -8,6 +8,7 @@ use crate::base::FrozenBase;
 use crate::counts::Counts;
 use crate::ctx::Ctx;
 use crate::error::Result;
+use crate::lookup::Lookup;
 use crate::shape::{LayerKind, LayerShape};
 
 /// y = R[p(i), :] for the chosen tokens i, y = W[i, :] for all others.
@@ -153,13 +154,14 @@ impl Adapter for TokenRows {
     }
 
     /// Gathers the rows of the indices only.
-    fn lookup(&self, indices: Tensor<1, Int>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
+    fn lookup(&self, rows: &Lookup, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
         if self.columns {
             let layer = self.effective(base, ctx).expect("it has a weight form");
-            return layer.lookup(indices);
+            return layer.lookup(rows);
         }
-        let y = base.weight.clone().select(0, indices.clone());
-        base.add_bias(self.in_rows(y, self.places.clone().select(0, indices)))
+        let y = base.weight.clone().select(0, rows.indices());
+        let y = self.in_rows(y, self.places.clone().select(0, rows.indices()));
+        base.add_bias(rows.hold(y))
     }
 
     fn tied(&self, x: Tensor<2>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
@@ -212,7 +214,7 @@ mod tests {
             );
         }
         let indices = Tensor::<1, Int>::from_data([2, 2, 6, 5], &Device::default());
-        let found = moved.lookup(indices.clone(), &base, &ctx);
+        let found = moved.lookup(&Lookup::new(indices.clone()), &base, &ctx);
         assert_eq!(difference(found, weight.clone().select(0, indices)), 0.0);
         let x = normal([4, 3], "x");
         let tied = moved.tied(x.clone(), &base, &ctx);

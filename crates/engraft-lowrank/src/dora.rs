@@ -3,8 +3,9 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use engraft_core::{
-    Adapter, Counts, Ctx, Family, FrozenBase, Gradient, Graft, InitContext, LayerShape, Method,
-    MethodMeta, Parts, Result, Scaling, check_dropout, dropout, positive_rank, refuse_dropout,
+    Adapter, Counts, Ctx, Family, FrozenBase, Gradient, Graft, InitContext, LayerShape, Lookup,
+    Method, MethodMeta, Parts, Result, Scaling, check_dropout, dropout, positive_rank,
+    refuse_dropout,
 };
 use engraft_tensor::Init;
 use engraft_tensor::ops::{column_norms, low_rank, matmul, scaled_columns};
@@ -115,6 +116,13 @@ impl Adapter for Dora {
             return base.forward(x) - taken + scaled_columns(changed(dropped, weight), gain, None);
         }
         scaled_columns(changed(x, weight), gain, base.bias.clone())
+    }
+
+    /// Only the norm is over the whole vocabulary. There is no dropout on indices.
+    fn lookup(&self, rows: &Lookup, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
+        let added = rows.of(self.a.val()).matmul(self.b.val()) * self.scaling;
+        let v = rows.of(base.weight.clone()) + added;
+        base.add_bias(v * self.gain(base).unsqueeze())
     }
 
     fn surrogate(&self, base: &FrozenBase) -> Self {

@@ -1,10 +1,11 @@
 //! DyLoRA: one training run for every rank.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 use engraft_core::{
-    Adapter, Counts, Ctx, Family, FrozenBase, Gradient, Graft, InitContext, LayerShape, Method,
-    MethodMeta, Mode, Parts, Result, admit_rank, check_dropout, positive_rank, refuse_dropout,
+    Adapter, Counts, Ctx, Family, FrozenBase, Gradient, Graft, InitContext, LayerShape, Lookup,
+    Method, MethodMeta, Mode, Parts, Result, admit_rank, check_dropout, positive_rank,
+    refuse_dropout,
 };
 use engraft_tensor::{Init, Key};
 use serde::{Deserialize, Serialize};
@@ -153,9 +154,9 @@ impl Adapter for Dylora {
     }
 
     /// Gathers rows of A. There is no dropout on indices.
-    fn lookup(&self, indices: Tensor<1, Int>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
+    fn lookup(&self, rows: &Lookup, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
         let (a, b) = self.factors(ctx);
-        base.lookup(indices.clone()) + a.select(0, indices).matmul(b)
+        base.lookup(rows) + rows.of(a).matmul(b)
     }
 
     fn surrogate(&self, _: &FrozenBase) -> Self {

@@ -1,10 +1,10 @@
 //! HiRA: Hadamard high-rank adaptation.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 use engraft_core::{
-    Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method, MethodMeta,
-    Parts, Result, check_dropout, dropout, positive_rank, refuse_dropout,
+    Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Lookup, Method,
+    MethodMeta, Parts, Result, check_dropout, dropout, positive_rank, refuse_dropout,
 };
 use engraft_tensor::Init;
 use engraft_tensor::ops::{linear, matmul, modulated};
@@ -80,9 +80,9 @@ impl Adapter for Hira {
     }
 
     /// Only the rows that occur are formed. There is no dropout on indices.
-    fn lookup(&self, indices: Tensor<1, Int>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
-        let gain = self.a.val().select(0, indices.clone()).matmul(self.b.val()) + 1.0;
-        base.add_bias(base.weight.clone().select(0, indices) * gain)
+    fn lookup(&self, rows: &Lookup, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
+        let gain = rows.of(self.a.val()).matmul(self.b.val()) + 1.0;
+        base.add_bias(rows.of(base.weight.clone()) * gain)
     }
 }
 
@@ -186,8 +186,9 @@ mod tests {
         let base = trial::base(7, 4, false);
         let hira = trial::moved(&HiraConfig::default(), &base);
         let indices = Tensor::from_data(TensorData::new(vec![6i64, 0, 6], [3]), &base.device());
+        let rows = Lookup::new(indices);
         let effective = hira.effective(&base, &Ctx::default()).unwrap();
-        let found = hira.lookup(indices.clone(), &base, &Ctx::default());
-        compare::close("rows", &found, &effective.lookup(indices), 32).unwrap();
+        let found = hira.lookup(&rows, &base, &Ctx::default());
+        compare::close("rows", &found, &effective.lookup(&rows), 32).unwrap();
     }
 }

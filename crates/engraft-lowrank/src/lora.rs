@@ -1,10 +1,10 @@
 //! LoRA: low-rank adaptation.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 use engraft_core::{
-    Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Method, MethodMeta,
-    Parts, Result, Scaling, check_dropout, dropout, positive_rank, refuse_dropout,
+    Adapter, Counts, Ctx, Family, FrozenBase, Graft, InitContext, LayerShape, Lookup, Method,
+    MethodMeta, Parts, Result, Scaling, check_dropout, dropout, positive_rank, refuse_dropout,
 };
 use engraft_tensor::Init;
 use engraft_tensor::ops::{Factors, low_rank, low_rank_update};
@@ -146,9 +146,9 @@ impl Adapter for Lora {
 
     /// Gathers rows of A: nothing of the vocabulary's size is formed. There is no dropout on
     /// indices.
-    fn lookup(&self, indices: Tensor<1, Int>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
-        let narrow = self.a.val().select(0, indices.clone()) * self.scaling;
-        let y = base.lookup(indices) + narrow.matmul(self.b.val());
+    fn lookup(&self, rows: &Lookup, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
+        let narrow = rows.of(self.a.val()) * self.scaling;
+        let y = base.lookup(rows) + narrow.matmul(self.b.val());
         match &self.c {
             Some(c) => y + (c.val() * self.scaling).unsqueeze(),
             None => y,

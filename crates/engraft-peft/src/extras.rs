@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use burn::tensor::TensorData;
-use engraft_core::{LayerShape, ModelShapes};
+use engraft_core::{LayerKind, LayerShape, ModelShapes};
 
 use crate::config::Reader;
 use crate::error::{Error, Result};
@@ -146,7 +146,12 @@ impl Extras {
                 .find(|layer| last == "weight" && layer.path == module);
             let (shape, layout) = match weight {
                 Some(layer)
-                    if self.is_in_out(layer, stored.as_deref(), shapes.is_head(&layer.path)) =>
+                    if layer.kind == LayerKind::Embedding
+                        || self.is_in_out(
+                            layer,
+                            stored.as_deref(),
+                            shapes.is_head(&layer.path),
+                        ) =>
                 {
                     (vec![layer.d_in, layer.d_out], Layout::Same)
                 }

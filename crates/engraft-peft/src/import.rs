@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::adapter::PeftAdapter;
 use crate::base_weights;
 use crate::config::Reader;
+use crate::copies;
 use crate::error::{Error, Result};
 use crate::experts;
 use crate::extras::Extras;
@@ -58,6 +59,8 @@ pub struct Import {
     pub(crate) layers: Vec<Configured>,
     /// PEFT's keys of tensors that were grown from a seed.
     pub(crate) grown: Vec<String>,
+    /// PEFT's keys of tensors that say what others say.
+    pub(crate) copies: Vec<String>,
     /// Weights of the model that came with the adapter, by path.
     base: BTreeMap<String, TensorData>,
     /// Parameters that the method computes from the base.
@@ -190,6 +193,7 @@ pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) ->
     pairs.extend(unsaved);
     pairs.extend(extras.pairs(&params, shapes, &layers, &found));
     pairs.extend(tokens::pairs(&tokens, shapes, name));
+    let copies = copies::take(&mut found, &mut pairs);
     let tensors = field::to_own(&pairs, &found)?;
 
     let chosen: Vec<&str> = layers.iter().map(|layer| layer.path.as_str()).collect();
@@ -225,6 +229,7 @@ pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) ->
         kind: kind.name(),
         layers: configured,
         grown,
+        copies,
         base,
         derived: kind.derived(settings.method),
     })
@@ -262,6 +267,7 @@ fn import_whole(
         kind: kind.name(),
         layers: Vec::new(),
         grown: Vec::new(),
+        copies: Vec::new(),
         base: BTreeMap::new(),
         derived,
     })

@@ -12,6 +12,7 @@ mod adapter;
 mod base_weights;
 mod config;
 mod convert;
+mod copies;
 mod error;
 mod experts;
 mod export;

@@ -3,8 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use engraft_core::{
-    AttentionView, Ctx, Embedding, LayerKind, LayerShape, Linear, ModelShapes, Part, Site,
-    SiteKind, Slots,
+    AttentionView, Ctx, Embedding, LayerKind, LayerShape, ModelShapes, Part, Site, SiteKind, Slots,
 };
 use engraft_tensor::ops::{self, Weighing, attention};
 use engraft_tensor::{Init, Key};
@@ -60,9 +59,7 @@ impl Front {
             attended: Site::default(),
         };
         Self {
-            words: Embedding {
-                linear: Linear::from_tensors(draw([WORDS, width], "words"), None),
-            },
+            words: Embedding::new(draw([WORDS, width], "words")),
             prompt: Site::default(),
             layers: (0..LAYERS).map(layer).collect(),
         }

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::activation::Activation;
-use crate::shapes::{bad, parse};
+use crate::shapes::{bad, padding_token, parse};
 use crate::task::Task;
 
 /// A `config.json` of BERT, RoBERTa or XLM-R.
@@ -38,7 +38,6 @@ pub(super) struct Keys {
     initializer_range: f64,
     #[serde(default = "tiny")]
     pub layer_norm_eps: f64,
-    pad_token_id: Option<usize>,
     tie_word_embeddings: Option<bool>,
     position_embedding_type: Option<String>,
     #[serde(default)]
@@ -166,17 +165,19 @@ impl BertConfig {
         self.keys.tie_word_embeddings.unwrap_or(true)
     }
 
-    /// The token that RoBERTa gives no position.
-    pub(super) fn padding(&self) -> usize {
-        self.keys.pad_token_id.unwrap_or(1)
+    /// The token of padding, whose embedding learns nothing; RoBERTa gives it no position.
+    pub(super) fn padding(&self) -> Option<usize> {
+        padding_token(&self.json, Some(usize::from(self.is_roberta())))
+    }
+
+    /// The index of the position that padding has in RoBERTa.
+    pub(super) fn padding_position(&self) -> Option<usize> {
+        self.is_roberta().then(|| self.padding().unwrap_or(1))
     }
 
     /// Positions before the first token's.
     pub(super) fn first_position(&self) -> usize {
-        match self.is_roberta() {
-            true => self.padding() + 1,
-            false => 0,
-        }
+        self.padding_position().map_or(0, |padding| padding + 1)
     }
 
     pub(crate) fn std(&self) -> f64 {

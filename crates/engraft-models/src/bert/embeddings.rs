@@ -35,17 +35,17 @@ impl Embeddings {
         let (keys, width) = (&config.keys, config.keys.hidden_size);
         let segments = keys.type_vocab_size;
         Self {
-            words: builder.embedding("word_embeddings", keys.vocab_size, width),
-            positions: builder.embedding(
-                "position_embeddings",
-                keys.max_position_embeddings,
-                width,
-            ),
+            words: builder
+                .embedding("word_embeddings", keys.vocab_size, width)
+                .with_padding(config.padding()),
+            positions: builder
+                .embedding("position_embeddings", keys.max_position_embeddings, width)
+                .with_padding(config.padding_position()),
             segments: (segments > 0)
                 .then(|| builder.embedding("token_type_embeddings", segments, width)),
             norm: Norm::new("LayerNorm", width, keys.layer_norm_eps, &mut builder),
             dropout: Dropout::new(builder.path(), keys.hidden_dropout_prob),
-            padding: config.is_roberta().then(|| config.padding()),
+            padding: config.padding_position(),
         }
     }
 

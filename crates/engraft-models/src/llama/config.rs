@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::activation::Activation;
 use crate::decoder::{HeadConfig, RmsNormConfig, Rope};
-use crate::shapes::{bad, parse};
+use crate::shapes::{bad, padding_token, parse};
 
 /// The configuration of a Llama, Mistral, Qwen2, Qwen3 or Gemma, from its `config.json`.
 #[derive(Debug, Clone)]
@@ -34,6 +34,8 @@ pub struct LlamaConfig {
     pub(crate) head: HeadConfig,
     /// What embedded tokens are multiplied with.
     pub(crate) embedding_scale: Option<f64>,
+    /// The token of padding, whose embedding learns nothing.
+    pub(crate) padding: Option<usize>,
     std: f64,
 }
 
@@ -125,6 +127,7 @@ impl LlamaConfig {
             head: HeadConfig::new(json, is("gemma"), "score")?,
             embedding_scale: is("gemma").then(|| (keys.hidden_size as f64).sqrt()),
             std: keys.initializer_range.unwrap_or(0.02),
+            padding: padding_token(json, is("gemma").then_some(0)),
             json: json.clone(),
         })
     }

@@ -85,7 +85,9 @@ impl Llama {
         } = *config;
         let mut inside = builder.within(prefix(config));
         let body = LlamaBody {
-            embed_tokens: inside.embedding("embed_tokens", vocabulary, width),
+            embed_tokens: inside
+                .embedding("embed_tokens", vocabulary, width)
+                .with_padding(config.padding),
             prompt: Site::default(),
             layers: (0..config.blocks())
                 .map(|index| LlamaBlock::new(config, index, &mut inside.within("layers")))

@@ -141,9 +141,7 @@ impl<'a> Builder<'a> {
     pub fn embedding(&mut self, name: &str, rows: usize, width: usize) -> Embedding {
         let init = Init::Normal { std: self.std };
         let table = self.within(name).plain("weight", [rows, width], init);
-        Embedding {
-            linear: Linear::from_tensors(table, None),
-        }
+        Embedding::new(table)
     }
 
     /// A parameter that is stored as it is.

@@ -66,6 +66,14 @@ pub(crate) fn from_value(config: &Value) -> Result<ModelShapes> {
     Ok(shapes)
 }
 
+/// The token of padding that a `config.json` names, or the architecture's.
+pub(crate) fn padding_token(config: &Value, default: Option<usize>) -> Option<usize> {
+    match config.get("pad_token_id") {
+        None => default,
+        Some(token) => token.as_u64().and_then(|token| usize::try_from(token).ok()),
+    }
+}
+
 /// The keys that a family needs; others are ignored, because a config.json holds many.
 pub(crate) fn parse<T: DeserializeOwned>(config: &Value) -> Result<T> {
     T::deserialize(config).map_err(|error| bad(error.to_string()))

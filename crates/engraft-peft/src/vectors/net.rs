@@ -251,9 +251,7 @@ impl Network {
 
     fn embedding(&self) -> Embedding {
         let linear = self.layers.get("emb").expect("read from the case");
-        Embedding {
-            linear: linear.clone(),
-        }
+        linear.clone().into()
     }
 
     /// Tokens [n, d_in] to [n, d_out] through all layers.
