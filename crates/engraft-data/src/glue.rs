@@ -52,6 +52,16 @@ pub enum Part {
     TestMismatched,
 }
 
+impl Part {
+    const ALL: [Self; 5] = [
+        Self::Train,
+        Self::Dev,
+        Self::DevMismatched,
+        Self::Test,
+        Self::TestMismatched,
+    ];
+}
+
 use GlueTask::{Ax, Cola, Mnli, Mrpc, Qnli, Qqp, Rte, Sst2, Stsb, Wnli};
 
 const ENTAILMENT: &[&str] = &["entailment", "not_entailment"];
@@ -182,7 +192,8 @@ pub struct Glue {
 }
 
 impl Glue {
-    /// The task of a directory that has its name, or of `task` inside of the benchmark's directory.
+    /// The task of a directory that has its name; or `task`, in the benchmark's directory or in a
+    /// directory of another name.
     ///
     /// # Errors
     /// A name that is not a task's, or no such directory.
@@ -196,7 +207,18 @@ impl Glue {
             Some(task) if GlueTask::named(name).is_ok_and(|named| named == task) => {
                 (task, directory.to_owned())
             }
-            Some(task) => (task, directory.join(task.directory())),
+            Some(task) => {
+                let inside = directory.join(task.directory());
+                let is_inside = inside.is_dir();
+                (
+                    task,
+                    if is_inside {
+                        inside
+                    } else {
+                        directory.to_owned()
+                    },
+                )
+            }
         };
         match std::fs::metadata(&directory) {
             Ok(_) => Ok(Self { task, directory }),
@@ -207,19 +229,51 @@ impl Glue {
         }
     }
 
+    /// The task and the part that a file is by its name and that of its directory.
+    pub fn file(path: &Path) -> Option<(Self, Part)> {
+        let directory = path.parent()?;
+        let task = GlueTask::named(directory.file_name()?.to_str()?).ok()?;
+        let part = Part::ALL
+            .into_iter()
+            .find(|part| task.file(*part).is_some_and(|name| path.ends_with(name)))?;
+        let directory = directory.to_owned();
+        Some((Self { task, directory }, part))
+    }
+
+    /// The parts to evaluate on, with their names where there are several: MNLI's.
+    pub fn evaluation(&self) -> &'static [(Option<&'static str>, Part)] {
+        match self.task {
+            Mnli => &[
+                (Some("matched"), Part::Dev),
+                (Some("mismatched"), Part::DevMismatched),
+            ],
+            _ => &[(None, Part::Dev)],
+        }
+    }
+
     /// A file of the task: tab-separated, not quoted, with a header except CoLA's labelled files.
     ///
     /// # Errors
-    /// A part that the task does not have.
+    /// A part that the task does not have, or a file that is not there.
     pub fn part(&self, part: Part) -> Result<Delimited> {
         let Some(file) = self.task.file(part) else {
-            let reason = format!("the task has no part {part:?}");
+            let reason = format!("{} has no part {part:?}", self.task.directory());
             return Err(DataError::File {
                 path: self.directory.clone(),
                 reason,
             });
         };
-        let source = Delimited::tsv(self.directory.join(file));
+        let path = self.directory.join(file);
+        if !path.is_file() {
+            return Err(DataError::File {
+                path: self.directory.clone(),
+                reason: format!(
+                    "found no {file} in it, expected GLUE's layout of {}",
+                    self.task.directory()
+                ),
+            });
+        }
+        let source = Delimited::tsv(path);
         Ok(match (self.task, part) {
             (Cola, Part::Train | Part::Dev) => {
                 source.with_columns(["source", "label", "star", "sentence"])
@@ -294,6 +348,7 @@ mod tests {
             std::fs::write(&file, text.trim_start_matches('\n')).unwrap();
             let glue = Glue::open(&directory, None).unwrap();
             assert_eq!(glue, Glue::open(root.path(), Some(task)).unwrap());
+            assert_eq!(Glue::file(&file), Some((glue.clone(), part)));
             let source = glue.part(part).unwrap();
             if task == Ax {
                 continue;
@@ -340,6 +395,14 @@ mod tests {
         let set = read(1).unwrap();
         assert_eq!((set.len(), set.rows, set.problems[0].line), (1, 2, 2));
         assert!(glue.part(Part::DevMismatched).is_err());
+        let message = glue.part(Part::Dev).unwrap_err().to_string();
+        assert!(message.contains("found no dev.tsv"), "{message}");
+        let other = root.path().join("pairs");
+        std::fs::rename(&directory, &other).unwrap();
+        assert!(Glue::open(&other, None).is_err());
+        let glue = Glue::open(&other, Some(Qqp)).unwrap();
+        assert!(glue.part(Part::Train).is_ok());
+        assert_eq!(Glue::file(&other.join("train.tsv")), None);
         let message = GlueTask::named("SST2x").unwrap_err().to_string();
         assert!(message.contains("the nearest is \"SST-2\""), "{message}");
     }

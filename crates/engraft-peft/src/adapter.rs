@@ -88,11 +88,12 @@ impl PeftAdapter {
         self
     }
 
-    /// The same for a model of this name or in this directory, where PEFT looks for it.
-    pub fn for_model(mut self, model: &str) -> Self {
-        self.config
-            .keys
-            .insert("base_model_name_or_path".to_owned(), model.into());
+    /// The same for a model of this name or in this directory, where PEFT looks for it, and of this
+    /// revision if one is named.
+    pub fn for_model(mut self, model: &str, revision: Option<&str>) -> Self {
+        let keys = &mut self.config.keys;
+        keys.insert("base_model_name_or_path".to_owned(), model.into());
+        keys.insert("revision".to_owned(), revision.into());
         self
     }
 

@@ -40,8 +40,18 @@ impl Forward {
         }
     }
 
-    /// The feature that builds in the device these arguments ask for.
-    fn feature(&self) -> Option<&'static str> {
+    /// The features that build in what these arguments ask for.
+    fn features(&self) -> Vec<&'static str> {
+        // "cuda:1" names the second device of its kind.
+        let kind = self.device().and_then(|device| device.split(':').next());
+        let is_kind = |feature: &&&str| kind == Some(**feature);
+        let device = DEVICE_FEATURES.iter().find(is_kind).copied();
+        let hub = self.arguments.iter().any(|word| word == "--hub");
+        device.into_iter().chain(hub.then_some("hub")).collect()
+    }
+
+    /// The device, if the arguments name one.
+    fn device(&self) -> Option<&str> {
         let mut words = self
             .arguments
             .iter()
@@ -54,18 +64,17 @@ impl Forward {
                 _ => {}
             }
         }
-        // "cuda:1" names the second device of its kind.
-        let kind = device?.split(':').next()?;
-        DEVICE_FEATURES
-            .iter()
-            .find(|feature| **feature == kind)
-            .copied()
+        device
     }
 }
 
 impl Run for Forward {
     fn run(self) -> Result<(), XtaskError> {
-        let feature = self.feature().map(|feature| format!("{BINARY}/{feature}"));
+        let features = self.features();
+        let features: Vec<String> = features
+            .iter()
+            .map(|feature| format!("{BINARY}/{feature}"))
+            .collect();
         let manifest = workspace::root()?.join("Cargo.toml");
         // Without `--package`, the features of all crates together hold, as they do in
         // `cargo test --workspace`: Burn is compiled once for both.
@@ -76,7 +85,7 @@ impl Run for Forward {
                 .arg("--manifest-path")
                 .arg(&manifest)
                 .args(["--bin", BINARY]);
-            cargo.args(feature.iter().flat_map(|feature| ["--features", feature]));
+            cargo.args(features.iter().flat_map(|feature| ["--features", feature]));
             cargo
         };
         // A build of minutes shows its progress; one of seconds stays silent.
@@ -84,7 +93,7 @@ impl Run for Forward {
         if first_build {
             eprintln!("building {BINARY} (first build about 10 minutes)");
         }
-        if first_build || feature.is_some() {
+        if first_build || !features.is_empty() {
             process::run(&mut cargo(&["build"]))?;
         }
         process::run(cargo(&["run", "--quiet"]).arg("--").args(self.arguments))
@@ -102,18 +111,24 @@ fn is_built() -> bool {
 mod tests {
     use super::*;
 
-    fn feature(arguments: &str) -> Option<&'static str> {
-        Forward::new("run-experiment", arguments.split(' ').map(OsString::from)).feature()
+    fn features(arguments: &str) -> Vec<&'static str> {
+        Forward::new("run-experiment", arguments.split(' ').map(OsString::from)).features()
     }
 
     #[test]
     fn the_device_selects_the_feature_that_builds_it_in() {
+        assert_eq!(features("quickstart --device ndarray --quick"), ["ndarray"]);
+        assert_eq!(features("quickstart --device=wgpu"), ["wgpu"]);
+        assert_eq!(features("quickstart --device cuda:1"), ["cuda"]);
+    }
+
+    #[test]
+    fn the_hub_is_built_in_on_request() {
         assert_eq!(
-            feature("quickstart --device ndarray --quick"),
-            Some("ndarray")
+            features("--hub --model owner/name --device wgpu"),
+            ["wgpu", "hub"]
         );
-        assert_eq!(feature("quickstart --device=wgpu"), Some("wgpu"));
-        assert_eq!(feature("quickstart --device cuda:1"), Some("cuda"));
+        assert!(features("--model owner/name").is_empty());
     }
 
     #[test]
@@ -125,7 +140,7 @@ mod tests {
             "--device",
             "ndarray",
         ] {
-            assert_eq!(feature(arguments), None, "{arguments}");
+            assert!(features(arguments).is_empty(), "{arguments}");
         }
     }
 }

@@ -42,7 +42,12 @@ const ROLES: [&str; 4] = ["system", "user", "assistant", "tool"];
 
 impl Instruction {
     pub(super) fn prepare(&self, columns: &Columns, tokens: &Tokens) -> Result<Prepared> {
-        let metrics = [Metric::ExactMatch, Metric::RougeL, Metric::Perplexity];
+        let metrics = [
+            Metric::ExactMatch,
+            Metric::RougeL,
+            Metric::Bleu,
+            Metric::Perplexity,
+        ];
         let single = self.template.is_some() || self.completion.is_some();
         let messages = match &self.messages {
             Some(column) => Some(columns.given(column)?),
@@ -115,12 +120,13 @@ impl Answer {
 impl Encode for Answer {
     fn encode(&self, row: &Row, tokens: &Tokens, labelled: bool) -> Result<Example, RowError> {
         let prompt = self.template.fill(row)?;
-        let answer = match (&self.completion, labelled) {
-            (Some(column), true) => row.text(column)?,
-            _ => "",
-        };
-        let parts = [(prompt.as_str(), false), (answer, true)];
-        encode(row, tokens, &parts, labelled)
+        let column = self.completion.as_deref().unwrap_or_default();
+        if labelled {
+            let parts = [(prompt.as_str(), false), (row.text(column)?, true)];
+            return encode(row, tokens, &parts, true);
+        }
+        let request = encode(row, tokens, &[(prompt.as_str(), false)], false)?;
+        expecting(request, row.text(column).ok(), tokens)
     }
 }
 
@@ -169,16 +175,37 @@ impl Encode for Conversation {
         if labelled && !parts.iter().any(|(_, learned)| *learned) {
             return Err(RowError::NoAnswer);
         }
+        let mut expected = None;
         if !labelled {
             // A request ends where the assistant is to begin.
-            parts.push((self.before.replace("{role}", "assistant"), false));
+            if parts.last().is_some_and(|(_, learned)| *learned) {
+                expected = parts.pop();
+            } else {
+                parts.push((self.before.replace("{role}", "assistant"), false));
+            }
         }
         let parts: Vec<(&str, bool)> = parts
             .iter()
             .map(|(text, learned)| (text.as_str(), *learned))
             .collect();
-        encode(row, tokens, &parts, labelled)
+        let example = encode(row, tokens, &parts, labelled)?;
+        expecting(
+            example,
+            expected.as_ref().map(|(text, _)| text.as_str()),
+            tokens,
+        )
     }
+}
+
+/// A request with the answer that is expected, if one is.
+fn expecting(request: Example, answer: Option<&str>, tokens: &Tokens) -> Result<Example, RowError> {
+    Ok(match answer.filter(|answer| !answer.trim().is_empty()) {
+        Some(answer) => Example {
+            target: Target::Answer(tokens.encode_bare(answer)?),
+            ..request
+        },
+        None => request,
+    })
 }
 
 /// The text of the parts as one, so that tokens are those of a plain text; a token is learned if it

@@ -20,6 +20,8 @@ pub enum Targets {
     /// A label for each token, `[size, tokens]`, row-major; [`IGNORED`] where there is none. To learn
     /// the next token, the labels at 1.. are compared with the outputs at ..tokens - 1.
     Tokens(Vec<i64>),
+    /// Of requests: the tokens that are expected to follow each; none where that is not known.
+    Answers(Vec<Vec<u32>>),
 }
 
 /// Sequences padded to the longest of them. All fields are row-major.
@@ -78,7 +80,13 @@ impl TextBatch {
                 .first()
                 .map_or(&Target::None, |first| &first.target)
             {
-                Target::None => Targets::None,
+                _ if examples.iter().any(|example| answer(example).is_some()) => {
+                    let answers = examples
+                        .iter()
+                        .map(|example| answer(example).unwrap_or_default());
+                    Targets::Answers(answers.map(<[u32]>::to_vec).collect())
+                }
+                Target::None | Target::Answer(_) => Targets::None,
                 Target::Class(_) => Targets::Classes(examples.iter().map(class).collect()),
                 Target::Values(first) => Targets::Values {
                     values: examples.iter().flat_map(values).copied().collect(),
@@ -95,6 +103,13 @@ fn class(example: &Example) -> i64 {
     match example.target {
         Target::Class(class) => class.into(),
         _ => IGNORED,
+    }
+}
+
+fn answer(example: &Example) -> Option<&[u32]> {
+    match &example.target {
+        Target::Answer(ids) => Some(ids),
+        _ => None,
     }
 }
 
@@ -146,5 +161,13 @@ mod tests {
             }
         );
         assert_eq!(TextBatch::new(&[], 0, Side::Right).tokens, 0);
+        let asked = [
+            example(&[1], Target::None),
+            example(&[2], Target::Answer(vec![3, 4])),
+        ];
+        assert_eq!(
+            TextBatch::new(&asked, 0, Side::Left).targets,
+            Targets::Answers(vec![Vec::new(), vec![3, 4]])
+        );
     }
 }

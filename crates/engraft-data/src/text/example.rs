@@ -16,6 +16,8 @@ pub enum Target {
     Tokens(Vec<i64>),
     /// Each token is its own label.
     Same,
+    /// Of a request: the tokens that are expected to follow.
+    Answer(Vec<u32>),
 }
 
 /// A tokenized row.
@@ -43,6 +45,7 @@ impl Example {
             Target::Values(values) => (2, values.len()),
             Target::Tokens(_) => (3, 0),
             Target::Same => (4, 0),
+            Target::Answer(ids) => (5, ids.len()),
         };
         put(
             bytes,
@@ -69,6 +72,7 @@ impl Example {
                     .iter()
                     .for_each(|label| put(bytes, (label + 1).max(0) as u64));
             }
+            Target::Answer(ids) => ids.iter().for_each(|id| put(bytes, u64::from(*id))),
         }
     }
 
@@ -102,7 +106,8 @@ impl Example {
                     })
                     .collect(),
             ),
-            _ => Target::Same,
+            4 => Target::Same,
+            _ => Target::Answer((0..head / 16).map(|_| take(bytes) as u32).collect()),
         };
         Self {
             line,
@@ -148,7 +153,7 @@ pub(crate) mod tests {
             any::<u64>(),
             tokens,
             values,
-            0..5,
+            0..6,
             any::<u32>(),
             any::<bool>(),
         )
@@ -159,7 +164,8 @@ pub(crate) mod tests {
                     1 => Target::Class(class),
                     2 => Target::Values(values),
                     3 => Target::Tokens(tokens.iter().map(|token| label(token.2)).collect()),
-                    _ => Target::Same,
+                    4 => Target::Same,
+                    _ => Target::Answer(tokens.iter().map(|token| token.0).collect()),
                 };
                 let ids = tokens.iter().map(|token| token.0).collect();
                 let mut segments: Vec<u8> = tokens.iter().map(|token| token.1).collect();

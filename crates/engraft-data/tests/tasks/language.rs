@@ -143,7 +143,11 @@ fn only_answers_are_learned() {
     let set =
         TextSet::requests(source.as_ref(), &prepared, &tokens, &TextOptions::default()).unwrap();
     let request = words(&tokens, &all(&set).ids).concat();
-    assert!(request.ends_with("b\n\n### assistant:\n"), "{request}");
+    assert!(request.ends_with("r\n\n### assistant:\n"), "{request}");
+    let Targets::Answers(answers) = all(&set).targets else {
+        panic!("an answer is expected");
+    };
+    assert_eq!(tokens.decode(&answers[0]).unwrap(), "b\n\n");
 
     let setting = json!({"kind": "instruction", "template": "Q: {q}[ ({hint})] A:", "completion": "sql", "turn": "x{content}"});
     let path = files.write("data.csv", "q,hint,sql\nwho,me, you\nwhy,, so\n");

@@ -4,12 +4,13 @@ use std::path::Path;
 
 use engraft_core::{Adapted, Header};
 use engraft_models::{Pretrained, Task};
+use engraft_peft::PeftAdapter;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::ADAPTER;
 use super::card::Card;
-use super::subject::input;
+use super::subject::{input, named};
 use crate::{Error, Result};
 
 /// Engraft's own file.
@@ -24,10 +25,26 @@ pub enum Written {
     Own(String),
 }
 
-/// Refuses a directory that holds something.
+/// Refuses a path at which nothing can be made, without making anything.
+pub fn check_writable(path: &Path) -> Result<()> {
+    let mut above = path.ancestors().skip(1);
+    let parent = above.find(|parent| parent.as_os_str().is_empty() || parent.exists());
+    let parent = match parent {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let tried = tempfile::Builder::new()
+        .prefix(".engraft-")
+        .tempdir_in(parent);
+    tried
+        .map(drop)
+        .map_err(|error| Error::io("write", path, &error))
+}
+
+/// Refuses a directory that holds something, or that cannot be made.
 pub(super) fn check_free(path: &Path) -> Result<()> {
     if !path.exists() {
-        return Ok(());
+        return check_writable(path);
     }
     let mut entries = std::fs::read_dir(path).map_err(|error| Error::io("write", path, &error))?;
     match entries.next() {
@@ -47,7 +64,8 @@ pub(super) fn write(adapted: &Adapted<Pretrained>, card: &Card, out: &Path) -> R
     let in_out = adapted.model.config_json()["model_type"] == "gpt2";
     let exported = engraft_peft::export(adapted, ADAPTER, in_out);
     let written = match exported.and_then(|peft| {
-        let peft = peft.for_model(&card.model);
+        let (model, revision) = named(&card.model);
+        let peft = peft.for_model(model, revision);
         let peft = match task_type(card) {
             Some(task) => peft.for_task(task),
             None => peft,
@@ -119,7 +137,21 @@ pub(super) fn load(adapted: &mut Adapted<Pretrained>, directory: &Path) -> Resul
         adapted.load_adapter(&own, engraft::method).map_err(input)?;
         return Ok(Vec::new());
     }
+    let adapter = PeftAdapter::read(directory).map_err(input)?;
+    if let Some(ranges) = adapter.layer_replication().map_err(input)? {
+        *adapted = Adapted::new(adapted.model.replicated(&ranges).map_err(input)?);
+    }
     engraft_peft::load(adapted, ADAPTER, directory, engraft::method).map_err(input)
+}
+
+/// What PEFT's configuration in a directory calls the task.
+pub(super) fn peft_task(directory: &Path) -> Result<Option<String>> {
+    let config = directory.join(engraft_peft::CONFIG_FILE);
+    let text =
+        std::fs::read_to_string(&config).map_err(|error| Error::io("read", &config, &error))?;
+    let json: Value = serde_json::from_str(&text)
+        .map_err(|error| Error::Input(format!("{}: malformed: {error}", config.display())))?;
+    Ok(json["task_type"].as_str().map(str::to_owned))
 }
 
 /// The head that an adapter without a card brings along, from the shapes of its tensors.
@@ -129,20 +161,26 @@ pub(super) fn head(directory: &Path) -> Result<Option<Task>> {
         return Ok(None);
     }
     let header = Header::read(&file).map_err(input)?;
-    let config = directory.join(engraft_peft::CONFIG_FILE);
-    let text =
-        std::fs::read_to_string(&config).map_err(|error| Error::io("read", &config, &error))?;
-    let config: Value = serde_json::from_str(&text).map_err(input)?;
     const HEADS: [&str; 3] = [
         "classifier.weight",
         "classifier.out_proj.weight",
         "score.weight",
     ];
-    let classes = header.tensors.iter().find_map(|(key, info)| {
-        let is_head = HEADS.iter().any(|head| key.ends_with(&format!(".{head}")));
-        info.shape.first().copied().filter(|_| is_head)
-    });
-    Ok(classes.map(|classes| match config["task_type"].as_str() {
+    let is_head = |key: &str| {
+        let ends = |head: &&str| {
+            key.strip_suffix(head)
+                .is_some_and(|front| front.is_empty() || front.ends_with('.'))
+        };
+        HEADS.iter().any(|head| ends(&head))
+    };
+    let classes = header
+        .tensors
+        .iter()
+        .find_map(|(key, info)| info.shape.first().copied().filter(|_| is_head(key)));
+    let Some(classes) = classes else {
+        return Ok(None);
+    };
+    Ok(Some(match peft_task(directory)?.as_deref() {
         Some("TOKEN_CLS") => Task::Tokens(classes),
         _ => Task::Classification(classes),
     }))

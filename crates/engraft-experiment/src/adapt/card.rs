@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use engraft_core::file::write_atomically;
-use engraft_data::{Task, task::Output};
+use engraft_data::{Metric, Task, task::Output};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::Answers;
 use crate::{Error, Result};
 
 /// Name of its file in an adapter's directory.
@@ -19,7 +20,7 @@ pub const CARD: &str = "engraft.json";
 pub struct Card {
     /// Version of Engraft.
     pub version: String,
-    /// The model's directory as it was given.
+    /// The model as it was given: its directory, or its id on the hub.
     pub model: String,
     /// Id of the method.
     pub method: String,
@@ -33,6 +34,12 @@ pub struct Card {
     pub task: Option<Task>,
     /// Most tokens of a text.
     pub max_length: usize,
+    /// What is measured.
+    #[serde(default)]
+    pub measures: Vec<Metric>,
+    /// How much was generated for it.
+    #[serde(default)]
+    pub answers: Answers,
     /// Seed of the run.
     pub seed: u64,
     /// Updates made.

@@ -11,62 +11,117 @@ use engraft_models::{Logits, Pretrained};
 use engraft_tensor::bridge;
 use engraft_train::metrics::Predictions;
 
+use super::data::{Data, Evaluation};
 use super::examples::{Examples, Goal, logits};
+use super::generated::Asked;
 use crate::{Error, Result};
 
 /// Values of metrics by name, the most telling first.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Scores(pub Vec<(Metric, f64)>);
+pub struct Scores(pub Vec<(String, f64)>);
 
 impl Scores {
     /// By name.
     pub fn by_name(&self) -> BTreeMap<String, f64> {
-        let scores = self.0.iter();
-        scores
-            .map(|(metric, value)| (metric.name().to_owned(), *value))
-            .collect()
+        self.0.iter().cloned().collect()
     }
 
-    /// The first one, so that more is better.
-    pub fn leading(&self) -> f64 {
-        match self.0.first() {
-            Some((metric, value)) if metric.more_is_better() => *value,
-            Some((_, value)) => -value,
-            None => f64::NAN,
+    /// Adds the metrics that apply to one of the predictions; `part` distinguishes those of several
+    /// evaluations.
+    pub(super) fn add(
+        &mut self,
+        metrics: &[Metric],
+        predictions: &[Predictions],
+        part: Option<&str>,
+    ) {
+        for metric in metrics {
+            let mut values = predictions.iter().map(|found| found.measure(*metric));
+            if let Some(value) = values.find_map(std::result::Result::ok) {
+                let name = match part {
+                    Some(part) => format!("{metric}-{part}"),
+                    None => metric.to_string(),
+                };
+                self.0.push((name, value));
+            }
         }
     }
 }
 
-/// Scores of a model in validation mode on the examples at these positions.
-pub fn evaluate(
+impl std::fmt::Display for Scores {
+    /// A line for each metric.
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let width = self.0.iter().map(|(name, _)| name.len()).max();
+        for (name, value) in &self.0 {
+            writeln!(f, "{name:<0$} {value:.4}", width.unwrap_or(0))?;
+        }
+        Ok(())
+    }
+}
+
+/// Scores of a model in validation mode. `watch` hears how many batches are done, and of how many.
+pub(super) fn evaluate(
     model: &Adapted<Pretrained>,
-    examples: &Examples,
-    rows: &[usize],
+    data: &Data,
     goal: &Goal,
     (size, device): (usize, &Device),
+    watch: &mut dyn FnMut(usize, usize),
 ) -> Result<Scores> {
+    let size = size.max(1);
+    let batches = |evaluation: &Evaluation| {
+        let asked = evaluation.asked.as_ref().map_or(0, Asked::len);
+        evaluation.rows.len().div_ceil(size) + asked.div_ceil(size)
+    };
+    let all = data.evaluations.iter().map(batches).sum();
+    let mut done = 0;
+    let mut next = || {
+        done += 1;
+        watch(done, all);
+    };
+    let mut scores = Scores::default();
+    for evaluation in &data.evaluations {
+        let examples = data.evaluated(evaluation);
+        let mut found = vec![predicted(
+            model,
+            (examples, &evaluation.rows),
+            goal,
+            (size, device),
+            &mut next,
+        )?];
+        if let Some(asked) = &evaluation.asked {
+            found.push(asked.answers(model, (size, device), &mut next)?);
+        }
+        scores.add(&goal.metrics, &found, evaluation.name);
+    }
+    Ok(scores)
+}
+
+/// What a model in validation mode predicts for the examples at these positions, `size` at once.
+pub(super) fn predicted(
+    model: &Adapted<Pretrained>,
+    (examples, rows): (&Examples, &[usize]),
+    goal: &Goal,
+    (size, device): (usize, &Device),
+    mut done: impl FnMut(),
+) -> Result<Predictions> {
     let mut seen: Option<Predictions> = None;
-    for rows in rows.chunks(size.max(1)) {
+    for rows in rows.chunks(size) {
         // Masked tokens are drawn once for all evaluations.
         let batch = examples.batch(rows, 0, 0, device)?;
         let logits = logits(&model.model, &batch.inputs, &model.ctx(Mode::Eval))?;
         let found = predictions(goal, logits, &batch.targets, device);
-        seen = Some(match seen {
-            Some(seen) => joined(seen, found),
-            None => found,
-        });
+        seen = Some(joined(seen, found));
+        done();
     }
-    let seen = seen.ok_or_else(|| Error::Input("there is nothing to evaluate on".to_owned()))?;
-    // Texts are not generated here: their metrics are for `predict`.
-    let measured = goal.metrics.iter().filter_map(|metric| {
-        let value = seen.measure(*metric).ok()?;
-        Some((*metric, value))
-    });
-    Ok(Scores(measured.collect()))
+    seen.ok_or_else(|| Error::Input("there is nothing to evaluate on".to_owned()))
 }
 
 /// What a batch's logits predict.
-fn predictions(goal: &Goal, logits: Logits, targets: &Targets, device: &Device) -> Predictions {
+pub(super) fn predictions(
+    goal: &Goal,
+    logits: Logits,
+    targets: &Targets,
+    device: &Device,
+) -> Predictions {
     match (goal.output, logits, targets) {
         (Output::Class, Logits::Sequence(logits), Targets::Classes(labels)) => {
             Predictions::Classes {
@@ -168,12 +223,15 @@ fn largest(logits: Tensor<2>) -> Vec<usize> {
 }
 
 /// Both one after the other.
-fn joined(seen: Predictions, more: Predictions) -> Predictions {
+pub(super) fn joined(seen: Option<Predictions>, more: Predictions) -> Predictions {
     use Predictions::{Classes, Likelihood, Numbers, Sets};
     fn all<T>(mut seen: Vec<T>, more: Vec<T>) -> Vec<T> {
         seen.extend(more);
         seen
     }
+    let Some(seen) = seen else {
+        return more;
+    };
     match (seen, more) {
         (
             Classes {

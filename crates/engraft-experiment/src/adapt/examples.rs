@@ -1,14 +1,13 @@
 //! Examples of a file or a directory, as batches of tensors.
 
-use std::path::Path;
-
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use engraft_core::{Ctx, Text};
 use engraft_data::task::{Output, Prepared};
 use engraft_data::text::{Order, Targets};
-use engraft_data::{ImageFolder, Metric, Task, TextBatch, TextOptions, TextSet, read};
+use engraft_data::{ImageFolder, Metric, Task, TextBatch, TextOptions, TextSet};
 use engraft_models::{Logits, Pretrained};
 
+use super::source::Place;
 use super::subject::{Reader, input};
 use crate::{Error, Result};
 
@@ -64,14 +63,14 @@ pub enum Examples {
 impl Examples {
     /// Reads what is to be learned, and settles the goal.
     pub fn learned(
-        path: &Path,
+        place: &Place,
         reader: &Reader,
         task: Option<&Task>,
         options: &TextOptions,
     ) -> Result<(Self, Goal)> {
         match reader {
             Reader::Text(tokens) => {
-                let source = read::open(path).map_err(input)?;
+                let source = place.open()?;
                 let task = match task {
                     Some(task) => task.clone(),
                     None => Task::guess(&*source).map_err(input)?,
@@ -89,7 +88,7 @@ impl Examples {
                 Ok((Self::Text(set), goal))
             }
             Reader::Images(options) => {
-                let folder = ImageFolder::open(path, options.clone()).map_err(input)?;
+                let folder = ImageFolder::open(place.path(), options.clone()).map_err(input)?;
                 let labels = folder.labels.names().to_vec();
                 let goal = Goal {
                     output: Output::Class,
@@ -106,20 +105,20 @@ impl Examples {
     /// Reads other data for the same goal.
     pub fn again(
         &self,
-        path: &Path,
+        place: &Place,
         reader: &Reader,
         goal: &Goal,
         options: &TextOptions,
     ) -> Result<Self> {
         match (reader, self, &goal.text) {
             (Reader::Text(tokens), _, Some((_, prepared))) => {
-                let source = read::open(path).map_err(input)?;
+                let source = place.open()?;
                 TextSet::new(&*source, prepared, tokens, options)
                     .map(Self::Text)
                     .map_err(input)
             }
             (Reader::Images(options), Self::Images(folder), _) => {
-                ImageFolder::open_with(path, &folder.labels, options.clone())
+                ImageFolder::open_with(place.path(), &folder.labels, options.clone())
                     .map(Self::Images)
                     .map_err(input)
             }

@@ -1,20 +1,21 @@
 //! Training an adapter.
 
-use std::collections::BTreeSet;
-
 use burn::module::Module;
 use burn::tensor::Device;
 use engraft_core::{Adaptable, Adapted, AnyMethod, Calibration, Counts, Injection, Mode};
 use engraft_models::Pretrained;
-use engraft_train::{AdamW, Decay, OptimizerConfig, RatePattern, TrainConfig, Trainer, Windowed};
+use engraft_train::{
+    AdamW, Decay, OptimizerConfig, RatePattern, TrainConfig, Trainer, Windowed, recomputing,
+};
 use serde::{Deserialize, Serialize};
 
 use super::adapters;
 use super::card::Card;
+use super::data::Data;
 use super::evaluate::evaluate;
-use super::examples::{Batch, Examples, Goal, logits};
+use super::examples::{Batch, Goal, logits};
 use super::objective::objective;
-use super::subject::{Reader, check_length, device, head, input, subject};
+use super::subject::{Reader, check_length, device, head, input, located, subject};
 use super::summary::Summary;
 use super::{ADAPTER, Settings};
 use crate::{Error, Result};
@@ -31,6 +32,8 @@ pub struct Training {
     pub batch_size: usize,
     /// Parts of a batch that are computed one after the other, to save memory.
     pub accumulate: usize,
+    /// Whether the backward pass computes outputs again instead of keeping them, to save memory.
+    pub recompute: bool,
     /// Largest learning rate.
     pub learning_rate: f64,
     /// Decoupled weight decay.
@@ -50,6 +53,7 @@ impl Default for Training {
             steps: None,
             batch_size: 16,
             accumulate: 1,
+            recompute: false,
             learning_rate: 5e-4,
             weight_decay: 0.0,
             warmup: 0.06,
@@ -59,8 +63,29 @@ impl Default for Training {
     }
 }
 
-/// How far a run is: updates made, updates in all, and the last loss that was read.
-pub type Observe<'a> = &'a mut dyn FnMut(u64, u64, Option<f64>);
+/// How far a run is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Progress {
+    /// Batches that were evaluated, before training and again after it.
+    Evaluated {
+        /// So many.
+        done: usize,
+        /// Of so many.
+        all: usize,
+    },
+    /// Updates that were made.
+    Learned {
+        /// So many.
+        steps: u64,
+        /// Of so many.
+        all: u64,
+        /// The last loss that was read.
+        loss: Option<f64>,
+    },
+}
+
+/// Hears how far a run is.
+pub type Observe<'a> = &'a mut dyn FnMut(Progress);
 
 /// Trains, evaluates and saves an adapter.
 ///
@@ -72,18 +97,16 @@ pub fn adapt(settings: &Settings, observe: Observe<'_>) -> Result<Summary> {
     adapters::check_free(&settings.out)?;
     let (id, config) = &settings.method;
     let method = engraft::method(id, config).map_err(input)?;
-    let reader = Reader::of(&settings.model)?;
-    let (examples, goal) = Examples::learned(
-        &settings.data,
-        &reader,
-        settings.task.as_ref(),
-        &settings.text,
-    )?;
-    let data = Data::new(settings, &reader, examples, &goal)?;
+    let directory = located(&settings.model)?;
+    let reader = Reader::of(&directory)?;
+    let (data, goal) = Data::read(settings, &reader)?;
 
-    let tracked = device.clone().autodiff();
+    let tracked = match settings.training.recompute {
+        true => recomputing(&device),
+        false => device.clone().autodiff(),
+    };
     let head = head(goal.output, goal.outputs);
-    let mut adapted = subject(&settings.model, Some(head), &tracked, settings.seed)?;
+    let mut adapted = subject(&directory, Some(head), &tracked, settings.seed)?;
     let fresh = adapted.model.report().fresh.clone();
     if matches!(reader, Reader::Text(_)) {
         check_length(
@@ -95,16 +118,12 @@ pub fn adapt(settings: &Settings, observe: Observe<'_>) -> Result<Summary> {
     let total = adapted.model.shapes().total();
     let counts = attach(&mut adapted, &method, settings, &data, &goal, &tracked)?;
     let size = settings.training.batch_size;
-    let scores = |model: &Adapted<Pretrained>| {
-        evaluate(
-            model,
-            data.evaluated(),
-            &data.held_out,
-            &goal,
-            (size, &device),
-        )
+    let scores = |model: &Adapted<Pretrained>, observe: Observe<'_>| {
+        evaluate(model, &data, &goal, (size, &device), &mut |done, all| {
+            observe(Progress::Evaluated { done, all });
+        })
     };
-    let before = scores(&adapted.valid())?;
+    let before = scores(&adapted.valid(), observe)?;
     let (adapted, steps) = train(
         adapted,
         settings,
@@ -114,7 +133,7 @@ pub fn adapt(settings: &Settings, observe: Observe<'_>) -> Result<Summary> {
         observe,
     )?;
     let adapted = adapted.valid();
-    let after = scores(&adapted)?;
+    let after = scores(&adapted, observe)?;
 
     let card = Card {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -125,6 +144,8 @@ pub fn adapt(settings: &Settings, observe: Observe<'_>) -> Result<Summary> {
         labels: goal.labels.clone(),
         task: goal.text.as_ref().map(|(task, _)| task.clone()),
         max_length: settings.text.max_length,
+        measures: goal.metrics.clone(),
+        answers: settings.answers.clone(),
         seed: settings.seed,
         steps,
         metrics: after.by_name(),
@@ -135,87 +156,17 @@ pub fn adapt(settings: &Settings, observe: Observe<'_>) -> Result<Summary> {
         counts,
         total,
         fresh,
-        notes: data.notes(),
-        examples: [data.rows.len(), data.held_out.len()],
+        notes: data.notes(&goal),
+        examples: [data.rows.len(), data.held_out()],
         before,
         after,
         written,
         out: settings.out.clone(),
         model: settings.model.clone(),
+        reads_images: matches!(reader, Reader::Images(_)),
         output: goal.output,
-        labels: goal.labels.len(),
+        outputs: goal.outputs,
     })
-}
-
-/// Examples to learn and examples to evaluate on.
-struct Data {
-    learned: Examples,
-    evaluation: Option<Examples>,
-    /// Positions that are learned.
-    rows: Vec<usize>,
-    /// Positions that are evaluated on.
-    held_out: Vec<usize>,
-}
-
-impl Data {
-    fn new(settings: &Settings, reader: &Reader, learned: Examples, goal: &Goal) -> Result<Self> {
-        let all: Vec<usize> = (0..learned.len()).collect();
-        if let Some(path) = &settings.evaluation {
-            let evaluation = learned.again(path, reader, goal, &settings.text)?;
-            let held_out = (0..evaluation.len()).collect();
-            return Ok(Self {
-                learned,
-                evaluation: Some(evaluation),
-                rows: all,
-                held_out,
-            });
-        }
-        let share = settings.hold_out;
-        if !(0.0..1.0).contains(&share) {
-            return Err(Error::Input(format!(
-                "hold-out: found {share}, expected a share of at least 0 and less than 1"
-            )));
-        }
-        let count = (share * all.len() as f64).round().max(1.0) as usize;
-        if count >= all.len() {
-            return Err(Error::Input(format!(
-                "found {} examples, expected at least 2: one to learn and one to evaluate on",
-                all.len()
-            )));
-        }
-        let shuffled = engraft_data::batches(all.len(), count, settings.seed, 0).map_err(input)?;
-        let held: BTreeSet<usize> = shuffled[0].iter().copied().collect();
-        let (held_out, rows) = (0..learned.len()).partition(|row| held.contains(row));
-        Ok(Self {
-            learned,
-            evaluation: None,
-            rows,
-            held_out,
-        })
-    }
-
-    fn evaluated(&self) -> &Examples {
-        self.evaluation.as_ref().unwrap_or(&self.learned)
-    }
-
-    /// Tokens of the longest text.
-    fn longest(&self) -> Result<usize> {
-        let of = |examples: &Examples| match examples {
-            Examples::Text(set) => {
-                let all: Vec<usize> = (0..set.len()).collect();
-                set.lengths(&all).map_err(input)
-            }
-            Examples::Images(_) => Ok(Vec::new()),
-        };
-        let mut lengths = of(&self.learned)?;
-        lengths.extend(of(self.evaluated())?);
-        Ok(lengths.into_iter().max().unwrap_or(1))
-    }
-
-    fn notes(&self) -> Vec<String> {
-        let evaluation = self.evaluation.iter().flat_map(Examples::notes);
-        self.learned.notes().into_iter().chain(evaluation).collect()
-    }
 }
 
 /// Grafts the method onto the model; a head of classes is trained along.
@@ -312,7 +263,11 @@ fn train(
             |_| 0.0,
             |trainer| {
                 let loss = trainer.curves().loss.last().map(|point| point.value);
-                observe(trainer.steps_done(), steps, loss);
+                observe(Progress::Learned {
+                    steps: trainer.steps_done(),
+                    all: steps,
+                    loss,
+                });
                 Ok(())
             },
         )

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::card::Card;
-use super::subject::{device, head, input, subject};
+use super::subject::{device, head, input, located, subject};
 use super::{adapters, predict::outputs};
 use crate::{Error, Result};
 
@@ -30,6 +30,7 @@ const ALONG: [&str; 8] = [
 /// merged; then nothing was written.
 pub fn merge_into(model: &Path, adapter: &Path, out: &Path) -> Result<Vec<String>> {
     adapters::check_free(out)?;
+    let model = &located(model)?;
     let card = Card::read(adapter)?;
     let task = match &card {
         Some(card) => Some(head(card.output, outputs(card))),

@@ -1,7 +1,7 @@
 //! Adapting a model on disk to data on disk: train, evaluate, save, predict, merge.
 //!
 //! ```text
-//! model directory + data file -> Subject, Examples -> learn -> evaluate -> adapter directory
+//! model directory + data file -> subject, Data -> learn -> evaluate -> adapter directory
 //! adapter directory + input -> predict;  adapter directory + model directory -> merge_into
 //! ```
 //!
@@ -10,25 +10,32 @@
 
 mod adapters;
 mod card;
+mod data;
 mod evaluate;
 mod examples;
+mod generated;
+mod guess;
 mod learn;
 mod merge_into;
 mod objective;
+mod pictures;
 mod predict;
+mod source;
 mod subject;
 mod summary;
 
 use std::path::PathBuf;
 
 use engraft_core::Targets;
+use engraft_data::glue::GlueTask;
 use engraft_data::{Task, TextOptions};
 use serde_json::Value;
 
-pub use adapters::Written;
+pub use adapters::{Written, check_writable};
 pub use card::{CARD, Card};
 pub use evaluate::Scores;
-pub use learn::{Training, adapt};
+pub use generated::Answers;
+pub use learn::{Progress, Training, adapt};
 pub use merge_into::merge_into;
 pub use predict::{Prediction, Requests, predict};
 pub use summary::Summary;
@@ -39,11 +46,13 @@ pub const ADAPTER: &str = "default";
 /// What is adapted to what, and how.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Directory of the model.
+    /// The model: its directory, or its id on the Hugging Face hub.
     pub model: PathBuf,
-    /// File of text or directory of images that is learned.
+    /// What is learned: a file of text, the directory of a task of GLUE or of images.
     pub data: PathBuf,
-    /// The same for evaluation; otherwise a share of the data.
+    /// The task of GLUE that `data` is, if its name does not say so.
+    pub glue: Option<GlueTask>,
+    /// A file or directory for evaluation; otherwise the parts of GLUE, or a share of the data.
     pub evaluation: Option<PathBuf>,
     /// That share.
     pub hold_out: f64,
@@ -57,6 +66,8 @@ pub struct Settings {
     pub text: TextOptions,
     /// How it is trained.
     pub training: Training,
+    /// How much is generated for evaluation.
+    pub answers: Answers,
     /// Seed of starting values, batches, dropout and the division of the data.
     pub seed: u64,
     /// Device.

@@ -4,34 +4,42 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, activation};
 use engraft_core::{Adapted, Mode};
+use engraft_data::read::Source;
 use engraft_data::task::{Output, Prepared};
-use engraft_data::tokens::Side;
-use engraft_data::{ImageFolder, ImageOptions, Task, TextOptions, TextSet, Tokens, read};
-use engraft_models::{Generation, Logits, Pretrained, generate};
+use engraft_data::{Task, TextOptions, TextSet, Tokens};
+use engraft_models::{Generation, Logits, Pretrained, Sampling};
 use engraft_tensor::bridge;
+use engraft_train::metrics::Predictions;
 use serde::Serialize;
 
 use super::adapters;
 use super::card::Card;
-use super::examples::{Inputs, logits, text};
-use super::subject::{Reader, device, head, input, subject};
-use crate::{Error, Result};
+use super::evaluate::{Scores, joined, predicted, predictions};
+use super::examples::{Examples, Goal, Inputs, logits, text};
+use super::generated::{Compared, continued, for_prompts};
+use super::guess;
+use super::pictures::classify;
+use super::source::Place;
+use super::subject::{Reader, device, head, input, located, subject};
+use crate::Result;
 
 /// What is asked.
 #[derive(Debug, Clone)]
 pub struct Requests {
-    /// Directory of the model.
+    /// The model: its directory, or its id on the Hugging Face hub.
     pub model: PathBuf,
     /// Directory of the adapter.
     pub adapter: PathBuf,
-    /// File of text, an image, or a directory of images.
+    /// File of text, an image, or a directory of images or of classes of images.
     pub input: PathBuf,
-    /// The task, for an adapter without a card.
+    /// The task; what the adapter says if absent.
     pub task: Option<Task>,
     /// Requests at once.
     pub batch_size: usize,
-    /// How text is continued.
-    pub generation: Generation,
+    /// Most tokens that follow a prompt; as many as when the adapter was evaluated if absent.
+    pub max_new_tokens: Option<usize>,
+    /// How they are chosen.
+    pub sampling: Sampling,
     /// Device.
     pub device: String,
 }
@@ -41,6 +49,9 @@ pub struct Requests {
 pub struct Prediction {
     /// Its line in the file; the image's number in a directory.
     pub line: u64,
+    /// The image, from the directory on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
     /// The class, or the classes of the tokens.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,
@@ -63,71 +74,157 @@ pub(super) fn outputs(card: &Card) -> usize {
     }
 }
 
-/// Answers every request, in order, as they are computed.
+/// Answers every request, in order, as they are computed. What was measured: the metrics of the
+/// answers, where the file has those that are expected.
 ///
 /// # Errors
 /// A model, an adapter or a file that cannot be read, an adapter for another model, what `answer`
 /// returns.
 pub fn predict(
     requests: &Requests,
-    mut answer: impl FnMut(Prediction) -> Result<()>,
-) -> Result<()> {
+    answer: impl FnMut(Prediction) -> Result<()>,
+) -> Result<Scores> {
     let device = device(&requests.device)?;
     let card = Card::read(&requests.adapter)?;
-    let reader = Reader::of(&requests.model)?;
-    let task = card.as_ref().and_then(|card| card.task.clone());
-    let task = requests.task.clone().or(task);
-    match reader {
-        Reader::Text(mut tokens) => {
-            let task = task.ok_or_else(|| {
-                Error::Input(format!(
-                    "{} does not say what it was trained for: give --task",
-                    requests.adapter.display()
-                ))
-            })?;
-            let source = read::open(&requests.input).map_err(input)?;
-            let prepared = task.prepare_requests(&*source, &tokens).map_err(input)?;
-            if prepared.output == Output::NextToken {
-                // What is continued ends at its last token.
-                tokens.padding = Side::Left;
-            }
-            let options = TextOptions {
-                max_length: card.as_ref().map_or(128, |card| card.max_length),
-                ..TextOptions::default()
+    let directory = located(&requests.model)?;
+    let subject = (directory.as_path(), card.as_ref());
+    match Reader::of(&directory)? {
+        Reader::Text(tokens) => texts(requests, subject, &tokens, &device, answer),
+        Reader::Images(options) => classify(requests, subject, &options, &device, answer),
+    }
+}
+
+/// Answers to texts.
+fn texts(
+    requests: &Requests,
+    (directory, card): (&Path, Option<&Card>),
+    tokens: &Tokens,
+    device: &Device,
+    mut answer: impl FnMut(Prediction) -> Result<()>,
+) -> Result<Scores> {
+    let source = Place::at(&requests.input).open()?;
+    let source = &*source;
+    let given = requests.task.clone();
+    let task = match given.or_else(|| card.and_then(|card| card.task.clone())) {
+        Some(task) => task,
+        None => guess::task(&requests.adapter, directory, source, tokens)?,
+    };
+    let most = TextOptions::default().max_length;
+    let most = tokens.max_length.map_or(most, |limit| most.min(limit));
+    let options = TextOptions {
+        max_length: card.map_or(most, |card| card.max_length),
+        ..TextOptions::default()
+    };
+    let prepared = task.prepare_requests(source, tokens).map_err(input)?;
+    let measures = card.map(|card| card.measures.clone()).unwrap_or_default();
+    let goal = Goal {
+        output: prepared.output,
+        outputs: prepared.outputs(),
+        labels: prepared.labels.names().to_vec(),
+        metrics: match measures.is_empty() {
+            true => prepared.metrics.clone(),
+            false => measures,
+        },
+        text: None,
+    };
+    let is_language = matches!(goal.output, Output::NextToken | Output::MaskedToken);
+    let labelled = match is_language {
+        true => None,
+        false => labelled(&task, source, tokens, &options),
+    };
+    let is_measured = labelled.is_some();
+    let prompts = for_prompts(tokens);
+    let asking = match goal.output {
+        Output::NextToken => &prompts,
+        _ => tokens,
+    };
+    let set = match labelled {
+        Some(set) => set,
+        None => TextSet::requests(source, &prepared, asking, &options).map_err(input)?,
+    };
+    let answers = card.map(|card| card.answers.clone()).unwrap_or_default();
+    let generation = Generation {
+        max_new_tokens: requests.max_new_tokens.unwrap_or(answers.max_new_tokens),
+        sampling: requests.sampling.clone(),
+        ..Generation::default()
+    };
+
+    let head = head(goal.output, goal.outputs);
+    let model = adapted(requests, directory, head, device)?;
+    let size = requests.batch_size.max(1);
+    let (mut seen, mut compared) = (None, Compared::default());
+    let all: Vec<usize> = (0..set.len()).collect();
+    for rows in all.chunks(size) {
+        let batch = set.batch(rows, 0, 0).map_err(input)?;
+        let texts = text(&batch, device);
+        let found = if goal.output == Output::NextToken {
+            let texts = continued(&model, &texts, &prompts, &generation)?;
+            compared.add(&texts, &batch.targets, &prompts)?;
+            let prediction = |text| Prediction {
+                text: Some(text),
+                ..NOTHING
             };
-            let set = TextSet::requests(&*source, &prepared, &tokens, &options).map_err(input)?;
-            let head = head(prepared.output, prepared.outputs());
-            let model = adapted(requests, Some(head), &device)?;
-            let all: Vec<usize> = (0..set.len()).collect();
-            for rows in all.chunks(requests.batch_size.max(1)) {
-                let batch = set.batch(rows, 0, 0).map_err(input)?;
-                let inputs = Inputs::Text(text(&batch, &device));
-                let found = if prepared.output == Output::NextToken {
-                    continued(&model, &inputs, &tokens, requests)?
-                } else {
-                    let logits = logits(&model.model, &inputs, &model.ctx(Mode::Eval))?;
-                    classified(&prepared, logits, &batch.mask, batch.tokens)
-                };
-                for (line, found) in batch.lines.iter().zip(found) {
-                    answer(Prediction {
-                        line: *line,
-                        ..found
-                    })?;
-                }
+            texts.into_iter().map(prediction).collect()
+        } else {
+            let logits = logits(&model.model, &Inputs::Text(texts), &model.ctx(Mode::Eval))?;
+            if is_measured {
+                let found = predictions(&goal, logits.clone(), &batch.targets, device);
+                seen = Some(joined(seen, found));
             }
-            Ok(())
+            classified(&prepared, logits, &batch.mask, batch.tokens)
+        };
+        for (line, found) in batch.lines.iter().zip(found) {
+            answer(Prediction {
+                line: *line,
+                ..found
+            })?;
         }
-        Reader::Images(options) => images(requests, card.as_ref(), &options, &device, answer),
+    }
+
+    let mut measured: Vec<Predictions> = seen.into_iter().collect();
+    // Prompts alone have no likelihood of answers.
+    let is_asked = matches!(task, Task::Instruction(_)) && compared.is_empty();
+    if is_language
+        && !is_asked
+        && let Some(set) = self::labelled(&task, source, tokens, &options)
+    {
+        let all: Vec<usize> = (0..set.len()).collect();
+        let examples = (&Examples::Text(set), &all[..]);
+        measured.push(predicted(&model, examples, &goal, (size, device), || ())?);
+    }
+    if !compared.is_empty() {
+        measured.push(compared.into_predictions());
+    }
+    let mut scores = Scores::default();
+    scores.add(&goal.metrics, &measured, None);
+    Ok(scores)
+}
+
+/// The requests with what is expected, if the file has that.
+fn labelled(
+    task: &Task,
+    source: &dyn Source,
+    tokens: &Tokens,
+    options: &TextOptions,
+) -> Option<TextSet> {
+    let prepared = task.prepare(source, tokens).ok()?;
+    match TextSet::new(source, &prepared, tokens, options) {
+        Ok(set) => Some(set),
+        Err(error) => {
+            eprintln!("warning: nothing is measured: {error}");
+            None
+        }
     }
 }
 
 /// The model with the adapter, for predictions.
-fn adapted(
+pub(super) fn adapted(
     requests: &Requests,
-    head: Option<engraft_models::Task>,
+    directory: &Path,
+    head: engraft_models::Task,
     device: &Device,
 ) -> Result<Adapted<Pretrained>> {
-    let mut adapted = subject(&requests.model, head, device, 0)?;
+    let mut adapted = subject(directory, Some(head), device, 0)?;
     for warning in adapters::load(&mut adapted, &requests.adapter)? {
         eprintln!("warning: {warning}");
     }
@@ -136,6 +233,7 @@ fn adapted(
 
 const NOTHING: Prediction = Prediction {
     line: 0,
+    file: None,
     labels: Vec::new(),
     scores: Vec::new(),
     value: None,
@@ -195,7 +293,7 @@ fn classified(task: &Prepared, logits: Logits, mask: &[i64], tokens: usize) -> V
 }
 
 /// The most likely class of each row.
-fn one_class(names: &[String], logits: burn::tensor::Tensor<2>) -> Vec<Prediction> {
+pub(super) fn one_class(names: &[String], logits: burn::tensor::Tensor<2>) -> Vec<Prediction> {
     let width = logits.dims()[1];
     let scores = bridge::values(&activation::softmax(logits, 1));
     let answer = |scores: &[f64]| {
@@ -208,98 +306,4 @@ fn one_class(names: &[String], logits: burn::tensor::Tensor<2>) -> Vec<Predictio
         }
     };
     scores.chunks(width).map(answer).collect()
-}
-
-/// The texts that follow.
-fn continued(
-    model: &Adapted<Pretrained>,
-    inputs: &Inputs,
-    tokens: &Tokens,
-    requests: &Requests,
-) -> Result<Vec<Prediction>> {
-    let Inputs::Text(prompt) = inputs else {
-        return Err(Error::Run("images have no continuation".to_owned()));
-    };
-    let mut generation = requests.generation.clone();
-    if let (true, Some(end)) = (generation.stop.is_empty(), tokens.special.eos) {
-        generation.stop = vec![end.into()];
-    }
-    let decoder = model.model.causal_lm().map_err(input)?;
-    let texts = generate(decoder, prompt, &generation, &model.ctx(Mode::Eval));
-    let texts = texts.map_err(|error| Error::Run(error.to_string()))?;
-    let answer = |ids: Vec<i64>| {
-        let ids: Vec<u32> = ids.into_iter().map(|id| id as u32).collect();
-        Ok(Prediction {
-            text: Some(tokens.decode(&ids).map_err(input)?),
-            ..NOTHING
-        })
-    };
-    texts.into_iter().map(answer).collect()
-}
-
-/// The classes of images.
-fn images(
-    requests: &Requests,
-    card: Option<&Card>,
-    options: &ImageOptions,
-    device: &Device,
-    mut answer: impl FnMut(Prediction) -> Result<()>,
-) -> Result<()> {
-    let names = card.map_or(&[][..], |card| &card.labels);
-    let task = match card {
-        Some(card) => Some(head(card.output, outputs(card))),
-        None => adapters::head(&requests.adapter)?,
-    };
-    let model = adapted(requests, task, device)?;
-    let files = pictures(&requests.input)?;
-    let shape = [options.mean.len(), options.height, options.width];
-    for (chunk, files) in files.chunks(requests.batch_size.max(1)).enumerate() {
-        let mut pixels = Vec::new();
-        for file in files {
-            pixels.extend(ImageFolder::pixels(file, options).map_err(input)?);
-        }
-        let [channels, height, width] = shape;
-        let pixels = burn::tensor::TensorData::new(pixels, [files.len(), channels, height, width]);
-        let inputs = Inputs::Pixels(burn::tensor::Tensor::from_data(pixels, device));
-        let logits = logits(&model.model, &inputs, &model.ctx(Mode::Eval))?;
-        let Logits::Sequence(logits) = logits else {
-            return Err(Error::Run("the model does not classify images".to_owned()));
-        };
-        let first = chunk * requests.batch_size.max(1) + 1;
-        for (at, found) in one_class(names, logits).into_iter().enumerate() {
-            answer(Prediction {
-                line: (first + at) as u64,
-                ..found
-            })?;
-        }
-    }
-    Ok(())
-}
-
-/// The images at a path, in alphabetical order.
-fn pictures(path: &Path) -> Result<Vec<PathBuf>> {
-    if path.is_file() {
-        return Ok(vec![path.to_owned()]);
-    }
-    let entries = std::fs::read_dir(path).map_err(|error| Error::io("read", path, &error))?;
-    let mut files = Vec::new();
-    for entry in entries {
-        let found = entry
-            .map_err(|error| Error::io("read", path, &error))?
-            .path();
-        let ending = found.extension().and_then(|ending| ending.to_str());
-        if ending
-            .is_some_and(|ending| ["png", "jpg", "jpeg"].contains(&ending.to_lowercase().as_str()))
-        {
-            files.push(found);
-        }
-    }
-    files.sort();
-    match files.is_empty() {
-        true => Err(Error::Input(format!(
-            "{}: found no .png or .jpeg",
-            path.display()
-        ))),
-        false => Ok(files),
-    }
 }

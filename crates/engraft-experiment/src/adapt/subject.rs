@@ -1,6 +1,6 @@
 //! The model that is adapted, with what turns data into its inputs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use engraft_core::{Adapted, Mode, Text};
@@ -23,6 +23,22 @@ pub enum Reader {
 /// Any other error as one of the input.
 pub(super) fn input(error: impl std::fmt::Display) -> Error {
     Error::Input(error.to_string())
+}
+
+/// The directory of a model that is named by it, or by its id on the Hugging Face hub.
+pub(super) fn located(model: &Path) -> Result<PathBuf> {
+    match model.to_str() {
+        Some(name) => engraft_models::locate(name).map_err(input),
+        None => Ok(model.to_owned()),
+    }
+}
+
+/// What Python calls a model: its directory or id, and the revision if that is named.
+pub(super) fn named(model: &str) -> (&str, Option<&str>) {
+    match model.split_once('@') {
+        Some((id, revision)) if !Path::new(model).is_dir() => (id, Some(revision)),
+        _ => (model, None),
+    }
 }
 
 /// The `config.json` of a model's directory.

@@ -1,13 +1,14 @@
 //! What a run did, for people.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use engraft_core::Counts;
 use engraft_data::task::Output;
 
 use super::adapters::Written;
 use super::evaluate::Scores;
+use super::subject::named;
 
 /// What a run did.
 #[derive(Debug, Clone)]
@@ -32,12 +33,14 @@ pub struct Summary {
     pub written: Written,
     /// Where it is.
     pub out: PathBuf,
-    /// The model's directory.
+    /// The model as it was named.
     pub model: PathBuf,
+    /// Whether it reads images.
+    pub reads_images: bool,
     /// What the model computes.
     pub output: Output,
-    /// Number of classes.
-    pub labels: usize,
+    /// Outputs of its head, 0 where they are the vocabulary.
+    pub outputs: usize,
 }
 
 /// Notes that are shown; the rest is counted.
@@ -79,10 +82,14 @@ impl Summary {
             "{} examples learned, {} evaluated on",
             self.examples[0], self.examples[1]
         ));
+        let width = self.after.0.iter().map(|(name, _)| name.len()).max();
         for (metric, after) in &self.after.0 {
             let before = self.before.0.iter().find(|(known, _)| known == metric);
             let before = before.map_or(f64::NAN, |(_, value)| *value);
-            line(format!("{metric:<12} {after:.4}  (before: {before:.4})"));
+            line(format!(
+                "{metric:<0$} {after:.4}  (before: {before:.4})",
+                width.unwrap_or(0)
+            ));
         }
         line(format!("written to {}", self.out.display()));
         match &self.written {
@@ -96,14 +103,14 @@ impl Summary {
     fn python(&self) -> String {
         let (class, labels) = match self.output {
             Output::Class | Output::Classes | Output::Number => {
-                let class = if is_image_model(&self.model) {
+                let class = if self.reads_images {
                     "AutoModelForImageClassification"
                 } else {
                     "AutoModelForSequenceClassification"
                 };
-                (class, self.labels.max(1))
+                (class, self.outputs)
             }
-            Output::TokenClass => ("AutoModelForTokenClassification", self.labels),
+            Output::TokenClass => ("AutoModelForTokenClassification", self.outputs),
             Output::NextToken => ("AutoModelForCausalLM", 0),
             Output::MaskedToken => ("AutoModelForMaskedLM", 0),
         };
@@ -111,15 +118,15 @@ impl Summary {
             0 => String::new(),
             count => format!(", num_labels={count}"),
         };
+        let model = self.model.display().to_string();
+        let (model, revision) = named(&model);
+        let revision =
+            revision.map_or(String::new(), |revision| format!(", revision={revision:?}"));
         format!(
             "  from peft import PeftModel\n  from transformers import {class}\n  \
-             model = {class}.from_pretrained({:?}{labels})\n  model = PeftModel.from_pretrained(model, {:?})",
-            self.model.display().to_string(),
+             model = {class}.from_pretrained({model:?}{revision}{labels})\n  \
+             model = PeftModel.from_pretrained(model, {:?})",
             self.out.display().to_string()
         )
     }
-}
-
-fn is_image_model(directory: &Path) -> bool {
-    super::subject::config(directory).is_ok_and(|config| config["model_type"] == "vit")
 }

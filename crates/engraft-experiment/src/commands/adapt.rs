@@ -4,30 +4,35 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::Args;
+use engraft_data::glue::GlueTask;
 use engraft_data::{Task, TextOptions, read::BadRows};
-use engraft_experiment::Result;
-use engraft_experiment::adapt::{self, Settings, Training};
+use engraft_experiment::adapt::{self, Answers, Progress, Settings, Training};
+use engraft_experiment::{Error, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::model::Model;
 use super::params::{method, table, targets};
 
 /// Arguments of `adapt`.
 #[derive(Args)]
 pub struct Arguments {
-    /// Directory of the model: config.json, safetensors, tokenizer.json
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
-    /// What is learned: a .csv, .tsv, .jsonl or .parquet file, or a directory of images by class
-    #[arg(long, value_name = "FILE")]
+    #[command(flatten)]
+    model: Model,
+    /// What is learned: a .csv, .tsv, .jsonl or .parquet file, the directory of a task of GLUE (CoLA,
+    /// SST-2, MRPC, QQP, STS-B, MNLI, QNLI, RTE, WNLI), or a directory of images by class
+    #[arg(long, value_name = "FILE|DIR")]
     data: PathBuf,
+    /// The task of GLUE, where the directory has another name or is that of the whole benchmark
+    #[arg(long, value_name = "TASK")]
+    glue: Option<String>,
     /// The method as TOML: its id and configuration keys, for example 'id = "lora", rank = 8'
     #[arg(long, value_name = "TOML")]
     method: String,
     /// Where the adapter goes: a directory that is not there yet
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// What it is evaluated on; otherwise a share of the data
-    #[arg(long, value_name = "FILE")]
+    /// What it is evaluated on; otherwise GLUE's dev files, or a share of the data
+    #[arg(long, value_name = "FILE|DIR")]
     eval: Option<PathBuf>,
     /// The share of the data that is held out for evaluation
     #[arg(long, default_value_t = 0.1)]
@@ -51,6 +56,10 @@ pub struct Arguments {
     /// Parts of a batch that are computed one after the other, to save memory
     #[arg(long, default_value_t = 1)]
     accumulate: usize,
+    /// Compute outputs again in the backward pass instead of keeping them, to save memory; the
+    /// result is the same
+    #[arg(long)]
+    recompute: bool,
     /// Largest learning rate
     #[arg(long, default_value_t = Training::default().learning_rate)]
     learning_rate: f64,
@@ -60,6 +69,13 @@ pub struct Arguments {
     /// Most tokens of a text
     #[arg(long, default_value_t = TextOptions::default().max_length)]
     max_length: usize,
+    /// For prompts with answers: most rows of the evaluation whose answers are generated, before and
+    /// after training, to be compared with the expected ones; none at 0
+    #[arg(long, default_value_t = Answers::default().rows)]
+    answer_rows: usize,
+    /// Most tokens of such an answer
+    #[arg(long, default_value_t = Answers::default().max_new_tokens)]
+    max_new_tokens: usize,
     /// Rows that may be unusable: they are reported and left out
     #[arg(long, default_value_t = 0)]
     bad_rows: usize,
@@ -74,24 +90,55 @@ pub struct Arguments {
 /// Trains and prints what was done.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let settings = settings(arguments)?;
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} steps, {eta} left  {msg}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let watched = std::io::stderr().is_terminal();
-    let summary = adapt::adapt(&settings, &mut |step, steps, loss| {
-        bar.set_length(steps);
-        bar.set_position(step);
-        if let Some(loss) = loss {
-            bar.set_message(format!("loss {loss:.4}"));
-        }
-        if !watched && (step == steps || step.is_multiple_of((steps / 10).max(1))) {
-            let loss = loss.map_or(String::new(), |loss| format!(", loss {loss:.4}"));
-            eprintln!("  {step}/{steps} steps{loss}");
-        }
-    });
-    bar.finish_and_clear();
+    let mut display = Display::new();
+    let summary = adapt::adapt(&settings, &mut |progress| display.show(progress));
+    display.bar.finish_and_clear();
     print!("{}", summary?.text());
     Ok(())
+}
+
+/// A bar where someone watches, lines elsewhere.
+struct Display {
+    bar: ProgressBar,
+    watched: bool,
+    /// What is counted.
+    unit: &'static str,
+}
+
+impl Display {
+    fn new() -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        let style =
+            ProgressStyle::with_template("{bar:30} {pos}/{len} {prefix}, {eta} left  {msg}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Self {
+            bar,
+            watched: std::io::stderr().is_terminal(),
+            unit: "",
+        }
+    }
+
+    fn show(&mut self, progress: Progress) {
+        let (unit, done, all, loss) = match progress {
+            Progress::Evaluated { done, all } => {
+                ("batches evaluated", done as u64, all as u64, None)
+            }
+            Progress::Learned { steps, all, loss } => ("steps", steps, all, loss),
+        };
+        if self.unit != unit {
+            self.unit = unit;
+            self.bar.reset();
+            self.bar.set_prefix(unit);
+        }
+        let loss = loss.map_or(String::new(), |loss| format!("loss {loss:.4}"));
+        if !self.watched && (done == all || done.is_multiple_of((all / 10).max(1))) {
+            let comma = if loss.is_empty() { "" } else { ", " };
+            eprintln!("  {done}/{all} {unit}{comma}{loss}");
+        }
+        self.bar.set_length(all);
+        self.bar.set_position(done);
+        self.bar.set_message(loss);
+    }
 }
 
 fn settings(arguments: &Arguments) -> Result<Settings> {
@@ -100,8 +147,9 @@ fn settings(arguments: &Arguments) -> Result<Settings> {
         None => None,
     };
     Ok(Settings {
-        model: arguments.model.clone(),
+        model: arguments.model.named()?.to_owned(),
         data: arguments.data.clone(),
+        glue: glue(arguments.glue.as_deref())?,
         evaluation: arguments.eval.clone(),
         hold_out: arguments.hold_out,
         method: method(&arguments.method)?,
@@ -117,14 +165,26 @@ fn settings(arguments: &Arguments) -> Result<Settings> {
             steps: arguments.steps,
             batch_size: arguments.batch_size,
             accumulate: arguments.accumulate,
+            recompute: arguments.recompute,
             learning_rate: arguments.learning_rate,
             weight_decay: arguments.weight_decay,
             ..Training::default()
+        },
+        answers: Answers {
+            rows: arguments.answer_rows,
+            max_new_tokens: arguments.max_new_tokens,
         },
         seed: arguments.seed,
         device: arguments.device.clone(),
         out: arguments.out.clone(),
     })
+}
+
+/// A task of GLUE by its name.
+fn glue(name: Option<&str>) -> Result<Option<GlueTask>> {
+    name.map(GlueTask::named)
+        .transpose()
+        .map_err(|error| Error::Input(format!("--glue: {error}")))
 }
 
 /// A task as TOML.

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use clap::Args;
 use engraft_experiment::{Result, adapt};
 
+use super::model::Model;
+
 /// Arguments of `merge-into`.
 #[derive(Args)]
 pub struct Arguments {
-    /// Directory of the model
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
+    #[command(flatten)]
+    model: Model,
     /// Directory of the adapter
     #[arg(long, value_name = "DIR")]
     adapter: PathBuf,
@@ -21,7 +22,7 @@ pub struct Arguments {
 
 /// Merges and says where the checkpoint is.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let notes = adapt::merge_into(&arguments.model, &arguments.adapter, &arguments.out)?;
+    let notes = adapt::merge_into(arguments.model.named()?, &arguments.adapter, &arguments.out)?;
     for note in notes {
         eprintln!("warning: {note}");
     }

@@ -7,6 +7,7 @@ pub mod list;
 pub mod measure;
 pub mod merge_into;
 pub mod methods;
+mod model;
 pub mod params;
 pub mod predict;
 pub mod pretrain;

@@ -6,17 +6,17 @@ use std::path::{Path, PathBuf};
 use engraft_data::TextOptions;
 use engraft_data::tokens::{Splitting, Wrapping, tiny_tokenizer};
 use engraft_experiment::adapt::{
-    CARD, Requests, Settings, Training, Written, adapt, merge_into, predict,
+    Answers, CARD, Progress, Requests, Settings, Training, Written, adapt, merge_into, predict,
 };
-use engraft_models::Generation;
+use engraft_models::Sampling;
 use serde_json::{Value, json};
 
 /// A model of the golden vectors with a tokenizer, and rows to learn.
-struct Disk {
-    folder: tempfile::TempDir,
+pub(crate) struct Disk {
+    pub folder: tempfile::TempDir,
 }
 
-const WORDS: [(&str, &str); 8] = [
+pub(crate) const WORDS: [(&str, &str); 8] = [
     ("a good film", "yes"),
     ("a bad film", "no"),
     ("good sound and good light", "yes"),
@@ -28,7 +28,7 @@ const WORDS: [(&str, &str); 8] = [
 ];
 
 impl Disk {
-    fn new(model: &str) -> Self {
+    pub fn new(model: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let disk = Self { folder };
         let from = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -49,18 +49,19 @@ impl Disk {
         disk
     }
 
-    fn model(&self) -> PathBuf {
+    pub fn model(&self) -> PathBuf {
         self.folder.path().join("model")
     }
 
-    fn data(&self) -> PathBuf {
+    pub fn data(&self) -> PathBuf {
         self.folder.path().join("rows.csv")
     }
 
-    fn settings(&self, method: &str, config: Value) -> Settings {
+    pub fn settings(&self, method: &str, config: Value) -> Settings {
         Settings {
             model: self.model(),
             data: self.data(),
+            glue: None,
             evaluation: Some(self.data()),
             hold_out: 0.1,
             method: (method.to_owned(), config),
@@ -76,20 +77,22 @@ impl Disk {
                 learning_rate: 0.01,
                 ..Training::default()
             },
+            answers: Answers::default(),
             seed: 3,
             device: "flex".to_owned(),
             out: self.folder.path().join(method),
         }
     }
 
-    fn requests(&self, adapter: &Path) -> Requests {
+    pub fn requests(&self, adapter: &Path) -> Requests {
         Requests {
             model: self.model(),
             adapter: adapter.to_owned(),
             input: self.data(),
             task: None,
             batch_size: 3,
-            generation: Generation::default(),
+            max_new_tokens: None,
+            sampling: Sampling::default(),
             device: "flex".to_owned(),
         }
     }
@@ -123,8 +126,14 @@ fn what_is_saved_answers_as_what_was_trained() {
         for (method, config, in_peft) in &methods {
             let settings = disk.settings(method, config.clone());
             let mut steps = 0;
-            let summary = adapt(&settings, &mut |step, _, _| steps = step).unwrap();
+            let mut evaluated = Vec::new();
+            let summary = adapt(&settings, &mut |progress| match progress {
+                Progress::Learned { steps: done, .. } => steps = done,
+                Progress::Evaluated { done, all } => evaluated.push((done, all)),
+            })
+            .unwrap();
             assert_eq!(steps, 4);
+            assert_eq!(evaluated, [(1, 2), (2, 2), (1, 2), (2, 2)]);
             assert_eq!(summary.written == Written::Peft, *in_peft, "{method}");
             assert!(summary.text().contains("accuracy"), "{}", summary.text());
             let answered = answers(&disk.requests(&settings.out));
@@ -146,7 +155,7 @@ fn what_is_saved_answers_as_what_was_trained() {
 fn a_merged_checkpoint_answers_as_its_adapter() {
     let disk = Disk::new("bert");
     let settings = disk.settings("lora", json!({"rank": 2}));
-    adapt(&settings, &mut |_, _, _| ()).unwrap();
+    adapt(&settings, &mut |_| ()).unwrap();
     let merged = disk.folder.path().join("merged");
     merge_into(&disk.model(), &settings.out, &merged).unwrap();
     let config: Value =
@@ -163,7 +172,7 @@ fn a_merged_checkpoint_answers_as_its_adapter() {
         out: disk.folder.path().join("nothing"),
         ..settings.clone()
     };
-    adapt(&plain, &mut |_, _, _| ()).unwrap();
+    adapt(&plain, &mut |_| ()).unwrap();
     let requests = Requests {
         model: merged,
         ..disk.requests(&plain.out)
@@ -176,11 +185,33 @@ fn a_merged_checkpoint_answers_as_its_adapter() {
 }
 
 #[test]
+fn outputs_that_are_computed_again_train_the_same_adapter() {
+    for model in ["bert", "llama"] {
+        let disk = Disk::new(model);
+        let [kept, again] = [false, true].map(|recompute| {
+            let settings = disk.settings("lora", json!({"rank": 2, "dropout": 0.3}));
+            let settings = Settings {
+                training: Training {
+                    recompute,
+                    ..settings.training
+                },
+                out: disk.folder.path().join(format!("recompute-{recompute}")),
+                ..settings
+            };
+            let summary = adapt(&settings, &mut |_| ()).unwrap();
+            let file = settings.out.join("adapter_model.safetensors");
+            (fs::read(file).unwrap(), summary.after)
+        });
+        assert!(kept == again, "{model}");
+    }
+}
+
+#[test]
 fn what_cannot_be_used_is_said_and_nothing_is_written() {
     let disk = Disk::new("bert");
     let settings = disk.settings("lora", json!({"rank": 2}));
     let said = |settings: &Settings| {
-        let error = adapt(settings, &mut |_, _, _| ()).unwrap_err();
+        let error = adapt(settings, &mut |_| ()).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{error}");
         assert!(!settings.out.exists());
         error.to_string()
@@ -213,7 +244,7 @@ fn what_cannot_be_used_is_said_and_nothing_is_written() {
     assert!(said(&settings).contains("truncated"));
     fs::write(&file, &whole).unwrap();
 
-    adapt(&settings, &mut |_, _, _| ()).unwrap();
+    adapt(&settings, &mut |_| ()).unwrap();
     assert!(settings.out.join(CARD).exists());
     let llama = Disk::new("llama");
     let other = Requests {
@@ -222,6 +253,6 @@ fn what_cannot_be_used_is_said_and_nothing_is_written() {
     };
     let error = predict(&other, |_| Ok(())).unwrap_err();
     assert!(error.to_string().contains("bert.encoder"), "{error}");
-    let again = adapt(&settings, &mut |_, _, _| ()).unwrap_err();
+    let again = adapt(&settings, &mut |_| ()).unwrap_err();
     assert!(again.to_string().contains("not empty"), "{again}");
 }

@@ -2,7 +2,11 @@
 //! selection, failures, processes.
 
 mod adapt;
+mod answers;
 mod counts;
+mod from_python;
+mod glue;
+mod hub;
 mod in_process;
 mod processes;
 mod synthetic;

@@ -111,6 +111,7 @@ fn unfit(output: Output, outputs: usize, targets: &Targets) -> Result<Loss> {
         Targets::Classes(_) => "a class for each sequence".to_owned(),
         Targets::Values { width, .. } => format!("{width} numbers for each sequence"),
         Targets::Tokens(_) => "a label for each token".to_owned(),
+        Targets::Answers(_) => "an answer to each request".to_owned(),
     };
     let reason = format!("found {found}, expected what fits {outputs} outputs for {output:?}");
     Err(Error::BadConfig {
