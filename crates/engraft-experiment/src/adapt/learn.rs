@@ -15,6 +15,7 @@ use super::card::Card;
 use super::evaluate::evaluate;
 use super::examples::{Batch, Examples, Goal, logits};
 use super::objective::objective;
+use super::quantised;
 use super::subject::{Reader, check_length, device, head, input, subject};
 use super::summary::Summary;
 use super::{ADAPTER, Settings};
@@ -84,8 +85,17 @@ pub fn adapt(settings: &Settings, observe: Observe<'_>) -> Result<Summary> {
 
     let tracked = device.clone().autodiff();
     let head = head(goal.output, goal.outputs);
-    let mut adapted = subject(&settings.model, Some(head), &tracked, settings.seed)?;
+    let mut adapted = subject(
+        &settings.model,
+        Some(head),
+        settings.base,
+        &tracked,
+        settings.seed,
+    )?;
     let fresh = adapted.model.report().fresh.clone();
+    let quantised = settings
+        .base
+        .map(|how| quantised::loaded(how, &adapted.model.report().quantised));
     if matches!(reader, Reader::Text(_)) {
         check_length(
             &adapted,
@@ -122,6 +132,7 @@ pub fn adapt(settings: &Settings, observe: Observe<'_>) -> Result<Summary> {
         model: settings.model.display().to_string(),
         method: id.clone(),
         config: method.config().clone(),
+        base: settings.base,
         output: goal.output,
         labels: goal.labels.clone(),
         task: goal.text.as_ref().map(|(task, _)| task.clone()),
@@ -136,6 +147,8 @@ pub fn adapt(settings: &Settings, observe: Observe<'_>) -> Result<Summary> {
         counts,
         total,
         fresh,
+        quantised,
+        base: settings.base,
         notes: data.notes(),
         examples: [data.rows.len(), data.held_out.len()],
         before,

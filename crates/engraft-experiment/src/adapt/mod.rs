@@ -16,6 +16,7 @@ mod learn;
 mod merge_into;
 mod objective;
 mod predict;
+mod quantised;
 mod subject;
 mod summary;
 
@@ -23,13 +24,14 @@ use std::path::PathBuf;
 
 use engraft_core::Targets;
 use engraft_data::{Task, TextOptions};
+use engraft_kernels::Quantisation;
 use serde_json::Value;
 
 pub use adapters::Written;
 pub use card::{CARD, Card};
 pub use evaluate::Scores;
 pub use learn::{Training, adapt};
-pub use merge_into::merge_into;
+pub use merge_into::{Merged, merge_into};
 pub use predict::{Prediction, Requests, predict};
 pub use summary::Summary;
 
@@ -49,6 +51,8 @@ pub struct Settings {
     pub hold_out: f64,
     /// Id and configuration of the method.
     pub method: (String, Value),
+    /// How the model's weights are quantised; in f32 if absent.
+    pub base: Option<Quantisation>,
     /// Layers and sites; the method's own choice if absent.
     pub targets: Option<Targets>,
     /// What is learned; what the columns suggest if absent.

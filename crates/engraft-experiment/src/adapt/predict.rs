@@ -7,6 +7,7 @@ use engraft_core::{Adapted, Mode};
 use engraft_data::task::{Output, Prepared};
 use engraft_data::tokens::Side;
 use engraft_data::{ImageFolder, ImageOptions, Task, TextOptions, TextSet, Tokens, read};
+use engraft_kernels::Quantisation;
 use engraft_models::{Generation, Logits, Pretrained, generate};
 use engraft_tensor::bridge;
 use serde::Serialize;
@@ -97,7 +98,8 @@ pub fn predict(
             };
             let set = TextSet::requests(&*source, &prepared, &tokens, &options).map_err(input)?;
             let head = head(prepared.output, prepared.outputs());
-            let model = adapted(requests, Some(head), &device)?;
+            let base = card.as_ref().and_then(|card| card.base);
+            let model = adapted(requests, Some(head), base, &device)?;
             let all: Vec<usize> = (0..set.len()).collect();
             for rows in all.chunks(requests.batch_size.max(1)) {
                 let batch = set.batch(rows, 0, 0).map_err(input)?;
@@ -125,9 +127,10 @@ pub fn predict(
 fn adapted(
     requests: &Requests,
     head: Option<engraft_models::Task>,
+    base: Option<Quantisation>,
     device: &Device,
 ) -> Result<Adapted<Pretrained>> {
-    let mut adapted = subject(&requests.model, head, device, 0)?;
+    let mut adapted = subject(&requests.model, head, base, device, 0)?;
     for warning in adapters::load(&mut adapted, &requests.adapter)? {
         eprintln!("warning: {warning}");
     }
@@ -250,7 +253,8 @@ fn images(
         Some(card) => Some(head(card.output, outputs(card))),
         None => adapters::head(&requests.adapter)?,
     };
-    let model = adapted(requests, task, device)?;
+    let base = card.and_then(|card| card.base);
+    let model = adapted(requests, task, base, device)?;
     let files = pictures(&requests.input)?;
     let shape = [options.mean.len(), options.height, options.width];
     for (chunk, files) in files.chunks(requests.batch_size.max(1)).enumerate() {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use engraft_core::Counts;
 use engraft_data::task::Output;
+use engraft_kernels::{NumberFormat, Quantisation};
 
 use super::adapters::Written;
 use super::evaluate::Scores;
@@ -20,6 +21,10 @@ pub struct Summary {
     pub total: usize,
     /// Parameters of the model that started fresh.
     pub fresh: Vec<String>,
+    /// What quantising the base did.
+    pub quantised: Option<String>,
+    /// How the base was quantised.
+    pub base: Option<Quantisation>,
     /// What a user should know of the data.
     pub notes: Vec<String>,
     /// Examples that were learned, and those that were evaluated on.
@@ -68,6 +73,9 @@ impl Summary {
         if !self.fresh.is_empty() {
             line(format!("started fresh: {}", self.fresh.join(", ")));
         }
+        if let Some(quantised) = &self.quantised {
+            line(quantised.clone());
+        }
         line(format!(
             "{}: {trained} of {} parameters trained ({:.3} %): adapters {trainable}, shared {shared}, norms {norms}, \
              head {head}",
@@ -111,9 +119,25 @@ impl Summary {
             0 => String::new(),
             count => format!(", num_labels={count}"),
         };
+        let (config, argument) = match self.base {
+            Some(Quantisation {
+                format: format @ (NumberFormat::Nf4 | NumberFormat::Fp4),
+                double,
+                ..
+            }) => (
+                format!(
+                    ", BitsAndBytesConfig\n  config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type={:?}, \
+                     bnb_4bit_use_double_quant={})",
+                    format.name(),
+                    if double { "True" } else { "False" }
+                ),
+                ", quantization_config=config",
+            ),
+            _ => (String::new(), ""),
+        };
         format!(
-            "  from peft import PeftModel\n  from transformers import {class}\n  \
-             model = {class}.from_pretrained({:?}{labels})\n  model = PeftModel.from_pretrained(model, {:?})",
+            "  from peft import PeftModel\n  from transformers import {class}{config}\n  \
+             model = {class}.from_pretrained({:?}{labels}{argument})\n  model = PeftModel.from_pretrained(model, {:?})",
             self.model.display().to_string(),
             self.out.display().to_string()
         )
