@@ -109,7 +109,8 @@ impl TokenRows {
     /// Rows `y` that belong to tokens at these places, those of chosen tokens replaced.
     fn in_rows(&self, y: Tensor<2>, places: Tensor<1, Int>) -> Tensor<2> {
         let dims = y.dims();
-        let own = Tensor::cat(vec![y.zeros_like().narrow(0, 0, 1), self.rows.val()], 0);
+        let rows = self.rows.val();
+        let own = Tensor::cat(vec![rows.zeros_like().narrow(0, 0, 1), rows], 0);
         let frozen = places
             .clone()
             .equal_elem(0)

@@ -1,13 +1,10 @@
 //! DiReFT: LoReFT without the difference.
 
-use engraft_core::{
-    Activation, AtInit, Counts, Family, InitContext, Kind, LayerShape, Method, MethodMeta, Parts,
-    Result, SiteGraft, SiteKind, SiteShape,
-};
+use engraft_core::{Activation, AtInit, Family, Kind, LayerShape, Method, MethodMeta, Parts};
 use serde::{Deserialize, Serialize};
 
 use crate::positions::Positions;
-use crate::reft::{EditShape, Reft, Start};
+use crate::reft::{EditShape, Start};
 
 /// DiReFT: h' = h + W2^T f(W1 h + b), at chosen tokens of what leaves a block; f is the identity in the
 /// paper.
@@ -70,28 +67,6 @@ impl DireftConfig {
     }
 }
 
-impl SiteGraft for DireftConfig {
-    type Adapter = Reft;
-
-    const SITES: &'static [SiteKind] = &[SiteKind::Hidden];
-
-    fn takes(&self, site: &SiteShape) -> bool {
-        site.leaves_block()
-    }
-
-    fn admits(&self, site: &SiteShape) -> Result<(), String> {
-        self.shape().admits(site)
-    }
-
-    fn count(&self, site: &SiteShape) -> Counts {
-        self.shape().count(site.width)
-    }
-
-    fn init(&self, site: &SiteShape, ctx: &InitContext) -> Result<Reft> {
-        Ok(self.shape().init(site.width, ctx))
-    }
-}
-
 impl Method for DireftConfig {
     const META: MethodMeta = MethodMeta {
         kinds: &[Kind::Site],
@@ -108,7 +83,7 @@ impl Method for DireftConfig {
     };
 
     fn parts(&self) -> Parts {
-        Parts::site(self.clone())
+        Parts::site(self.shape())
     }
 
     fn validate(&self) -> Result<(), String> {
@@ -155,7 +130,7 @@ impl Method for DireftConfig {
 #[cfg(test)]
 mod tests {
     use burn::tensor::Tensor;
-    use engraft_core::{Bank, Ctx, SiteAdapter};
+    use engraft_core::{Bank, Ctx, InitContext, SiteAdapter, SiteGraft, SiteKind, SiteShape};
 
     use super::*;
     use crate::testing::{any_layer, draw, largest};
@@ -177,7 +152,7 @@ mod tests {
             };
             let (base, bank) = (any_layer(), Bank::default());
             let ctx = InitContext::new(3, &site.path, "default", &base, &bank);
-            let adapter = config.init(&site, &ctx).unwrap();
+            let adapter = config.shape().init(&site, &ctx).unwrap();
             let edit = &adapter.edit;
             let h: Tensor<2> = draw([4, 7], 1, "h");
             let w2 = edit.projection.transposed();
@@ -199,7 +174,7 @@ mod tests {
             width: 4096,
         };
         assert_eq!(
-            32 * DireftConfig::default().count(&site).trainable,
+            32 * DireftConfig::default().shape().count(&site).trainable,
             2_097_408
         );
     }

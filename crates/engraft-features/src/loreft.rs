@@ -1,13 +1,10 @@
 //! LoReFT: low-rank linear subspace representation finetuning.
 
-use engraft_core::{
-    Activation, AtInit, Counts, Family, InitContext, Kind, LayerShape, Method, MethodMeta, Parts,
-    Result, SiteGraft, SiteKind, SiteShape,
-};
+use engraft_core::{Activation, AtInit, Family, Kind, LayerShape, Method, MethodMeta, Parts};
 use serde::{Deserialize, Serialize};
 
 use crate::positions::Positions;
-use crate::reft::{EditShape, Reft, Start};
+use crate::reft::{EditShape, Start};
 
 /// LoReFT: h' = h + R^T (f(W h + b) - R h), R with orthonormal rows, at chosen tokens of what leaves a
 /// block; f is the identity in the paper.
@@ -70,28 +67,6 @@ impl LoreftConfig {
     }
 }
 
-impl SiteGraft for LoreftConfig {
-    type Adapter = Reft;
-
-    const SITES: &'static [SiteKind] = &[SiteKind::Hidden];
-
-    fn takes(&self, site: &SiteShape) -> bool {
-        site.leaves_block()
-    }
-
-    fn admits(&self, site: &SiteShape) -> Result<(), String> {
-        self.shape().admits(site)
-    }
-
-    fn count(&self, site: &SiteShape) -> Counts {
-        self.shape().count(site.width)
-    }
-
-    fn init(&self, site: &SiteShape, ctx: &InitContext) -> Result<Reft> {
-        Ok(self.shape().init(site.width, ctx))
-    }
-}
-
 impl Method for LoreftConfig {
     const META: MethodMeta = MethodMeta {
         kinds: &[Kind::Site],
@@ -108,7 +83,7 @@ impl Method for LoreftConfig {
     };
 
     fn parts(&self) -> Parts {
-        Parts::site(self.clone())
+        Parts::site(self.shape())
     }
 
     fn validate(&self) -> Result<(), String> {
@@ -155,10 +130,14 @@ impl Method for LoreftConfig {
 mod tests {
     use burn::module::Param;
     use burn::tensor::Tensor;
-    use engraft_core::{AnyMethod, Bank, Ctx, Injection, ModelShapes, Plan, SiteAdapter, Targets};
+    use engraft_core::{
+        AnyMethod, Bank, Ctx, InitContext, Injection, ModelShapes, Plan, SiteAdapter, SiteGraft,
+        SiteKind, SiteShape, Targets,
+    };
     use engraft_tensor::bridge;
 
     use super::*;
+    use crate::reft::Reft;
     use crate::testing::{any_layer, draw, largest};
 
     fn adapter(config: &LoreftConfig, d: usize) -> Reft {
@@ -169,6 +148,7 @@ mod tests {
             width: d,
         };
         config
+            .shape()
             .init(
                 &site,
                 &InitContext::new(3, &site.path, "default", &base, &bank),

@@ -1,13 +1,10 @@
 //! NoReFT: LoReFT without the orthonormality.
 
-use engraft_core::{
-    Activation, AtInit, Counts, Family, InitContext, Kind, LayerShape, Method, MethodMeta, Parts,
-    Result, SiteGraft, SiteKind, SiteShape,
-};
+use engraft_core::{Activation, AtInit, Family, Kind, LayerShape, Method, MethodMeta, Parts};
 use serde::{Deserialize, Serialize};
 
 use crate::positions::Positions;
-use crate::reft::{EditShape, Reft, Start};
+use crate::reft::{EditShape, Start};
 
 /// NoReFT: h' = h + W2^T (f(W1 h + b) - W2 h), at chosen tokens of what leaves a block; f is the identity
 /// in the paper.
@@ -69,28 +66,6 @@ impl NoreftConfig {
     }
 }
 
-impl SiteGraft for NoreftConfig {
-    type Adapter = Reft;
-
-    const SITES: &'static [SiteKind] = &[SiteKind::Hidden];
-
-    fn takes(&self, site: &SiteShape) -> bool {
-        site.leaves_block()
-    }
-
-    fn admits(&self, site: &SiteShape) -> Result<(), String> {
-        self.shape().admits(site)
-    }
-
-    fn count(&self, site: &SiteShape) -> Counts {
-        self.shape().count(site.width)
-    }
-
-    fn init(&self, site: &SiteShape, ctx: &InitContext) -> Result<Reft> {
-        Ok(self.shape().init(site.width, ctx))
-    }
-}
-
 impl Method for NoreftConfig {
     const META: MethodMeta = MethodMeta {
         kinds: &[Kind::Site],
@@ -107,7 +82,7 @@ impl Method for NoreftConfig {
     };
 
     fn parts(&self) -> Parts {
-        Parts::site(self.clone())
+        Parts::site(self.shape())
     }
 
     fn validate(&self) -> Result<(), String> {
@@ -154,7 +129,7 @@ impl Method for NoreftConfig {
 #[cfg(test)]
 mod tests {
     use burn::tensor::Tensor;
-    use engraft_core::{Bank, Ctx, SiteAdapter};
+    use engraft_core::{Bank, Ctx, InitContext, SiteAdapter, SiteGraft, SiteKind, SiteShape};
 
     use super::*;
     use crate::testing::{any_layer, draw, largest};
@@ -174,7 +149,7 @@ mod tests {
         };
         let (base, bank) = (any_layer(), Bank::default());
         let ctx = InitContext::new(3, &site.path, "default", &base, &bank);
-        let adapter = config.init(&site, &ctx).unwrap();
+        let adapter = config.shape().init(&site, &ctx).unwrap();
         let edit = &adapter.edit;
         let h: Tensor<2> = draw([4, 7], 1, "h");
         let w2 = edit.projection.columns.val();
@@ -183,11 +158,11 @@ mod tests {
             h.clone().matmul(edit.w.val() - w2.clone()) + (edit.b.val() - offset).unsqueeze();
         let expected = h.clone() + inside.matmul(w2.transpose());
         assert!(largest(adapter.wrap(h.clone(), h, &Ctx::default()) - expected) < 1e-13);
-        assert_eq!(config.count(&site).trainable, 2 * 7 * 3 + 2 * 3);
+        assert_eq!(config.shape().count(&site).trainable, 2 * 7 * 3 + 2 * 3);
         let plain = NoreftConfig {
             projection_bias: false,
             ..config
         };
-        assert_eq!(plain.count(&site).trainable, 2 * 7 * 3 + 3);
+        assert_eq!(plain.shape().count(&site).trainable, 2 * 7 * 3 + 3);
     }
 }

@@ -3,8 +3,8 @@
 use burn::module::{Module, Param};
 use burn::tensor::{IndexingUpdateOp, Tensor};
 use engraft_core::{
-    Activation, Counts, Ctx, InitContext, SiteAdapter, SiteShape, check_dropout, dropout,
-    positive_rank,
+    Activation, Counts, Ctx, InitContext, Result, SiteAdapter, SiteGraft, SiteKind, SiteShape,
+    check_dropout, dropout, positive_rank,
 };
 use engraft_tensor::Init;
 use engraft_tensor::ops::{linear, matmul};
@@ -67,36 +67,6 @@ impl EditShape {
         }
     }
 
-    pub fn admits(&self, site: &SiteShape) -> Result<(), String> {
-        if self.orthonormal && self.rank > site.width {
-            return Err(format!(
-                "rank {}: there are at most {} orthonormal rows",
-                self.rank, site.width
-            ));
-        }
-        Ok(())
-    }
-
-    /// 2 d r + r for each edit, and r more where R h has an offset.
-    pub fn count(&self, d: usize) -> Counts {
-        let offsets = if self.projection_bias { 2 } else { 1 };
-        Counts::trained(self.edits() * (2 * d * self.rank + offsets * self.rank))
-    }
-
-    pub fn init(&self, d: usize, ctx: &InitContext) -> Reft {
-        let edit = |name: &str| {
-            let mut ctx = ctx.clone();
-            ctx.key = ctx.key.child(name);
-            self.edit(d, &ctx)
-        };
-        Reft {
-            edit: edit("edit"),
-            suffix: (self.edits() == 2).then(|| edit("suffix")),
-            positions: self.positions,
-            dropout: self.dropout,
-        }
-    }
-
     fn edit(&self, d: usize, ctx: &InitContext) -> Edit {
         let r = self.rank;
         let projection = Projection::random(d, r, self.orthonormal, ctx);
@@ -129,6 +99,46 @@ impl EditShape {
             activation: self.activation,
             difference: self.difference,
         }
+    }
+}
+
+impl SiteGraft for EditShape {
+    type Adapter = Reft;
+
+    const SITES: &'static [SiteKind] = &[SiteKind::Hidden];
+
+    fn takes(&self, site: &SiteShape) -> bool {
+        site.leaves_block()
+    }
+
+    fn admits(&self, site: &SiteShape) -> Result<(), String> {
+        if self.orthonormal && self.rank > site.width {
+            return Err(format!(
+                "rank {}: there are at most {} orthonormal rows",
+                self.rank, site.width
+            ));
+        }
+        Ok(())
+    }
+
+    /// 2 d r + r for each edit, and r more where R h has an offset.
+    fn count(&self, site: &SiteShape) -> Counts {
+        let offsets = if self.projection_bias { 2 } else { 1 };
+        Counts::trained(self.edits() * (2 * site.width * self.rank + offsets * self.rank))
+    }
+
+    fn init(&self, site: &SiteShape, ctx: &InitContext) -> Result<Reft> {
+        let edit = |name: &str| {
+            let mut ctx = ctx.clone();
+            ctx.key = ctx.key.child(name);
+            self.edit(site.width, &ctx)
+        };
+        Ok(Reft {
+            edit: edit("edit"),
+            suffix: (self.edits() == 2).then(|| edit("suffix")),
+            positions: self.positions,
+            dropout: self.dropout,
+        })
     }
 }
 
@@ -249,9 +259,18 @@ mod tests {
     fn at_site(shape: &EditShape) -> Site {
         let (base, bank) = (any_layer(), Bank::default());
         let ctx = InitContext::new(3, "s", "default", &base, &bank);
+        let site_shape = SiteShape {
+            path: "s".to_owned(),
+            kind: SiteKind::Hidden,
+            width: 4,
+        };
         let mut site = Site::default();
-        site.attach("s", "default", AnySite::new(shape.init(4, &ctx)))
-            .unwrap();
+        site.attach(
+            "s",
+            "default",
+            AnySite::new(shape.init(&site_shape, &ctx).unwrap()),
+        )
+        .unwrap();
         site
     }
 

@@ -30,9 +30,9 @@ mod sgd;
 mod taking;
 #[cfg(test)]
 mod testing;
-mod text_batches;
 mod train_config;
 mod trainer;
+mod windowed;
 
 pub use adamw::AdamW;
 pub use batcher::{Batcher, Batches, Labelled};
@@ -49,6 +49,6 @@ pub use pretrain::{DIGITS_VIT_STEPS, Pretrained, Provenance, pretrain_digits_vit
 pub use recompute::recomputing;
 pub use schedule::{Decay, Schedule};
 pub use sgd::Sgd;
-pub use text_batches::TextBatches;
 pub use train_config::TrainConfig;
 pub use trainer::Trainer;
+pub use windowed::Windowed;

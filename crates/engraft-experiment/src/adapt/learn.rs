@@ -5,9 +5,8 @@ use std::collections::BTreeSet;
 use burn::module::Module;
 use burn::tensor::Device;
 use engraft_core::{Adaptable, Adapted, AnyMethod, Calibration, Counts, Injection, Mode};
-use engraft_data::text::Order;
 use engraft_models::Pretrained;
-use engraft_train::{AdamW, Batches, Decay, OptimizerConfig, RatePattern, TrainConfig, Trainer};
+use engraft_train::{AdamW, Decay, OptimizerConfig, RatePattern, TrainConfig, Trainer, Windowed};
 use serde::{Deserialize, Serialize};
 
 use super::adapters;
@@ -304,11 +303,8 @@ fn train(
         ..TrainConfig::default()
     };
     let mut trainer = Trainer::new(config, adapted).map_err(input)?;
-    let mut rows = Rows {
-        data,
-        order: order.clone(),
-        held: None,
-    };
+    let batches = |step| data.learned.batches(&order, step, &data.rows);
+    let mut rows = Windowed::new(order.clone(), |step| batches(step).map_err(of_data));
     trainer
         .run(
             &mut rows,
@@ -343,31 +339,5 @@ fn of_data(error: Error) -> engraft_train::Error {
     engraft_train::Error::BadConfig {
         what: "data",
         reason: error.to_string(),
-    }
-}
-
-/// The epoch and the place in it of a window of batches.
-type Window = (u64, u64);
-
-/// The rows of each step, among those that are learned.
-struct Rows<'a> {
-    data: &'a Data,
-    order: Order,
-    /// The window that was asked for last, and its batches.
-    held: Option<(Window, Vec<Vec<usize>>)>,
-}
-
-impl Batches for Rows<'_> {
-    fn rows(&mut self, step: u64) -> engraft_train::Result<&[usize]> {
-        let (window, place) = self.order.window(step);
-        let window = (self.order.epoch(step), window);
-        if self.held.as_ref().is_none_or(|(held, _)| *held != window) {
-            let batches = self
-                .data
-                .learned
-                .batches(&self.order, step, &self.data.rows);
-            self.held = Some((window, batches.map_err(of_data)?));
-        }
-        Ok(&self.held.as_ref().expect("it was just filled").1[place])
     }
 }

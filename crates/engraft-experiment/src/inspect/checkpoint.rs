@@ -1,24 +1,13 @@
 //! Checkpoints in Hugging Face layout.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use engraft_core::Part;
-use engraft_models::shapes;
-use serde::Deserialize;
+use engraft_models::{shapes, weight_files};
 use serde_json::Value;
 
 use super::{Contents, grouped, header, json, sizes};
 use crate::{Error, Result};
-
-/// The one file of a small model, and the list of files of a large one.
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
-
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
-}
 
 pub(super) fn directory(path: &Path) -> Result<Contents> {
     let config: Value = json(&path.join("config.json"))?;
@@ -62,7 +51,7 @@ pub(super) fn directory(path: &Path) -> Result<Contents> {
         }
         Err(error) => contents.fact("parameters", format!("not counted: {error}")),
     }
-    let files = files(path)?;
+    let files = weight_files(path).map_err(|error| Error::Input(error.to_string()))?;
     let headers = files.into_iter().map(|file| {
         let header = header(&file)?;
         Ok((file, header))
@@ -74,21 +63,4 @@ pub(super) fn directory(path: &Path) -> Result<Contents> {
         contents.fact("tokenizer", "tokenizer.json");
     }
     Ok(contents)
-}
-
-/// The files with tensors.
-fn files(path: &Path) -> Result<Vec<PathBuf>> {
-    let single = path.join(SINGLE);
-    let index = path.join(INDEX);
-    if single.exists() {
-        return Ok(vec![single]);
-    }
-    if index.exists() {
-        let shards: BTreeSet<String> = json::<Index>(&index)?.weight_map.into_values().collect();
-        return Ok(shards.into_iter().map(|shard| path.join(shard)).collect());
-    }
-    Err(Error::Input(format!(
-        "{}: found neither {SINGLE} nor {INDEX}",
-        path.display()
-    )))
 }

@@ -1,6 +1,6 @@
 //! The safetensors files of a directory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::DType;
@@ -48,6 +48,77 @@ pub(super) fn file_error(path: &Path, reason: impl Into<String>) -> Error {
     }
 }
 
+/// The files of a directory that have its weights.
+struct Listed {
+    paths: Vec<PathBuf>,
+    /// The tensors that an index promises; empty without one.
+    promised: Vec<String>,
+}
+
+impl Listed {
+    fn of(directory: &Path) -> Result<Self> {
+        let (single, index) = (directory.join(SINGLE), directory.join(INDEX));
+        if single.exists() {
+            return Ok(Self {
+                paths: vec![single],
+                promised: Vec::new(),
+            });
+        }
+        if index.exists() {
+            return Self::by_index(directory, &index);
+        }
+        let pickled = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
+        let hint = match pickled.iter().find(|name| directory.join(name).exists()) {
+            Some(name) => format!("; {name} is not read: save it as safetensors"),
+            None => String::new(),
+        };
+        Err(file_error(
+            directory,
+            format!("found neither {SINGLE} nor {INDEX}{hint}"),
+        ))
+    }
+
+    fn by_index(directory: &Path, path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| file_error(path, format!("cannot be read: {error}")))?;
+        let index: Index =
+            serde_json::from_str(&text).map_err(|error| file_error(path, error.to_string()))?;
+        let names: BTreeSet<&String> = index.weight_map.values().collect();
+        if names.is_empty() {
+            return Err(file_error(path, "found no file in its weight_map"));
+        }
+        let file = |name: &String| {
+            if Path::new(name).file_name() != Some(name.as_ref()) {
+                return Err(file_error(
+                    path,
+                    format!("found file `{name}`, expected a name in the same directory"),
+                ));
+            }
+            let file = directory.join(name);
+            match file.exists() {
+                true => Ok(file),
+                false => Err(file_error(
+                    &file,
+                    format!("missing, though {INDEX} names it"),
+                )),
+            }
+        };
+        Ok(Self {
+            paths: names.into_iter().map(file).collect::<Result<_>>()?,
+            promised: index.weight_map.into_keys().collect(),
+        })
+    }
+}
+
+/// The files with the weights of a checkpoint: `model.safetensors`, or those that
+/// `model.safetensors.index.json` names.
+///
+/// # Errors
+/// Files that are missing, or an index that is malformed or names files elsewhere.
+pub fn weight_files(directory: &Path) -> Result<Vec<PathBuf>> {
+    Ok(Listed::of(directory)?.paths)
+}
+
 impl Files {
     /// Opens `model.safetensors`, or the files that `model.safetensors.index.json` names.
     ///
@@ -58,71 +129,28 @@ impl Files {
             files: Vec::new(),
             tensors: BTreeMap::new(),
         };
-        let (single, index) = (directory.join(SINGLE), directory.join(INDEX));
-        if single.exists() {
-            opened.add(&single)?;
-        } else if index.exists() {
-            opened.add_all(directory, &index)?;
-        } else {
-            let pickled = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
-            let hint = match pickled.iter().find(|name| directory.join(name).exists()) {
-                Some(name) => format!("; {name} is not read: save it as safetensors"),
-                None => String::new(),
-            };
-            return Err(file_error(
-                directory,
-                format!("found neither {SINGLE} nor {INDEX}{hint}"),
-            ));
+        let listed = Listed::of(directory)?;
+        for path in &listed.paths {
+            opened.add(path)?;
         }
-        Ok(opened)
+        let absent: Vec<&str> = listed
+            .promised
+            .iter()
+            .filter(|name| !opened.tensors.contains_key(*name))
+            .map(String::as_str)
+            .collect();
+        match absent.is_empty() {
+            true => Ok(opened),
+            false => Err(file_error(
+                &directory.join(INDEX),
+                format!("names tensors that no file has: {}", super::listed(&absent)),
+            )),
+        }
     }
 
     /// The bytes of a tensor from its byte `offset`.
     pub fn bytes(&self, place: &Place, offset: usize, len: usize) -> std::io::Result<Region> {
         self.files[place.file].region(place.start + offset as u64, len)
-    }
-
-    fn add_all(&mut self, directory: &Path, path: &Path) -> Result<()> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| file_error(path, format!("cannot be read: {error}")))?;
-        let index: Index =
-            serde_json::from_str(&text).map_err(|error| file_error(path, error.to_string()))?;
-        let mut names: Vec<&String> = index.weight_map.values().collect();
-        names.sort_unstable();
-        names.dedup();
-        if names.is_empty() {
-            return Err(file_error(path, "found no file in its weight_map"));
-        }
-        for name in names {
-            if Path::new(name).file_name() != Some(name.as_ref()) {
-                return Err(file_error(
-                    path,
-                    format!("found file `{name}`, expected a name in the same directory"),
-                ));
-            }
-            let file = directory.join(name);
-            if !file.exists() {
-                return Err(file_error(
-                    &file,
-                    format!("missing, though {INDEX} names it"),
-                ));
-            }
-            self.add(&file)?;
-        }
-        let absent = |name: &&String| !self.tensors.contains_key(*name);
-        let absent: Vec<&str> = index
-            .weight_map
-            .keys()
-            .filter(absent)
-            .map(String::as_str)
-            .collect();
-        match absent.is_empty() {
-            true => Ok(()),
-            false => Err(file_error(
-                path,
-                format!("names tensors that no file has: {}", super::listed(&absent)),
-            )),
-        }
     }
 
     fn add(&mut self, path: &Path) -> Result<()> {

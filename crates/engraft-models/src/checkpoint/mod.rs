@@ -30,6 +30,7 @@ use engraft_kernels::Quantisation;
 use engraft_tensor::Key;
 use engraft_tensor::ops::QuantisedWeight;
 
+pub use files::weight_files;
 use files::{Files, file_error};
 pub use hub::locate;
 pub(crate) use names::Names;
