@@ -30,7 +30,7 @@ impl Merge {
             .registered()?;
         let config = MlpConfig::new(&[size, size]);
         let mlp = Mlp::new(&config, &Key::new(0), &Device::default(), DType::F32)?;
-        let weight = mlp.layer("fc1").expect("the only layer").base().weight;
+        let weight = mlp.layer("fc1").expect("the only layer").base().weight();
         let mut model = Adapted::new(mlp);
         model.attach("bench", &method, &Injection::new(0))?;
         Ok(Self {

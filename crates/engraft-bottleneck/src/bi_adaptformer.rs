@@ -8,11 +8,11 @@ use engraft_core::{
     AtInit, Counts, Ctx, Family, Gradient, InitContext, Kind, LayerShape, Method, MethodMeta,
     Parts, Result, SiteAdapter, SiteGraft, SiteKind, SiteShape, check_dropout, dropout,
 };
+use engraft_kernels::bit_stream;
 use engraft_tensor::Init;
 use serde::{Deserialize, Serialize};
 
 use crate::Activation;
-use crate::bit_stream;
 use crate::quantised::Quantised;
 
 /// What the adapter holds.

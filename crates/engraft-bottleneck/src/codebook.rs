@@ -2,55 +2,41 @@
 
 use std::sync::OnceLock;
 
+use engraft_kernels::Levels;
+
 /// Steps of the fixed point, as in the authors' code. From all zeros it has not converged at 7 and 8
 /// bits: the values around zero still lie closer together than the medians do.
 const STEPS: usize = 500;
 
-/// 2^b values for standard normal numbers, and what lies between them.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Codebook {
-    /// The values, ascending.
-    pub values: Vec<f64>,
-    /// The midpoints of neighbours: a number beyond k of them takes value k.
-    pub thresholds: Vec<f64>,
+/// 2^b values for standard normal numbers, b from 1 to 8: each is the median of the distribution
+/// between the thresholds around it, the least absolute error.
+///
+/// # Panics
+/// For another number of bits.
+pub fn codebook(bits: usize) -> &'static Levels {
+    static BOOKS: [OnceLock<Levels>; 8] = [const { OnceLock::new() }; 8];
+    BOOKS[bits - 1].get_or_init(|| solve(1 << bits))
 }
 
-impl Codebook {
-    /// The codebook of 1 to 8 bits: each value is the median of the normal distribution between the
-    /// thresholds around it, the least absolute error.
-    ///
-    /// # Panics
-    /// For another number of bits.
-    pub fn of(bits: usize) -> &'static Self {
-        static BOOKS: [OnceLock<Codebook>; 8] = [const { OnceLock::new() }; 8];
-        BOOKS[bits - 1].get_or_init(|| Self::solve(1 << bits))
+fn solve(count: usize) -> Levels {
+    let mut book = Levels {
+        values: vec![0.0; count],
+        thresholds: Vec::new(),
+    };
+    for _ in 0..STEPS {
+        book.thresholds = book
+            .values
+            .windows(2)
+            .map(|w| (w[0] + w[1]) / 2.0)
+            .collect();
+        let inner = book.thresholds.iter().map(|&x| cumulative(x));
+        let bounds: Vec<f64> = [0.0].into_iter().chain(inner).chain([1.0]).collect();
+        book.values = bounds
+            .windows(2)
+            .map(|w| quantile((w[0] + w[1]) / 2.0))
+            .collect();
     }
-
-    fn solve(count: usize) -> Self {
-        let mut book = Self {
-            values: vec![0.0; count],
-            thresholds: Vec::new(),
-        };
-        for _ in 0..STEPS {
-            book.thresholds = book
-                .values
-                .windows(2)
-                .map(|w| (w[0] + w[1]) / 2.0)
-                .collect();
-            let inner = book.thresholds.iter().map(|&x| cumulative(x));
-            let bounds: Vec<f64> = [0.0].into_iter().chain(inner).chain([1.0]).collect();
-            book.values = bounds
-                .windows(2)
-                .map(|w| quantile((w[0] + w[1]) / 2.0))
-                .collect();
-        }
-        book
-    }
-
-    /// Which value a number takes.
-    pub fn code(&self, z: f64) -> u8 {
-        self.thresholds.partition_point(|&threshold| z > threshold) as u8
-    }
+    book
 }
 
 /// Phi(x) = erfc(-x / sqrt(2)) / 2.
@@ -81,7 +67,7 @@ mod tests {
 
     #[test]
     fn one_bit_is_the_median_of_the_half_normal_distribution() {
-        let book = Codebook::of(1);
+        let book = codebook(1);
         assert!((book.values[1] - 0.674_489_750_196_081_7).abs() < 1e-12);
         assert!((book.values[0] + book.values[1]).abs() < 1e-12);
         assert_eq!((book.code(-0.1), book.code(0.1)), (0, 1));
@@ -90,7 +76,7 @@ mod tests {
     #[test]
     fn every_code_is_that_of_the_nearest_value() {
         for bits in 1..=8 {
-            let book = Codebook::of(bits);
+            let book = codebook(bits);
             assert_eq!(book.values.len(), 1 << bits);
             assert!(book.values.windows(2).all(|pair| pair[0] <= pair[1]));
             // Symmetric, and each value codes itself.

@@ -2,10 +2,10 @@
 
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use engraft_kernels::bit_stream;
 use engraft_tensor::bridge;
 
-use crate::bit_stream;
-use crate::codebook::Codebook;
+use crate::codebook::codebook;
 
 /// Keeps the standardised weights finite, as in the authors' code.
 const EPSILON: f64 = 1e-5;
@@ -50,7 +50,7 @@ impl Quantised {
         let latent = latent.val().detach();
         let (device, dtype) = (latent.device(), latent.dtype());
         let (z, mu, sigma) = standardise(latent);
-        let book = Codebook::of(self.bits);
+        let book = codebook(self.bits);
         let codes: Vec<u8> = bridge::values(&z)
             .into_iter()
             .map(|z| book.code(z))
@@ -132,7 +132,7 @@ impl Quantised {
 
     /// q(z) by bisection of the thresholds, b steps.
     fn nearest(&self, z: Tensor<2>) -> Tensor<2> {
-        let book = Codebook::of(self.bits);
+        let book = codebook(self.bits);
         let (device, dtype, [rows, cols]) = (z.device(), z.dtype(), z.dims());
         let table = |values: &[f64]| -> Tensor<1> {
             bridge::tensor(values.to_vec(), [values.len()], &device, dtype)
@@ -154,7 +154,7 @@ impl Quantised {
             .convert::<u8>()
             .try_to_vec()
             .expect("converted to bytes");
-        let book = Codebook::of(self.bits);
+        let book = codebook(self.bits);
         let wide: Vec<f64> = bit_stream::unpack(&packed, rows * cols, self.bits)
             .into_iter()
             .map(|code| book.values[usize::from(code)])

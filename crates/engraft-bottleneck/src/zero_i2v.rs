@@ -110,8 +110,8 @@ impl Adapter for LinearAdapter {
         let bias = base.bias.clone().map(|bias| bias.unsqueeze::<2>());
         let (factors, added) = match self.side {
             Side::Input => {
-                let added = self.shift().map(|shift| shift.matmul(base.weight.clone()));
-                ((down, up.matmul(base.weight.clone())), added)
+                let added = self.shift().map(|shift| shift.matmul(base.weight()));
+                ((down, up.matmul(base.weight())), added)
             }
             Side::Output => {
                 let through = bias
@@ -121,7 +121,7 @@ impl Adapter for LinearAdapter {
                     (Some(through), Some(shift)) => Some(through + shift),
                     (through, shift) => through.or(shift),
                 };
-                ((base.weight.clone().matmul(down), up), added)
+                ((base.weight().matmul(down), up), added)
             }
         };
         let bias = match (bias, added) {
@@ -130,7 +130,7 @@ impl Adapter for LinearAdapter {
         };
         let folded = base.with_low_rank(factors, self.scale);
         Ok(FrozenBase::new(
-            folded.weight,
+            folded.weight(),
             bias.map(|bias| bias.squeeze_dim(0)),
         ))
     }

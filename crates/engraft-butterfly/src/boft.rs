@@ -90,7 +90,7 @@ impl Boft {
 
 impl Adapter for Boft {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
-        let rotated = butterfly_rows(base.weight.clone(), self.factors(ctx));
+        let rotated = butterfly_rows(base.weight(), self.factors(ctx));
         Ok(self.outputs.layer(base, rotated))
     }
 
@@ -237,9 +237,9 @@ mod tests {
                 assert!(largest(boft.forward(x.clone(), &base, &ctx) - merged.forward(x)) < 1e-12);
                 // With s = 1, R^T R = I: lengths and angles of the columns of W survive.
                 let s = boft.outputs.s.as_ref().map(|s| s.val().unsqueeze());
-                let unscaled = merged.weight / s.unwrap();
+                let unscaled = merged.weight() / s.unwrap();
                 let gram = |w: Tensor<2>| w.clone().transpose().matmul(w);
-                assert!(largest(gram(unscaled) - gram(base.weight.clone())) < 1e-11);
+                assert!(largest(gram(unscaled) - gram(base.weight())) < 1e-11);
             }
         }
     }

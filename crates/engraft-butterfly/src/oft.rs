@@ -148,7 +148,7 @@ impl Oft {
 
 impl Adapter for Oft {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
-        let (weight, blocks) = (base.weight.clone(), self.blocks(ctx));
+        let (weight, blocks) = (base.weight(), self.blocks(ctx));
         let rotated = if self.rotates_outputs {
             rotate(weight, blocks)
         } else {
@@ -160,7 +160,7 @@ impl Adapter for Oft {
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
         let blocks = self.blocks(ctx);
         if self.rotates_outputs {
-            let y = rotate(matmul(x, base.weight.clone()), blocks);
+            let y = rotate(matmul(x, base.weight()), blocks);
             return self.outputs.retune(base, y);
         }
         let rotated = match (ctx.image(), self.convolution) {
@@ -172,7 +172,7 @@ impl Adapter for Oft {
 
     fn lookup(&self, rows: &Lookup, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
         // An embedding has no bias, and only the vectors that occur are rotated.
-        let vectors = rows.of(base.weight.clone());
+        let vectors = rows.of(base.weight());
         self.outputs.retune(base, rotate(vectors, self.blocks(ctx)))
     }
 

@@ -59,7 +59,7 @@ impl Retuned {
 
     /// x W diag(s) + b + beta for inputs x [tokens, d_in].
     pub(crate) fn apply(&self, base: &FrozenBase, x: Tensor<2>) -> Tensor<2> {
-        let weight = base.weight.clone();
+        let weight = base.weight();
         match &self.s {
             Some(_) => self.retune(base, matmul(x, weight)),
             None => linear(x, weight, self.bias(base)),

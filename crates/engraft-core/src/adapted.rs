@@ -204,6 +204,7 @@ impl<M: Adaptable> Adapted<M> {
         self.refuse_while_merged()?;
         let shapes = self.model.shapes();
         let plan = Plan::new(method, &shapes, injection)?;
+        self.refuse_quantised(&plan.params)?;
         let before = self.activity();
         // The new adapter becomes the active one: what others selected goes back to its original.
         self.disable(false);

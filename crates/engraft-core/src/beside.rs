@@ -6,13 +6,14 @@ use engraft_tensor::ops;
 use crate::base::FrozenBase;
 use crate::ctx::Ctx;
 use crate::dropout::dropout;
+use crate::weight::Weight;
 
 impl FrozenBase {
     /// y = x W + b + f(d(x)), with d dropout of `probability` in training.
     ///
     /// `update(x, Some((W, b)))` is the whole sum, `update(x, None)` f(x) alone: they are one
     /// operation that adds to the frozen product in place, but for dropout, where the two see
-    /// different inputs.
+    /// different inputs, and for a quantised weight.
     pub fn beside(
         &self,
         x: Tensor<2>,
@@ -24,7 +25,10 @@ impl FrozenBase {
             let y = self.forward(x.clone());
             return y + update(dropout(x, probability, ctx), None);
         }
-        update(x, Some((self.weight.clone(), self.bias.clone())))
+        match self.stored() {
+            Weight::Dense(weight) => update(x, Some((weight.clone(), self.bias.clone()))),
+            Weight::Quantised(_) => self.forward(x.clone()) + update(x, None),
+        }
     }
 
     /// y = x W + b + s (d(x) A) B for factors A: [d_in, r] and B: [r, d_out], with d dropout of
@@ -45,6 +49,6 @@ impl FrozenBase {
 
     /// The layer with the weight W + s A B.
     pub fn with_low_rank(&self, (a, b): (Tensor<2>, Tensor<2>), scaling: f64) -> Self {
-        self.with_weight(ops::low_rank_update(self.weight.clone(), a, b, scaling))
+        self.with_weight(ops::low_rank_update(self.weight(), a, b, scaling))
     }
 }

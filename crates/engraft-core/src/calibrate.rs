@@ -64,6 +64,8 @@ impl<M: Adaptable> Adapted<M> {
         }
         let frozen = self.frozen_weights(&layers);
         if needs.gradients() {
+            let weights = layers.iter().map(|layer| format!("{layer}.weight"));
+            self.refuse_quantised(&weights.collect::<Vec<_>>())?;
             self.train_weights(&frozen, true);
         }
         let mut seen = 0;
@@ -117,6 +119,26 @@ impl<M: Adaptable> Adapted<M> {
                     .is_some_and(|layer| layers.iter().any(|chosen| chosen == layer))
             })
             .collect()
+    }
+
+    /// Refuses to train, or to differentiate by, weights that are quantised.
+    pub(crate) fn refuse_quantised(&mut self, params: &[String]) -> Result<()> {
+        let mut found = None;
+        self.each_slot(|path, slot| {
+            if let Slot::Linear(linear) = slot
+                && linear.weight.as_quantised().is_some()
+                && params.contains(&format!("{path}.weight"))
+            {
+                found.get_or_insert_with(|| path.to_owned());
+            }
+        });
+        match found {
+            None => Ok(()),
+            Some(path) => Err(Error::Unsupported(format!(
+                "{path}: its weight is quantised and has no gradient; load the model in full \
+                 precision, or choose a method that leaves weights frozen"
+            ))),
+        }
     }
 
     fn train_weights(&mut self, paths: &[String], trained: bool) {

@@ -118,10 +118,8 @@ impl Linear {
                 // sum_i w_i W_i = (sum_i w_i) W + sum_i w_i (W_i - W).
                 let weights = average.weights();
                 let total: f64 = weights.iter().sum();
-                let whole = FrozenBase {
-                    weight: base.weight.clone() * total,
-                    bias: base.bias.clone().map(|bias| bias * total),
-                };
+                let bias = base.bias.clone().map(|bias| bias * total);
+                let whole = FrozenBase::new(base.weight() * total, bias);
                 let mut terms = average.of.iter().zip(weights);
                 terms.try_fold(whole, |sum, (child, weight)| {
                     let one = self.layer_of(child, base, ctx)?;
@@ -172,14 +170,12 @@ impl Linear {
 
 /// sum + w (one - base), weight and bias.
 fn add_change(sum: FrozenBase, one: FrozenBase, base: &FrozenBase, weight: f64) -> FrozenBase {
+    let changed = sum.weight() + (one.weight() - base.weight()) * weight;
     let bias = match (sum.bias, one.bias, &base.bias) {
         (Some(sum), Some(one), Some(base)) => Some(sum + (one - base.clone()) * weight),
         (Some(sum), Some(one), None) => Some(sum + one * weight),
         (None, Some(one), _) => Some(one * weight),
         (sum, None, _) => sum,
     };
-    FrozenBase {
-        weight: sum.weight + (one.weight - base.weight.clone()) * weight,
-        bias,
-    }
+    FrozenBase::new(changed, bias)
 }

@@ -110,7 +110,7 @@ impl Conv2d {
                 dilation,
             } = self.patches;
             let base = self.linear.base();
-            let weight = base.weight.transpose();
+            let weight = base.weight().transpose();
             let out = weight.dims()[0];
             let weight = weight.reshape([out, channels, kernel_rows, kernel_columns]);
             let options = ConvOptions::new(stride, padding, dilation, 1);

@@ -262,7 +262,10 @@ impl<M: Adaptable> Trained for Adapted<M> {
                     path,
                     base,
                     weight_gradient: gradients.get(&format!("model.{path}.weight")).map(
-                        |gradient| Tensor::from_inner(gradient.clone()).reshape(base.weight.dims()),
+                        |gradient| {
+                            Tensor::from_inner(gradient.clone())
+                                .reshape([base.d_in(), base.d_out()])
+                        },
                     ),
                     adapter: adapter.clone(),
                     changed: false,

@@ -211,7 +211,7 @@ impl<M: Adaptable> Adapted<M> {
         for ((layer, base), (_, method)) in self.bases(&plan)?.iter().zip(&plan.layers) {
             let needs = method.needs();
             if needs.any() {
-                let statistics = Statistics::placeholder(needs, &base.weight);
+                let statistics = Statistics::placeholder(needs, &base.weight());
                 calibration.insert(&layer.path, statistics);
             }
         }

@@ -72,6 +72,7 @@ mod targets;
 mod text;
 mod token_rows;
 mod transparent;
+mod weight;
 mod wrapped;
 
 pub use activation::Activation;
@@ -117,3 +118,4 @@ pub use sublayers::Sublayers;
 pub use targets::{Include, Overrides, Targets, layer_index};
 pub use text::Text;
 pub use token_rows::TokenRows;
+pub use weight::{Quantised, Weight};

@@ -12,6 +12,7 @@ use crate::input::Input;
 use crate::lookup::Lookup;
 use crate::named::Named;
 use crate::set::AdapterSet;
+use crate::weight::Weight;
 
 /// y = x W + b with the record keys of Burn's `Linear`, plus a set of adapters.
 ///
@@ -21,7 +22,7 @@ use crate::set::AdapterSet;
 #[derive(Module, Debug)]
 pub struct Linear {
     /// W, [d_in, d_out].
-    pub weight: Param<Tensor<2>>,
+    pub weight: Weight<Param<Tensor<2>>>,
     /// b, `[d_out]`.
     pub bias: Option<Param<Tensor<1>>>,
     /// The adapters.
@@ -39,8 +40,16 @@ pub struct Linear {
 impl Linear {
     /// A layer from its weight [d_in, d_out] and bias `[d_out]`.
     pub fn from_tensors(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
+        Self::from_weight(Param::from_tensor(weight), bias)
+    }
+
+    /// A layer from a weight of either kind and a bias `[d_out]`.
+    pub fn from_weight(
+        weight: impl Into<Weight<Param<Tensor<2>>>>,
+        bias: Option<Tensor<1>>,
+    ) -> Self {
         Self {
-            weight: Param::from_tensor(weight),
+            weight: weight.into(),
             bias: bias.map(Param::from_tensor),
             adapters: AdapterSet::default(),
             rebased: Named::default(),
@@ -67,7 +76,10 @@ impl Linear {
 
     /// The layer without its adapters.
     pub fn base(&self) -> FrozenBase {
-        FrozenBase::new(self.weight.val(), self.bias.as_ref().map(|bias| bias.val()))
+        FrozenBase::new(
+            self.weight.view(),
+            self.bias.as_ref().map(|bias| bias.val()),
+        )
     }
 
     /// Applies the layer and its active adapters.
@@ -264,8 +276,22 @@ impl Linear {
         self.unmerged.is_some()
     }
 
+    /// Whether the weight is quantised, or was before an adapter was merged into it.
+    pub fn was_quantised(&self) -> bool {
+        let unmerged = self.unmerged.as_ref();
+        self.weight.as_quantised().is_some()
+            || unmerged.is_some_and(|base| base.quantised().is_some())
+    }
+
     fn set_values(&mut self, layer: &FrozenBase) {
-        self.weight = replace(self.weight.clone(), layer.weight.clone());
+        self.weight = match (self.weight.clone(), layer.stored()) {
+            (_, Weight::Quantised(stored)) => Weight::Quantised(stored.clone()),
+            (Weight::Dense(param), Weight::Dense(weight)) => replace(param, weight.clone()).into(),
+            (Weight::Quantised(_), Weight::Dense(weight)) => {
+                let merged = Param::from_tensor(weight.clone().detach());
+                merged.set_require_grad(false).into()
+            }
+        };
         if let (Some(param), Some(bias)) = (self.bias.take(), layer.bias.clone()) {
             self.bias = Some(replace(param, bias));
         }

@@ -35,7 +35,7 @@ impl Reparameterization for WeightAdapter {
         let given = FrozenBase::new(base.reshape([dims[0] as i64, -1]), None);
         let base = self.rebased.as_ref().unwrap_or(&given);
         match self.adapter.effective(base, &Ctx::default()) {
-            Ok(layer) => layer.weight.reshape(dims),
+            Ok(layer) => layer.weight().reshape(dims),
             Err(error) => {
                 panic!("an adapter that was attached to a weight lost its weight form: {error}")
             }

@@ -79,8 +79,8 @@ impl TokenRows {
     pub fn new(tokens: &[usize], base: &FrozenBase, kind: LayerKind) -> Self {
         let columns = kind != LayerKind::Embedding;
         let table = match columns {
-            true => base.weight.clone().transpose(),
-            false => base.weight.clone(),
+            true => base.weight().transpose(),
+            false => base.weight(),
         };
         let device = base.device();
         let ints = |values: Vec<i64>| {
@@ -136,7 +136,7 @@ impl TokenRows {
 
 impl Adapter for TokenRows {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
-        let weight = base.weight.clone();
+        let weight = base.weight();
         Ok(base.with_weight(match self.columns {
             true => self.in_columns(weight, self.rows.val().transpose()),
             false => self.in_rows(weight, self.places.clone()),
@@ -149,7 +149,7 @@ impl Adapter for TokenRows {
             let layer = self.effective(base, ctx).expect("it has a weight form");
             return layer.forward(x);
         }
-        let y = x.clone().matmul(base.weight.clone());
+        let y = x.clone().matmul(base.weight());
         base.add_bias(self.in_columns(y, x.matmul(self.rows.val().transpose())))
     }
 
@@ -159,7 +159,7 @@ impl Adapter for TokenRows {
             let layer = self.effective(base, ctx).expect("it has a weight form");
             return layer.lookup(rows);
         }
-        let y = base.weight.clone().select(0, rows.indices());
+        let y = base.weight().select(0, rows.indices());
         let y = self.in_rows(y, self.places.clone().select(0, rows.indices()));
         base.add_bias(rows.hold(y))
     }
@@ -195,18 +195,18 @@ mod tests {
         let fresh = TokenRows::new(&[5, 2], &base, LayerKind::Embedding);
         assert_eq!(
             difference(
-                fresh.effective(&base, &ctx).unwrap().weight,
-                base.weight.clone()
+                fresh.effective(&base, &ctx).unwrap().weight(),
+                base.weight()
             ),
             0.0
         );
         let rows = normal([2, 3], "rows");
         let moved = fresh.starting_at(rows.clone());
-        let weight = moved.effective(&base, &ctx).unwrap().weight;
+        let weight = moved.effective(&base, &ctx).unwrap().weight();
         for (token, own) in [(5, Some(0)), (2, Some(1)), (0, None), (6, None)] {
             let expected = match own {
                 Some(place) => rows.clone().narrow(0, place, 1),
-                None => base.weight.clone().narrow(0, token, 1),
+                None => base.weight().narrow(0, token, 1),
             };
             assert_eq!(
                 difference(weight.clone().narrow(0, token, 1), expected),

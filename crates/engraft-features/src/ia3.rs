@@ -77,10 +77,10 @@ impl Adapter for Ia3 {
         let l = self.scale();
         Ok(match self.scales {
             Scales::Output => FrozenBase::new(
-                scaled_columns(base.weight.clone(), l.clone(), None),
+                scaled_columns(base.weight(), l.clone(), None),
                 base.bias.clone().map(|bias| bias * l),
             ),
-            Scales::Input => base.with_weight(base.weight.clone() * l.unsqueeze_dim(1)),
+            Scales::Input => base.with_weight(base.weight() * l.unsqueeze_dim(1)),
         })
     }
 
@@ -89,7 +89,7 @@ impl Adapter for Ia3 {
         match self.scales {
             Scales::Output => {
                 let bias = base.bias.clone().map(|bias| bias * l.clone());
-                scaled_columns(matmul(x, base.weight.clone()), l, bias)
+                scaled_columns(matmul(x, base.weight()), l, bias)
             }
             Scales::Input => base.forward(scaled_columns(x, l, None)),
         }

@@ -66,7 +66,7 @@ impl Adapter for Ssf {
             None => beta,
         };
         Ok(FrozenBase::new(
-            scaled_columns(base.weight.clone(), gamma, None),
+            scaled_columns(base.weight(), gamma, None),
             Some(bias),
         ))
     }

@@ -77,8 +77,8 @@ impl Ether {
 impl Adapter for Ether {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
         let weight = match &self.input {
-            Some(h) => h.apply_rows(base.weight.clone()),
-            None => base.weight.clone(),
+            Some(h) => h.apply_rows(base.weight()),
+            None => base.weight(),
         };
         Ok(base.with_weight(match &self.output {
             Some(h) => h.apply(weight),
@@ -92,7 +92,7 @@ impl Adapter for Ether {
             None => x,
         };
         match &self.output {
-            Some(h) => base.add_bias(h.apply(matmul(x, base.weight.clone()))),
+            Some(h) => base.add_bias(h.apply(matmul(x, base.weight()))),
             None => base.forward(x),
         }
     }

@@ -52,8 +52,8 @@ impl Goft {
 impl Adapter for Goft {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
         let weight = match &self.scale {
-            Some(scale) => base.weight.clone() * scale.val().unsqueeze_dim::<2>(1),
-            None => base.weight.clone(),
+            Some(scale) => base.weight() * scale.val().unsqueeze_dim::<2>(1),
+            None => base.weight(),
         };
         Ok(base.with_weight(plane_maps_rows(weight, self.rotations())))
     }
@@ -151,7 +151,7 @@ mod tests {
             );
             if !scaled {
                 let gram = |w: Tensor<2>| w.clone().transpose().matmul(w);
-                assert!(largest(gram(merged.weight) - gram(base.weight)) < 1e-12);
+                assert!(largest(gram(merged.weight()) - gram(base.weight())) < 1e-12);
             }
         }
     }

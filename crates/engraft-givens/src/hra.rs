@@ -92,7 +92,7 @@ impl Hra {
     /// The factors U, [d_in, r], and T U^T W, [r, d_out], of W - R W.
     fn update(&self, base: &FrozenBase) -> (Tensor<2>, Tensor<2>) {
         let [u, t] = self.compact();
-        let turned = matmul(matmul(t, u.clone().transpose()), base.weight.clone());
+        let turned = matmul(matmul(t, u.clone().transpose()), base.weight());
         (u, turned)
     }
 
@@ -106,13 +106,13 @@ impl Hra {
 impl Adapter for Hra {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
         let (u, turned) = self.update(base);
-        let weight = base.weight.clone();
+        let weight = base.weight();
         Ok(base.with_weight(low_rank_update(weight, u, turned, -1.0)))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
         let (u, turned) = self.update(base);
-        low_rank(x, base.weight.clone(), base.bias.clone(), u, turned, -1.0)
+        low_rank(x, base.weight(), base.bias.clone(), u, turned, -1.0)
     }
 
     fn penalty(&self, _: &FrozenBase, _: &Ctx) -> Option<Tensor<1>> {
@@ -256,10 +256,10 @@ mod tests {
             assert!(forms_apart(&hra, &base) < 1e-12);
             let merged = hra.effective(&base, &Ctx::default()).unwrap();
             let gram = |w: Tensor<2>| w.clone().transpose().matmul(w);
-            assert!(largest(gram(merged.weight.clone()) - gram(base.weight.clone())) < 1e-12);
+            assert!(largest(gram(merged.weight()) - gram(base.weight())) < 1e-12);
             // No other direction than the span of U moves: R - I has rank at most r.
             if r < 13 {
-                let change = merged.weight - base.weight;
+                let change = merged.weight() - base.weight();
                 let [u, _] = Hra {
                     orthogonality: Orthogonality::GramSchmidt,
                     ..hra
@@ -289,7 +289,7 @@ mod tests {
             orthogonality: Orthogonality::GramSchmidt,
             ..free
         };
-        let weight = |hra: &Hra| hra.effective(&base, &Ctx::default()).unwrap().weight;
+        let weight = |hra: &Hra| hra.effective(&base, &Ctx::default()).unwrap().weight();
         assert!(largest(weight(&orthogonal) - weight(&spanning)) < 1e-13);
         let penalty = |hra: &Hra, orthogonality| {
             let hra = Hra {

@@ -64,7 +64,7 @@ impl Qgoft {
 
 impl Adapter for Qgoft {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
-        Ok(base.with_weight(plane_maps_rows(base.weight.clone(), self.maps())))
+        Ok(base.with_weight(plane_maps_rows(base.weight(), self.maps())))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {

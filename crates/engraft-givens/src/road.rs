@@ -101,7 +101,7 @@ impl Adapter for Road {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
         let row = |bias: Tensor<1>| self.apply(bias.unsqueeze()).squeeze_dim(0);
         Ok(FrozenBase::new(
-            self.apply(base.weight.clone()),
+            self.apply(base.weight()),
             base.bias.clone().map(row),
         ))
     }

@@ -129,7 +129,7 @@ impl Adapter for Kadaptation {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         let (columns, rows) = self.thin(ctx);
         let update = dropout(columns.matmul(rows), self.dropout, ctx);
-        let mut layer = base.with_weight(base.weight.clone() + update);
+        let mut layer = base.with_weight(base.weight() + update);
         if let Some(offset) = self.offset(ctx) {
             let offset = offset.reshape([base.d_out()]);
             layer.bias = Some(match layer.bias {
@@ -309,7 +309,7 @@ mod tests {
             let fast = Matrix::from_fn(3, 4, |i, j| u.get(k, i) * v.get(k, j));
             expected = expected.add(&rule.kron(&fast).scale(2.0)).unwrap();
         }
-        let found = bridge::to_matrix(&effective.weight);
+        let found = bridge::to_matrix(&effective.weight());
         assert!(found.max_abs_diff(&expected).unwrap() < 1e-16 * 10.0);
         let spectrum = svd(&found).unwrap().s;
         assert!(spectrum[2] > 1e-7 && spectrum[3] < 1e-15, "{spectrum:?}");

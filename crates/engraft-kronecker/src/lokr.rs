@@ -89,7 +89,7 @@ pub struct Lokr {
 impl Adapter for Lokr {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
         let (w1, w2) = self.factors();
-        Ok(base.with_weight(kronecker_update(base.weight.clone(), w1, w2)))
+        Ok(base.with_weight(kronecker_update(base.weight(), w1, w2)))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
@@ -269,8 +269,8 @@ mod tests {
             lokr.w2 = Factor { a: random(&lokr.w2.a, "2a"), b: lokr.w2.b.as_ref().map(|b| random(b, "2b")), t: None };
 
             let effective = lokr.effective(&base, &Ctx::default()).unwrap();
-            let (w, w1, w2) = (bridge::to_matrix(&base.weight), bridge::to_matrix(&lokr.w1.matrix()), bridge::to_matrix(&lokr.w2.matrix()));
-            let found = bridge::to_matrix(&effective.weight);
+            let (w, w1, w2) = (bridge::to_matrix(&base.weight()), bridge::to_matrix(&lokr.w1.matrix()), bridge::to_matrix(&lokr.w2.matrix()));
+            let found = bridge::to_matrix(&effective.weight());
             for i in 0..d_in {
                 for j in 0..d_out {
                     let update = w1.get(i / w2.rows(), j / w2.cols()) * w2.get(i % w2.rows(), j % w2.cols()) * 3.0 / rank as f64;

@@ -90,11 +90,9 @@ impl Moka {
 impl Adapter for Moka {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("moka", self.dropout, ctx)?;
-        let weight = self
-            .components()
-            .fold(base.weight.clone(), |weight, (a, b)| {
-                kronecker_update(weight, a.unsqueeze(), b.unsqueeze())
-            });
+        let weight = self.components().fold(base.weight(), |weight, (a, b)| {
+            kronecker_update(weight, a.unsqueeze(), b.unsqueeze())
+        });
         Ok(base.with_weight(weight))
     }
 
@@ -233,14 +231,14 @@ mod tests {
         }
         let gates: Vec<f64> = bridge::values(&moka.g.val());
         let total: f64 = gates.iter().map(|gate| gate.exp()).sum();
-        let mut expected = bridge::to_matrix(&base.weight);
+        let mut expected = bridge::to_matrix(&base.weight());
         for (i, gate) in gates.iter().enumerate() {
             let factor = |param: &Param<Tensor<2>>| bridge::to_matrix(&param.val());
             let product: Matrix = factor(&moka.a[i]).kron(&factor(&moka.b[i]));
             expected = expected.add(&product.scale(gate.exp() / total)).unwrap();
         }
         let effective = moka.effective(&base, &Ctx::default()).unwrap();
-        let found = bridge::to_matrix(&effective.weight);
+        let found = bridge::to_matrix(&effective.weight());
         assert!(found.max_abs_diff(&expected).unwrap() < 1e-13);
         let x = draw([3, 12], "x");
         let distance = moka.forward(x.clone(), &base, &Ctx::default()) - effective.forward(x);

@@ -68,7 +68,7 @@ impl Adapter for PhmLinear {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("phm-linear", self.dropout, ctx)?;
         let rules = phm::rules(ctx, &self.rules) * self.scale;
-        Ok(base.with_weight(self.phm.added_to(base.weight.clone(), rules)))
+        Ok(base.with_weight(self.phm.added_to(base.weight(), rules)))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
@@ -182,13 +182,13 @@ mod tests {
         let (s, t) = (adapter.phm.s.val(), adapter.phm.t.val());
         let slice =
             |of: &Tensor<3>, k| bridge::to_matrix(&of.clone().narrow(0, k, 1).squeeze_dim::<2>(0));
-        let mut expected = bridge::to_matrix(&base.weight);
+        let mut expected = bridge::to_matrix(&base.weight());
         for k in 0..3 {
             let rule = engraft_linalg::Matrix::from_fn(3, 3, |i, j| rules.get(k, 3 * i + j));
             let fast = slice(&s, k).matmul(&slice(&t, k)).unwrap();
             expected = expected.add(&rule.kron(&fast)).unwrap();
         }
-        let found = bridge::to_matrix(&effective.weight);
+        let found = bridge::to_matrix(&effective.weight());
         assert!(found.max_abs_diff(&expected).unwrap() < 1e-13);
 
         let x: Tensor<2> = draw([1, 4, 6], "x").reshape([4, 6]);

@@ -99,7 +99,7 @@ pub struct Soka {
 impl Adapter for Soka {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("soka", self.dropout, ctx)?;
-        let weight = kronecker_update(base.weight.clone(), self.a.val(), self.b.val());
+        let weight = kronecker_update(base.weight(), self.a.val(), self.b.val());
         Ok(base.with_weight(weight))
     }
 
@@ -110,7 +110,7 @@ impl Adapter for Soka {
     }
 
     fn rebase(&self, base: &FrozenBase) -> Option<FrozenBase> {
-        let rest = kronecker_update(base.weight.clone(), -self.a0.val(), self.b0.val());
+        let rest = kronecker_update(base.weight(), -self.a0.val(), self.b0.val());
         Some(base.with_weight(rest.detach()))
     }
 }
@@ -157,8 +157,7 @@ impl Graft for SokaConfig {
         let ([m_in, m_out], [n_in, n_out]) = (a_shape, b_shape);
         // Row (i, j) holds the block (i, j) of W: a Kronecker product becomes an outer product.
         let blocks = base
-            .weight
-            .clone()
+            .weight()
             .detach()
             .reshape([m_in, n_in, m_out, n_out])
             .swap_dims(1, 2)
@@ -284,8 +283,8 @@ mod tests {
             let rearranged = rearrange(&bridge::to_matrix(weight), (3, 3), (4, 5)).unwrap();
             engraft_linalg::svd(&rearranged).unwrap().s
         };
-        let all = spectrum(&base.weight);
-        let rest = spectrum(&adapter.rebase(&base).unwrap().weight);
+        let all = spectrum(&base.weight());
+        let rest = spectrum(&adapter.rebase(&base).unwrap().weight());
         for (expected, found) in all[3..].iter().chain(&[0.0; 3]).zip(&rest) {
             assert!((expected - found).abs() < 1e-12 * all[0]);
         }

@@ -113,7 +113,7 @@ impl Adamss {
 impl Adapter for Adamss {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
         let change = self.change(self.v.val());
-        let weight = base.weight.clone() + change.clone().narrow(0, 0, base.d_in());
+        let weight = base.weight() + change.clone().narrow(0, 0, base.d_in());
         let bias = base
             .bias
             .clone()
@@ -222,8 +222,8 @@ impl Graft for AdamssConfig {
 /// [W; b], [d_in + 1, d_out], or W without a bias.
 fn with_bias(base: &FrozenBase) -> Matrix {
     let weight = match &base.bias {
-        Some(bias) => Tensor::cat(vec![base.weight.clone(), bias.clone().unsqueeze()], 0),
-        None => base.weight.clone(),
+        Some(bias) => Tensor::cat(vec![base.weight(), bias.clone().unsqueeze()], 0),
+        None => base.weight(),
     };
     bridge::to_matrix(&weight)
 }
@@ -296,7 +296,7 @@ mod tests {
         let layer = &adapted.model.block.fc1;
         let adapter = layer.adapters.get(testing::NAME).unwrap();
         let adapter: &Adamss = adapter.downcast_ref().unwrap();
-        let changed = layer.effective(&adapted.ctx(Mode::Eval)).unwrap().weight;
+        let changed = layer.effective(&adapted.ctx(Mode::Eval)).unwrap().weight();
         let update = bridge::to_matrix(&(changed - layer.weight.val()));
         let rows: Vec<i64> = adapter
             .rows

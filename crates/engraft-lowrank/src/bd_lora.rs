@@ -133,10 +133,7 @@ impl Adapter for BdLora {
             (Some(bias), Some(c)) => Some(bias + c),
             (bias, c) => bias.or(c),
         };
-        Ok(FrozenBase::new(
-            base.weight.clone() + update * self.scaling,
-            bias,
-        ))
+        Ok(FrozenBase::new(base.weight() + update * self.scaling, bias))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
@@ -293,7 +290,7 @@ mod tests {
                 _ => adapter.a = Param::from_tensor(keep(adapter.a.val(), 1)),
             }
             let changed =
-                adapter.effective(&base, &Ctx::default()).unwrap().weight - base.weight.clone();
+                adapter.effective(&base, &Ctx::default()).unwrap().weight() - base.weight();
             let values = bridge::to_matrix(&changed);
             for i in 0..12 {
                 for j in 0..6 {

@@ -33,7 +33,7 @@ impl Adapter for Beft {
             Some(bias) => bias.clone() + v,
             None => v,
         };
-        Ok(FrozenBase::new(base.weight.clone(), Some(bias)))
+        Ok(FrozenBase::new(base.weight(), Some(bias)))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {

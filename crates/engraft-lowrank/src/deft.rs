@@ -73,13 +73,13 @@ impl Adapter for Deft {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("deft", self.dropout, ctx)?;
         let (q, s) = self.projection.factors(self.p.val());
-        let change = self.r.val() * self.scaling - base.weight.clone().matmul(s);
-        Ok(base.with_weight(base.weight.clone() + change.matmul(q.transpose())))
+        let change = self.r.val() * self.scaling - base.weight().matmul(s);
+        Ok(base.with_weight(base.weight() + change.matmul(q.transpose())))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
         let (q, s) = self.projection.factors(self.p.val());
-        let plain = x.clone().matmul(base.weight.clone());
+        let plain = x.clone().matmul(base.weight());
         let injected = dropout(x, self.dropout, ctx).matmul(self.r.val()) * self.scaling;
         let change = injected - plain.clone().matmul(s);
         base.add_bias(plain + change.matmul(q.transpose()))
@@ -104,7 +104,7 @@ impl Graft for DeftConfig {
         let (_, s) = self.projection.factors(p.clone());
         Ok(Deft {
             p: Param::from_tensor(p),
-            r: Param::from_tensor((base.weight.clone().matmul(s) / scaling).detach()),
+            r: Param::from_tensor((base.weight().matmul(s) / scaling).detach()),
             scaling,
             dropout: self.dropout,
             projection: self.projection,
@@ -181,7 +181,7 @@ mod tests {
         let (q, _) = Projection::Qr.factors(deft.p.val());
         let q = bridge::to_matrix(&q);
         let effective = deft.effective(&base, &Ctx::default()).unwrap();
-        let along = bridge::to_matrix(&effective.weight).matmul(&q).unwrap();
+        let along = bridge::to_matrix(&effective.weight()).matmul(&q).unwrap();
         let injected = trial::matrix(&deft.r).scale(2.0);
         assert!(along.max_abs_diff(&injected).unwrap() < 1e-13);
         let within = update.matmul(&q).unwrap().matmul(&q.transpose()).unwrap();

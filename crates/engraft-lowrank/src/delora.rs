@@ -116,7 +116,7 @@ impl Graft for DeloraConfig {
 
     fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<Delora> {
         let (d_in, d_out, rank) = (base.d_in(), base.d_out(), self.rank);
-        let w = base.weight.clone().detach();
+        let w = base.weight().detach();
         let w_norm = (w.clone() * w).sum_dim(1).squeeze_dim::<1>(1).sqrt();
         Ok(Delora {
             a: Param::from_tensor(ctx.tensor(
@@ -201,7 +201,7 @@ mod tests {
     fn the_row_norms_are_those_of_the_first_weight() {
         let base = trial::base(4, 3, false);
         let delora = trial::fresh(&DeloraConfig::default(), &base);
-        let w = engraft_tensor::bridge::to_matrix(&base.weight);
+        let w = engraft_tensor::bridge::to_matrix(&base.weight());
         let norms = engraft_tensor::bridge::values(&delora.w_norm.val());
         for (i, norm) in norms.iter().enumerate() {
             let row: f64 = w.row(i).iter().map(|w| w * w).sum();

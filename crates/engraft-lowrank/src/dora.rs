@@ -87,7 +87,7 @@ impl Dora {
             return held.clone();
         }
         let (a, b) = (self.a.val(), self.b.val());
-        column_norms(base.weight.clone(), a, b, self.scaling)
+        column_norms(base.weight(), a, b, self.scaling)
     }
 
     fn gain(&self, base: &FrozenBase) -> Tensor<1> {
@@ -103,11 +103,11 @@ impl Adapter for Dora {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("dora", self.dropout, ctx)?;
         let v = base.with_low_rank((self.a.val(), self.b.val()), self.scaling);
-        Ok(base.with_weight(scaled_columns(v.weight, self.gain(base), None)))
+        Ok(base.with_weight(scaled_columns(v.weight(), self.gain(base), None)))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
-        let (weight, gain) = (base.weight.clone(), self.gain(base));
+        let (weight, gain) = (base.weight(), self.gain(base));
         let changed = |x, w| low_rank(x, w, None, self.a.val(), self.b.val(), self.scaling);
         if ctx.is_training() && self.dropout > 0.0 {
             // The part of the base that DoRA changes sees the dropped input, the rest the whole one.
@@ -121,7 +121,7 @@ impl Adapter for Dora {
     /// Only the norm is over the whole vocabulary. There is no dropout on indices.
     fn lookup(&self, rows: &Lookup, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
         let added = rows.of(self.a.val()).matmul(self.b.val()) * self.scaling;
-        let v = rows.of(base.weight.clone()) + added;
+        let v = rows.of(base.weight()) + added;
         base.add_bias(v * self.gain(base).unsqueeze())
     }
 
@@ -149,7 +149,7 @@ impl Graft for DoraConfig {
         Ok(Dora::new(
             ctx.tensor(Init::KaimingUniform { fan_in: d_in }, [d_in, rank], "a"),
             ctx.tensor(Init::ZEROS, [rank, d_out], "b"),
-            column_squares(base.weight.clone()).sqrt().detach(),
+            column_squares(base.weight()).sqrt().detach(),
             self.scaling.factor(self.alpha, rank),
             self.dropout,
         ))

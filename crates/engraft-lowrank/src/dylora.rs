@@ -281,9 +281,9 @@ mod tests {
                 let ctx = at(&bank, step);
                 let rank = dylora.rank(&ctx);
                 seen[rank] = true;
-                let found = dylora.effective(&base, &ctx).unwrap().weight;
+                let found = dylora.effective(&base, &ctx).unwrap().weight();
                 let lora = dylora.truncated(rank).unwrap();
-                let expected = lora.effective(&base, &Ctx::default()).unwrap().weight;
+                let expected = lora.effective(&base, &Ctx::default()).unwrap().weight();
                 compare::close("W'", &found, &expected, 16).unwrap();
                 let values = svd(&trial::update(&lora, &base)).unwrap().s;
                 assert!(values[rank - 1] > 1e-6 && values[rank] < 1e-13);

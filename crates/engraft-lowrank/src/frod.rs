@@ -109,7 +109,7 @@ impl Adapter for Frod {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("frod", self.dropout, ctx)?;
         let inner = self.v.val().matmul(self.core()) * inverse_lengths(base);
-        Ok(base.with_weight(inner.matmul(base.weight.clone())))
+        Ok(base.with_weight(inner.matmul(base.weight())))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
@@ -124,7 +124,7 @@ impl Adapter for Frod {
 
     /// G in the place of W.
     fn rebase(&self, base: &FrozenBase) -> Option<FrozenBase> {
-        let weight = bridge::to_matrix(&base.weight);
+        let weight = bridge::to_matrix(&base.weight());
         let rows = coordinates(&bridge::to_matrix(&self.v.val()), &weight).ok()?;
         Some(base.with_weight(bridge::from_matrix(&rows, &base.device(), base.dtype())))
     }
@@ -132,7 +132,7 @@ impl Adapter for Frod {
 
 /// 1 / lambda_0, [1, d_in], from G; zero for a row without direction.
 fn inverse_lengths(base: &FrozenBase) -> Tensor<2> {
-    let lengths = base.weight.clone().powi_scalar(2).sum_dim(1).sqrt();
+    let lengths = base.weight().powi_scalar(2).sum_dim(1).sqrt();
     let negligible = lengths.clone().lower_equal_elem(NEGLIGIBLE);
     lengths.recip().mask_fill(negligible, 0.0).transpose()
 }
@@ -226,7 +226,7 @@ impl ModelGraft for FrodConfig {
         for members in members(&numbered(parts.iter())) {
             let weights: Vec<Matrix> = members
                 .iter()
-                .map(|layer| bridge::to_matrix(&layers[*layer].1.weight))
+                .map(|layer| bridge::to_matrix(&layers[*layer].1.weight()))
                 .collect();
             let numeric = |error| ctx.numeric(format!("{}: {error}", layers[members[0]].0.path));
             let v = joint_basis(&weights, self.ridge).map_err(numeric)?;
@@ -362,8 +362,8 @@ mod tests {
         for ((_, base), adapter) in layers.iter().zip(&made) {
             let own = adapter.rebase(base).unwrap();
             let again = adapter.effective(&own, &Ctx::default()).unwrap();
-            let error = bridge::to_matrix(&again.weight)
-                .max_abs_diff(&bridge::to_matrix(&base.weight))
+            let error = bridge::to_matrix(&again.weight())
+                .max_abs_diff(&bridge::to_matrix(&base.weight()))
                 .unwrap();
             assert!(error < 1e-12, "{error:e}");
         }

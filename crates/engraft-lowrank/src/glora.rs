@@ -127,7 +127,7 @@ impl Glora {
         }
         let product = self.c.factors().map(|(xu, xd)| xd.matmul(xu).transpose());
         if let Some(c) = product.or_else(|| self.c.vector().map(Tensor::unsqueeze)) {
-            bias = bias + c.matmul(base.weight.clone()).squeeze_dim::<1>(0);
+            bias = bias + c.matmul(base.weight()).squeeze_dim::<1>(0);
         }
         Some(bias)
     }
@@ -135,7 +135,7 @@ impl Glora {
 
 impl Adapter for Glora {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
-        let mut weight = base.weight.clone();
+        let mut weight = base.weight();
         if let Some(a) = self.a.matrix() {
             weight = weight * (a + 1.0);
         }
@@ -146,7 +146,7 @@ impl Adapter for Glora {
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
-        let weight = base.weight.clone();
+        let weight = base.weight();
         let mut y = match (self.a.factors(), self.a.vector()) {
             (Some((xu, xd)), _) => matmul(x.clone(), modulated(weight, xu, xd)),
             (None, Some(a)) => scaled_columns(matmul(x.clone(), weight), a + 1.0, None),

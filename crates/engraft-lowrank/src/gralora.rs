@@ -84,7 +84,7 @@ impl Adapter for Gralora {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("gralora", self.dropout, ctx)?;
         let (a, b) = (self.a.val(), self.b.val());
-        let weight = block_low_rank_update(base.weight.clone(), a, b, self.scaling);
+        let weight = block_low_rank_update(base.weight(), a, b, self.scaling);
         let layer = base.with_weight(weight);
         Ok(match self.general() {
             Some(factors) => layer.with_low_rank(factors, self.scaling),

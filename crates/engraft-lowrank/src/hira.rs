@@ -61,7 +61,7 @@ pub struct Hira {
 impl Hira {
     /// W . (1 + A B).
     fn weight(&self, base: &FrozenBase) -> Tensor<2> {
-        modulated(base.weight.clone(), self.a.val(), self.b.val())
+        modulated(base.weight(), self.a.val(), self.b.val())
     }
 }
 
@@ -73,7 +73,7 @@ impl Adapter for Hira {
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
         if ctx.is_training() && self.dropout > 0.0 {
-            let update = base.weight.clone() * matmul(self.a.val(), self.b.val());
+            let update = base.weight() * matmul(self.a.val(), self.b.val());
             return base.forward(x.clone()) + matmul(dropout(x, self.dropout, ctx), update);
         }
         linear(x, self.weight(base), base.bias.clone())
@@ -82,7 +82,7 @@ impl Adapter for Hira {
     /// Only the rows that occur are formed. There is no dropout on indices.
     fn lookup(&self, rows: &Lookup, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
         let gain = rows.of(self.a.val()).matmul(self.b.val()) + 1.0;
-        base.add_bias(rows.of(base.weight.clone()) * gain)
+        base.add_bias(rows.of(base.weight()) * gain)
     }
 }
 
@@ -172,7 +172,7 @@ mod tests {
         assert!(smallest > 1e-3, "{smallest}");
         // Row i and column j of W are scaled by 1 + a_i b_j.
         let (a, b) = (trial::matrix(&hira.a), trial::matrix(&hira.b));
-        let w = engraft_tensor::bridge::to_matrix(&base.weight);
+        let w = engraft_tensor::bridge::to_matrix(&base.weight());
         for i in 0..7 {
             for j in 0..5 {
                 let expected = w.get(i, j) * a.get(i, 0) * b.get(0, j);

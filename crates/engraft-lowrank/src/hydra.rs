@@ -120,7 +120,7 @@ pub struct Hydra {
 
 impl Adapter for Hydra {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
-        let mut weight = base.weight.clone();
+        let mut weight = base.weight();
         let mut bias = base.bias.clone();
         let mut add = |offset: Option<Tensor<2>>| {
             if let Some(offset) = offset {
@@ -133,7 +133,7 @@ impl Adapter for Hydra {
             add(parallel.offset());
         }
         if let Some(sequential) = &self.sequential {
-            weight = weight + sequential.linear(base.weight.clone()) * self.scale;
+            weight = weight + sequential.linear(base.weight()) * self.scale;
             let moved = base
                 .bias
                 .clone()

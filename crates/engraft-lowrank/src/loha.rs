@@ -108,10 +108,10 @@ impl Loha {
     /// W + s (A1 B1) . (A2 B2), [d_in, d_out].
     fn weight(&self, base: &FrozenBase) -> Tensor<2> {
         if self.w1.b.dims()[0] <= FACTORED {
-            return base.with_low_rank(self.factors(), self.scaling).weight;
+            return base.with_low_rank(self.factors(), self.scaling).weight();
         }
         let product = |factor: &HadamardFactor| matmul(factor.inputs(), factor.b.val());
-        base.weight.clone() + product(&self.w1) * product(&self.w2) * self.scaling
+        base.weight() + product(&self.w1) * product(&self.w2) * self.scaling
     }
 
     /// The factors of the update without s, of rank r^2: [d_in, r^2] and [r^2, d_out].
@@ -272,7 +272,7 @@ mod tests {
         for kernel in [1, 5] {
             let base = trial::base(15, 7, false);
             let loha = trial::moved(&config(2, kernel), &base);
-            let x = base.weight.clone().transpose();
+            let x = base.weight().transpose();
             let (a, b) = loha.factors();
             let product = |factor: &HadamardFactor| factor.inputs().matmul(factor.b.val());
             let update = product(&loha.w1) * product(&loha.w2);

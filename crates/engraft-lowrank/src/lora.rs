@@ -96,7 +96,7 @@ impl Lora {
 
     /// The layer W + s A B, b + s c with this A.
     pub(crate) fn layer(&self, a: Tensor<2>, base: &FrozenBase) -> FrozenBase {
-        let weight = low_rank_update(base.weight.clone(), a, self.b.val(), self.scaling);
+        let weight = low_rank_update(base.weight(), a, self.b.val(), self.scaling);
         FrozenBase::new(weight, self.offset(base))
     }
 
@@ -129,7 +129,7 @@ impl Adapter for Lora {
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
         if !self.drops(ctx) {
-            let (weight, bias) = (base.weight.clone(), self.offset(base));
+            let (weight, bias) = (base.weight(), self.offset(base));
             return low_rank(x, weight, bias, self.a.val(), self.b.val(), self.scaling);
         }
         let narrow = dropout(x.clone(), self.dropout, ctx).matmul(self.a.val());

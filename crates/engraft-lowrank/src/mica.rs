@@ -62,7 +62,7 @@ impl Graft for MicaConfig {
     }
 
     fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<Lora> {
-        let vt = svd(&bridge::to_matrix(&base.weight))
+        let vt = svd(&bridge::to_matrix(&base.weight()))
             .map_err(|error| ctx.numeric(error))?
             .vt;
         let first = vt.rows() - self.rank;
@@ -134,8 +134,8 @@ mod tests {
             let gram = bridge::to_matrix(&b.clone().matmul(b.clone().transpose()));
             assert!(gram.max_abs_diff(&Matrix::identity(3)).unwrap() < 1e-13);
             // |W v| is the singular value of v.
-            let s = svd(&bridge::to_matrix(&base.weight)).unwrap().s;
-            let reached = base.weight.matmul(b.transpose());
+            let s = svd(&bridge::to_matrix(&base.weight())).unwrap().s;
+            let reached = base.weight().matmul(b.transpose());
             let norms = (reached.clone() * reached).sum_dim(0).sqrt();
             for (found, expected) in bridge::values(&norms).iter().zip(&s[4..]) {
                 assert!((found - expected).abs() < 1e-12 * s[0]);

@@ -87,16 +87,16 @@ impl Miss {
     /// The changed weight, [d_in, d_out].
     fn weight(&self, base: &FrozenBase) -> Tensor<2> {
         if self.variant != MissVariant::Bat {
-            return shard_update(base.weight.clone(), self.shard());
+            return shard_update(base.weight(), self.shard());
         }
         let (d_in, d_out) = (base.d_in(), base.d_out());
         let [_, rank, _] = self.shards.dims();
         let blocks = [d_in / rank, rank, d_out / rank, rank];
         // [input block, output block, input, output] within blocks.
-        let w = base.weight.clone().reshape(blocks).swap_dims(1, 2);
+        let w = base.weight().reshape(blocks).swap_dims(1, 2);
         let d = self.shards.val().swap_dims(1, 2).unsqueeze::<4>();
         let update = d.clone().matmul(w) + d;
-        base.weight.clone() + update.swap_dims(1, 2).reshape([d_in, d_out])
+        base.weight() + update.swap_dims(1, 2).reshape([d_in, d_out])
     }
 }
 
@@ -259,7 +259,7 @@ mod tests {
         let base = trial::base(6, 4, false);
         let miss = trial::moved(&config(2, MissVariant::Bat), &base);
         let update = trial::update(&miss, &base);
-        let w = engraft_tensor::bridge::to_matrix(&base.weight);
+        let w = engraft_tensor::bridge::to_matrix(&base.weight());
         let d = engraft_tensor::bridge::values(&miss.shards.val());
         for i in 0..6 {
             for j in 0..4 {

@@ -62,11 +62,11 @@ impl Para {
 
 impl Adapter for Para {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
-        Ok(base.with_weight(self.reduce(base.weight.clone())))
+        Ok(base.with_weight(self.reduce(base.weight())))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
-        base.add_bias(self.reduce(x.matmul(base.weight.clone())))
+        base.add_bias(self.reduce(x.matmul(base.weight())))
     }
 }
 
@@ -140,7 +140,7 @@ mod tests {
         let para = trial::moved(&config, &base);
         trial::update(&para, &base);
         let effective = para.effective(&base, &Ctx::default()).unwrap();
-        let values = svd(&bridge::to_matrix(&effective.weight)).unwrap().s;
+        let values = svd(&bridge::to_matrix(&effective.weight())).unwrap().s;
         assert!(values[3] > 0.1 && values[4] < 1e-13, "{values:?}");
     }
 

@@ -89,12 +89,12 @@ impl Peanut {
 
 impl Adapter for Peanut {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
-        let update = self.read(base.weight.clone()).matmul(self.b.val());
-        Ok(base.with_weight(base.weight.clone() + update))
+        let update = self.read(base.weight()).matmul(self.b.val());
+        Ok(base.with_weight(base.weight() + update))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
-        let narrow = x.clone().matmul(self.read(base.weight.clone()));
+        let narrow = x.clone().matmul(self.read(base.weight()));
         base.forward(x) + narrow.matmul(self.b.val())
     }
 }
@@ -191,7 +191,7 @@ mod tests {
         let peanut = trial::moved(&config(1, Activation::Silu), &base);
         let update = trial::update(&peanut, &base);
         assert!(svd(&update).unwrap().s[2] < 1e-13 * update.max_abs());
-        let other = base.with_weight(base.weight.clone() * 2.0);
+        let other = base.with_weight(base.weight() * 2.0);
         let update_there = trial::update(&peanut, &other);
         assert!(update_there.max_abs_diff(&update).unwrap() > 1e-3);
     }
@@ -200,12 +200,12 @@ mod tests {
     fn a_linear_network_is_a_product_with_residuals() {
         let base = trial::base(6, 5, false);
         let peanut = trial::moved(&config(2, Activation::Linear), &base);
-        let h0 = base.weight.clone().matmul(peanut.a.val());
+        let h0 = base.weight().matmul(peanut.a.val());
         let h1 = h0.clone().matmul(peanut.encoders[0].val());
         let h2 = h1.clone().matmul(peanut.encoders[1].val());
         let d1 = h2.matmul(peanut.decoders[0].val()) + h1;
         let d2 = d1.matmul(peanut.decoders[1].val()) + h0;
-        let found = peanut.read(base.weight.clone());
+        let found = peanut.read(base.weight());
         compare::close("f(W)", &found, &(d2 * 0.5), 64).unwrap();
     }
 

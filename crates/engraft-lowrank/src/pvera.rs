@@ -86,7 +86,7 @@ impl Adapter for Pvera {
         let (a, b) = self.projections(base, ctx);
         let mean = (a * self.lambda_d.val().unsqueeze()).narrow(1, 0, self.rank());
         let update = mean.matmul(b * self.lambda_b.val().unsqueeze());
-        Ok(base.with_weight(base.weight.clone() + update))
+        Ok(base.with_weight(base.weight() + update))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {

@@ -247,7 +247,7 @@ mod tests {
     fn the_update_of_rank_3_bases_has_full_rank() {
         let adapted = testing::moved(&small(3), 7, 11);
         let layer = &adapted.model.block.fc1;
-        let changed = layer.effective(&adapted.ctx(Mode::Eval)).unwrap().weight;
+        let changed = layer.effective(&adapted.ctx(Mode::Eval)).unwrap().weight();
         let update = bridge::to_matrix(&(changed - layer.weight.val()));
         let singular = svd(&update).unwrap().s;
         assert!(singular[6] > 1e-6 * singular[0], "{singular:?}");

@@ -229,7 +229,7 @@ mod tests {
             let mut adapter = attach(&config, &base);
             adapter.b = Param::from_tensor(normal([8, 4], "b0"));
             let layer = adapter.effective(&base, &Ctx::default()).unwrap();
-            assert_eq!(largest(layer.weight - base.weight.clone()) > 0.0, open);
+            assert_eq!(largest(layer.weight() - base.weight()) > 0.0, open);
             assert_eq!(
                 bridge::values(&adapter.indicator()),
                 [f64::from(u8::from(open))]

@@ -137,7 +137,7 @@ impl ModelGraft for TinyLoraConfig {
     ) -> Result<Vec<AnyAdapter>> {
         let made = layers.iter().enumerate().map(|(index, (layer, base))| {
             let rank = self.rank_on(layer);
-            let leading = svd(&bridge::to_matrix(&base.weight))
+            let leading = svd(&bridge::to_matrix(&base.weight()))
                 .and_then(|svd| svd.truncated(rank))
                 .map_err(|error| ctx.numeric(format!("{}: {error}", layer.path)))?;
             let roots: Vec<f64> = leading.s.iter().map(|s| s.sqrt()).collect();

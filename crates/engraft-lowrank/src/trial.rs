@@ -42,7 +42,7 @@ pub(crate) fn update<A: Adapter>(adapter: &A, base: &FrozenBase) -> Matrix {
     let x = random::normal([3, d_in], "x", &base.device(), DType::F64);
     let found = adapter.forward(x.clone(), base, &ctx);
     compare::close("forward", &found, &effective.forward(x), 2 * (d_in + d_out)).unwrap();
-    bridge::to_matrix(&(effective.weight - base.weight.clone()))
+    bridge::to_matrix(&(effective.weight() - base.weight()))
 }
 
 /// A trained parameter's values.

@@ -319,9 +319,9 @@ mod tests {
             let base = base([7, 4]);
             let mut adapter = attach(&config, &base);
             adapter.lora.b = Param::from_tensor(normal([2, 4], "b0"));
-            let base = FrozenBase::new(base.weight, None);
+            let base = FrozenBase::new(base.weight(), None);
             let tracked = adapter.clone().train();
-            let layer = FrozenBase::new(base.weight.clone().autodiff(), None);
+            let layer = FrozenBase::new(base.weight().autodiff(), None);
             let (x, g) = (normal([6, 7], "x"), normal([6, 4], "g"));
             let input = x.clone().autodiff().require_grad();
             let y = tracked.forward(input.clone(), &layer, &Ctx::default());
@@ -340,8 +340,8 @@ mod tests {
                 .matmul(inner.clone());
             let found = tracked.lora.a.val().grad(&grads).unwrap();
             assert!(largest(found - expected) < 1e-12, "{projection:?}");
-            let exact =
-                inner.matmul(adapter.lora.a.val().transpose()) + g.matmul(base.weight.transpose());
+            let exact = inner.matmul(adapter.lora.a.val().transpose())
+                + g.matmul(base.weight().transpose());
             assert!(largest(input.grad(&grads).unwrap() - exact) < 1e-12);
         }
     }

@@ -173,7 +173,7 @@ mod tests {
 
     fn vit() -> Vit {
         let mut model = Vit::new(&tiny(), &Key::new(1), &Device::default(), DType::F64).unwrap();
-        model.head.weight = Param::from_tensor(random([8, 3], 7));
+        model.head.weight = Param::from_tensor(random([8, 3], 7)).into();
         model
     }
 

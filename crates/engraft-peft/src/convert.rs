@@ -153,7 +153,7 @@ fn factorise(path: &str, base: &FrozenBase, after: &FrozenBase, budget: Budget) 
     let numeric = |error: engraft_linalg::LinalgError| {
         Error::Unsupported(format!("{path}: conversion to LoRA: {error}"))
     };
-    let update = bridge::to_matrix(&(after.weight.clone() - base.weight.clone()));
+    let update = bridge::to_matrix(&(after.weight() - base.weight()));
     let svd = svd(&update).map_err(numeric)?;
     let most = svd.s.len();
     let energy = |rank: usize| -> f64 { svd.s[..rank].iter().map(|s| s * s).sum() };

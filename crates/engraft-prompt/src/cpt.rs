@@ -305,7 +305,7 @@ mod tests {
         let mut adapter = config.init(&site, &ctx).unwrap();
         assert_eq!(
             values(&adapter.prompt()),
-            values(&words.weight.clone().narrow(0, 0, 4))
+            values(&words.weight().narrow(0, 0, 4))
         );
         let delta = draw([4, 8], "delta");
         adapter.delta = Param::from_tensor(delta.clone());

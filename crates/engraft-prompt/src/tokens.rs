@@ -61,7 +61,7 @@ impl Start {
 
 /// The model's word embeddings, [vocabulary, width].
 fn words(ctx: &InitContext) -> Result<Tensor<2>> {
-    let words = ctx.embeddings.map(|words| words.weight.clone().detach());
+    let words = ctx.embeddings.map(|words| words.weight().detach());
     words.ok_or_else(|| {
         Error::Unsupported(format!(
             "{}: this start takes the model's word embeddings, and the model shows none; start at random",
@@ -153,7 +153,7 @@ mod tests {
         let bank = Bank::default();
         let ctx = InitContext::new(0, "prompt", "default", &words, &bank);
         let known = ctx.clone().with_embeddings(Some(&words));
-        let row = |id: usize| values(&words.weight.clone().narrow(0, id, 1));
+        let row = |id: usize| values(&words.weight().narrow(0, id, 1));
         let table = |start: &Start, ctx: &InitContext| start.table([5, 3], "tokens", ctx);
 
         let text = values(&table(&Start::Tokens(vec![4, 1]), &known).unwrap());

@@ -110,7 +110,7 @@ impl Dsee {
 impl Adapter for Dsee {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("dsee", self.dropout, ctx)?;
-        let sparse = self.entries().added(base).weight;
+        let sparse = self.entries().added(base).weight();
         let low_rank = self.u.val().matmul(self.v.val()) * self.scaling;
         Ok(base.with_weight(sparse + low_rank))
     }
@@ -170,11 +170,11 @@ impl Graft for DseeConfig {
     fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<Dsee> {
         let (d_in, d_out) = (base.d_in(), base.d_out());
         let key = ctx.key.child("positions");
-        let weight = bridge::to_matrix(&base.weight);
+        let weight = bridge::to_matrix(&base.weight());
         let mut positions = match self.placement {
             Placement::Decomposition => decomposition(&weight, self.rank, self.entries, &key)
                 .map_err(|error| ctx.numeric(error))?,
-            Placement::Magnitude => top(&magnitudes(&base.weight), self.entries),
+            Placement::Magnitude => top(&magnitudes(&base.weight()), self.entries),
             Placement::Random => {
                 index::sample(&mut key.rng(), d_in * d_out, self.entries).into_vec()
             }

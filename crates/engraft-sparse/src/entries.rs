@@ -41,7 +41,7 @@ impl Entries {
 
     /// W + s S and b: one copy of W.
     pub fn added(self, base: &FrozenBase) -> FrozenBase {
-        let weight = base.weight.clone();
+        let weight = base.weight();
         base.with_weight(sparse_weight(
             weight,
             self.positions,
@@ -52,7 +52,7 @@ impl Entries {
 
     /// x (W + s S) + b, without the gradient of a weight.
     pub fn forward(self, x: Tensor<2>, base: &FrozenBase) -> Tensor<2> {
-        let frozen = (base.weight.clone(), base.bias.clone());
+        let frozen = (base.weight(), base.bias.clone());
         sparse_linear(x, frozen, self.positions, self.values, self.scaling)
     }
 }
@@ -163,8 +163,8 @@ pub(crate) mod testing {
 
     /// W' - W, row by row.
     pub(crate) fn change<A: Adapter>(adapter: &A, base: &FrozenBase) -> Vec<f64> {
-        let changed = adapter.effective(base, &Ctx::default()).unwrap().weight;
-        bridge::values(&(changed - base.weight.clone()))
+        let changed = adapter.effective(base, &Ctx::default()).unwrap().weight();
+        bridge::values(&(changed - base.weight()))
     }
 
     /// Asserts that both forms give the same outputs.

@@ -129,7 +129,7 @@ impl Evolve for Id3Config {
             let Some(gradient) = layer.weight_gradient.as_ref().map(bridge::values) else {
                 continue;
             };
-            let mut weight = bridge::values(&layer.base.weight);
+            let mut weight = bridge::values(&layer.base.weight());
             let adapter = layer.adapter_mut();
             let mut values = bridge::values(&adapter.values.val());
             let mut positions = places(&adapter.positions.val());
@@ -251,7 +251,7 @@ mod tests {
                     assert!(values[..before.len()].iter().all(|value| *value != 0.0));
                     assert_ne!(values, values_before);
                 }
-                let mut weight = bridge::values(&base.weight);
+                let mut weight = bridge::values(&base.weight());
                 for (value, place) in values.iter().zip(&before) {
                     weight[*place] += value;
                 }

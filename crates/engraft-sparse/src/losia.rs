@@ -127,13 +127,13 @@ impl Losia {
 
 impl Adapter for Losia {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
-        Ok(base.with_weight(base.weight.clone() + self.change()))
+        Ok(base.with_weight(base.weight() + self.change()))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
         let chosen = x.clone().select(1, self.inputs.val());
         let y = base
-            .with_weight(base.weight.clone() + self.settled.val())
+            .with_weight(base.weight() + self.settled.val())
             .forward(x);
         add_columns(y, self.outputs.val(), chosen.matmul(self.delta.val()))
     }
@@ -188,7 +188,7 @@ impl Evolve for LosiaConfig {
                 continue;
             };
             let shape = [layer.base.d_in(), layer.base.d_out()];
-            let base = layer.base.weight.clone();
+            let base = layer.base.weight();
             let adapter = layer.adapter_mut();
             let change = adapter.change().detach();
             let weight = base.to_device(&change.device()) + change.clone();

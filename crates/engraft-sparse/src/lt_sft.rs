@@ -118,7 +118,7 @@ impl LtSftState {
 impl LtSft {
     /// theta1, while it is found.
     fn dense(&self, base: &FrozenBase) -> FrozenBase {
-        base.with_weight(base.weight.clone() + self.state.delta.val())
+        base.with_weight(base.weight() + self.state.delta.val())
     }
 
     fn entries(&self) -> Entries {
@@ -336,7 +336,7 @@ mod tests {
         let after = |first: &LtSft, second: &LtSft| {
             let ctx = Ctx::default();
             let one = first.effective(&base, &ctx).unwrap();
-            bridge::values(&(second.effective(&one, &ctx).unwrap().weight - base.weight.clone()))
+            bridge::values(&(second.effective(&one, &ctx).unwrap().weight() - base.weight()))
         };
         let separate: Vec<f64> = change(&task, &base)
             .iter()

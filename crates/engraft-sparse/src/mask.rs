@@ -51,11 +51,11 @@ impl Mask {
         let key = ctx.key.child("mask");
         let mut chosen = match self {
             Self::Random => index::sample(&mut key.rng(), d_in * d_out, count).into_vec(),
-            Self::WeightMagnitude => top(&magnitudes(&base.weight), count),
+            Self::WeightMagnitude => top(&magnitudes(&base.weight()), count),
             Self::Structured => structured(d_in, d_out, count, &key),
             Self::Gradient => top(&magnitudes(&gradient(ctx)?), count),
             Self::Snip => {
-                let product = gradient(ctx)? * base.weight.clone().detach();
+                let product = gradient(ctx)? * base.weight().detach();
                 top(&magnitudes(&product), count)
             }
         };

@@ -65,7 +65,7 @@ impl Adapter for MaskTuning {
         let mask = indicator(self.scores.val(), self.held.clone(), |scores| {
             scores.greater_elem(self.threshold)
         });
-        Ok(base.with_weight(base.weight.clone() * mask))
+        Ok(base.with_weight(base.weight() * mask))
     }
 
     fn penalty(&self, _: &FrozenBase, _: &Ctx) -> Option<Tensor<1>> {
@@ -156,8 +156,8 @@ mod tests {
         let base = layer(6, 5);
         let mut adapter = attached(&MaskTuningConfig::default(), &base);
         adapter.scores = Param::from_tensor(normal([6, 5], "scores"));
-        let masked = adapter.effective(&base, &Ctx::default()).unwrap().weight;
-        let (masked, weight) = (bridge::values(&masked), bridge::values(&base.weight));
+        let masked = adapter.effective(&base, &Ctx::default()).unwrap().weight();
+        let (masked, weight) = (bridge::values(&masked), bridge::values(&base.weight()));
         let scores = bridge::values(&adapter.scores.val());
         for ((masked, weight), score) in masked.iter().zip(weight).zip(scores) {
             assert_eq!(*masked, if score > 5e-3 { weight } else { 0.0 });

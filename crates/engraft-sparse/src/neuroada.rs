@@ -89,7 +89,7 @@ impl Graft for NeuroAdaConfig {
 
     fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<NeuroAda> {
         let (k, d_in, d_out) = (self.inputs, base.d_in(), base.d_out());
-        let weight = bridge::values(&base.weight);
+        let weight = bridge::values(&base.weight());
         let mut inputs = vec![0i64; k * d_out];
         for output in 0..d_out {
             let sizes: Vec<f64> = (0..d_in)
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn every_output_changes_at_its_largest_inputs_and_nowhere_else() {
         let base = layer(7, 5);
-        let weight = bridge::values(&base.weight);
+        let weight = bridge::values(&base.weight());
         for k in [1, 2, 7] {
             let mut adapter = attached(&NeuroAdaConfig { inputs: k }, &base);
             assert!(change(&adapter, &base).iter().all(|change| *change == 0.0));

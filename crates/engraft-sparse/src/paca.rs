@@ -75,14 +75,14 @@ pub struct Paca {
 impl Paca {
     /// s P - W_I, [r, d_out].
     fn delta(&self, base: &FrozenBase) -> Tensor<2> {
-        self.p.val() * self.scaling - base.weight.clone().select(0, self.inputs.val())
+        self.p.val() * self.scaling - base.weight().select(0, self.inputs.val())
     }
 }
 
 impl Adapter for Paca {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
         let rows = self.inputs.val();
-        Ok(base.with_weight(add_rows(base.weight.clone(), rows, self.delta(base))))
+        Ok(base.with_weight(add_rows(base.weight(), rows, self.delta(base))))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
@@ -110,7 +110,7 @@ impl Graft for PacaConfig {
                 index::sample(&mut ctx.key.child("inputs").rng(), d_in, self.rank).into_vec()
             }
             PacaChoice::Norm => {
-                let weight = bridge::values(&base.weight);
+                let weight = bridge::values(&base.weight());
                 let squares = |row: &[f64]| row.iter().map(|w| w * w).sum();
                 let norms: Vec<f64> = weight.chunks(d_out).map(squares).collect();
                 top(&norms, self.rank)
@@ -119,7 +119,7 @@ impl Graft for PacaConfig {
         inputs.sort_unstable();
         let inputs = stored(&inputs, &ctx.device);
         let scaling = self.alpha / self.rank as f64;
-        let rows = base.weight.clone().select(0, inputs.val()).detach();
+        let rows = base.weight().select(0, inputs.val()).detach();
         Ok(Paca {
             p: Param::from_tensor(rows / scaling),
             inputs,
@@ -188,7 +188,7 @@ mod tests {
         adapter.p = Param::from_tensor(normal([3, 5], "p"));
         assert_forms_agree(&adapter, &base);
         let rows = places(&adapter.inputs.val());
-        let (change, weight) = (change(&adapter, &base), bridge::values(&base.weight));
+        let (change, weight) = (change(&adapter, &base), bridge::values(&base.weight()));
         let p = bridge::values(&adapter.p.val());
         for (place, change) in change.iter().enumerate() {
             match rows.iter().position(|row| *row == place / 5) {
@@ -231,7 +231,7 @@ mod tests {
         let adapter = attached(&config, &base).train();
         assert!(!is_kept(&|x| adapter.forward(x, &base, &Ctx::default())));
         // A trained weight keeps x.
-        let trained = base.weight.clone().require_grad();
+        let trained = base.weight().require_grad();
         assert!(is_kept(&|x| x.matmul(trained.clone())));
 
         let x = on_device(matrix(64, 32));

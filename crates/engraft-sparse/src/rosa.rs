@@ -112,7 +112,7 @@ impl Adapter for Rosa {
         let sparse = added(self.entries(), base);
         Ok(match self.low_rank() {
             None => sparse,
-            Some((a, b)) => base.with_weight(sparse.weight + a.matmul(b) * self.scaling),
+            Some((a, b)) => base.with_weight(sparse.weight() + a.matmul(b) * self.scaling),
         })
     }
 

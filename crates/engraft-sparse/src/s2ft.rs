@@ -87,7 +87,7 @@ impl S2ft {
 
 impl Adapter for S2ft {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
-        let weight = base.weight.clone();
+        let weight = base.weight();
         Ok(base.with_weight(match (self.parts(), self.side) {
             (None, _) => weight,
             (Some((delta, channels)), Side::Inputs) => add_rows(weight, channels, delta),
@@ -330,8 +330,8 @@ mod tests {
 
         // The same with permuted weights, whose first three channels take the slices as they are.
         let order = indices(&S2ft::permutation(&chosen, 9), &x.device());
-        let first = layers[0].1.weight.clone().select(1, order.clone());
-        let second = layers[1].1.weight.clone().select(0, order);
+        let first = layers[0].1.weight().select(1, order.clone());
+        let second = layers[1].1.weight().select(0, order);
         let front = |side: [usize; 2], weight: Tensor<2>, delta: Tensor<2>| {
             let old = weight.clone().slice([0..side[0], 0..side[1]]);
             weight.slice_assign([0..side[0], 0..side[1]], old + delta)

@@ -82,7 +82,7 @@ impl Spt {
 
 impl Adapter for Spt {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
-        let mut weight = added(self.entries(), base).weight;
+        let mut weight = added(self.entries(), base).weight();
         if let (Some(a), Some(b)) = (&self.a, &self.b) {
             weight = weight + a.val().matmul(b.val());
         }

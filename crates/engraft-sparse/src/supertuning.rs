@@ -132,7 +132,7 @@ impl Adapter for SuperTuning {
         let sparse = added(self.entries(), base);
         Ok(match self.low_rank() {
             None => sparse,
-            Some((a, b)) => base.with_weight(sparse.weight + a.matmul(b) * self.scaling),
+            Some((a, b)) => base.with_weight(sparse.weight() + a.matmul(b) * self.scaling),
         })
     }
 
@@ -172,7 +172,7 @@ impl Graft for SuperTuningConfig {
     fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<SuperTuning> {
         let (d_in, d_out) = (base.d_in(), base.d_out());
         let entries = self.entries(d_in, d_out);
-        let sizes = magnitudes(&base.weight);
+        let sizes = magnitudes(&base.weight());
         let positions = match self.support {
             Support::Largest => top(&sizes, entries),
             Support::Smallest => bottom(&sizes, entries),
@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn the_extreme_weights_and_no_others_change() {
         let base = layer(6, 5);
-        let weight = bridge::values(&base.weight);
+        let weight = bridge::values(&base.weight());
         for support in [Support::Largest, Support::Smallest] {
             let config = SuperTuningConfig {
                 sparsity: 0.75,

@@ -76,7 +76,7 @@ impl Taps {
 
 impl Adapter for Taps {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
-        Ok(base.with_weight(base.weight.clone() + self.delta.val() * self.gate()))
+        Ok(base.with_weight(base.weight() + self.delta.val() * self.gate()))
     }
 
     fn penalty(&self, _: &FrozenBase, _: &Ctx) -> Option<Tensor<1>> {

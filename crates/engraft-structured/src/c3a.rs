@@ -83,12 +83,12 @@ pub struct C3a {
 impl Adapter for C3a {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
         let scaling = 1.0 / base.d_in() as f64;
-        let weight = circular_weight(base.weight.clone(), self.kernel.val(), scaling);
+        let weight = circular_weight(base.weight(), self.kernel.val(), scaling);
         Ok(base.with_weight(weight))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
-        let frozen = (base.weight.clone(), base.bias.clone());
+        let frozen = (base.weight(), base.bias.clone());
         circular_linear(x, frozen, self.kernel.val(), 1.0 / base.d_in() as f64)
     }
 }

@@ -76,7 +76,7 @@ impl SurmCirculant {
 impl Adapter for SurmCirculant {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("surm-circulant", self.dropout, ctx)?;
-        let weight = circular_weight(base.weight.clone(), self.kernel(), self.scaling);
+        let weight = circular_weight(base.weight(), self.kernel(), self.scaling);
         Ok(base.with_weight(weight))
     }
 

@@ -77,12 +77,12 @@ impl FourierFt {
 
 impl Adapter for FourierFt {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
-        let (weight, c) = (base.weight.clone(), self.spectrum.val());
+        let (weight, c) = (base.weight(), self.spectrum.val());
         Ok(base.with_weight(waves_weight(weight, c, self.waves(base))))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
-        let frozen = (base.weight.clone(), base.bias.clone());
+        let frozen = (base.weight(), base.bias.clone());
         waves_linear(x, frozen, self.spectrum.val(), self.waves(base))
     }
 }

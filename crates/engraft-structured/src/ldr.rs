@@ -89,8 +89,8 @@ impl SurmLdr {
 impl Adapter for SurmLdr {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("surm-ldr", self.dropout, ctx)?;
-        let update = self.update(identity(base.d_in(), &base.weight), base.d_out());
-        Ok(base.with_weight(base.weight.clone() + update))
+        let update = self.update(identity(base.d_in(), &base.weight()), base.d_out());
+        Ok(base.with_weight(base.weight() + update))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {

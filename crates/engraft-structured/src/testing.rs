@@ -29,8 +29,8 @@ impl Layer {
 
     /// The rows of W' - W, [d_in][d_out].
     pub(crate) fn update(&self, adapter: &impl Adapter) -> Vec<Vec<f64>> {
-        let zero = self.base.with_weight(self.base.weight.zeros_like());
-        let update = adapter.effective(&zero, &Ctx::default()).unwrap().weight;
+        let zero = self.base.with_weight(self.base.weight().zeros_like());
+        let update = adapter.effective(&zero, &Ctx::default()).unwrap().weight();
         let d_out = self.base.d_out();
         bridge::values(&update)
             .chunks(d_out)

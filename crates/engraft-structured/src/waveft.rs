@@ -103,13 +103,13 @@ impl WaveFt {
 
 impl Adapter for WaveFt {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
-        let (weight, places) = (base.weight.clone(), self.places.clone());
+        let (weight, places) = (base.weight(), self.places.clone());
         let weight = sparse_weight(weight, places, self.added(), self.scaling);
         Ok(base.with_weight(weight))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
-        let frozen = (base.weight.clone(), base.bias.clone());
+        let frozen = (base.weight(), base.bias.clone());
         sparse_linear(x, frozen, self.places.clone(), self.added(), self.scaling)
     }
 }

@@ -135,7 +135,7 @@ impl Graft for CordaConfig {
         let Some(moment) = &statistics.scaled_moment else {
             return Err(ctx.numeric("the calibration has no covariance of the inputs"));
         };
-        let (moment, weight) = (HostMatrix::new(moment), HostMatrix::new(&base.weight));
+        let (moment, weight) = (HostMatrix::new(moment), HostMatrix::new(&base.weight()));
         let batches = statistics.batches.max(1) as f64;
         let mean = moment.diagonal().iter().sum::<f64>() / (base.d_in() as f64 * batches);
         if !(mean > 0.0 && mean.is_finite()) {
@@ -235,7 +235,7 @@ mod tests {
             ..CordaConfig::default()
         };
         let adapter = calibrated(&config, &base, std::slice::from_ref(&x), None);
-        let rest = adapter.rebase(&base).unwrap().weight;
+        let rest = adapter.rebase(&base).unwrap().weight();
         let scaled = x.clone() / x.max().abs().unsqueeze();
         let c = bridge::to_matrix(&scaled.clone().transpose().matmul(scaled));
         let mean = (0..9).map(|i| c.get(i, i)).sum::<f64>() / 9.0;
@@ -245,7 +245,7 @@ mod tests {
                 .unwrap()
                 .s
         };
-        let (all, left) = (spectrum(&base.weight), spectrum(&rest));
+        let (all, left) = (spectrum(&base.weight()), spectrum(&rest));
         for (expected, found) in all[4..].iter().chain(&[0.0; 4]).zip(&left) {
             assert!((expected - found).abs() < 1e-10 * all[0]);
         }
@@ -267,7 +267,7 @@ mod tests {
             };
             // Three tokens on five inputs: only the damping makes C invertible.
             let adapter = calibrated(&config, &base, std::slice::from_ref(&x), None);
-            assert!(largest(adapter.rebase(&base).unwrap().weight) < 1e-11);
+            assert!(largest(adapter.rebase(&base).unwrap().weight()) < 1e-11);
         }
     }
 }

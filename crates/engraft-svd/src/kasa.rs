@@ -83,7 +83,7 @@ impl Adapter for Kasa {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("kasa", self.dropout, ctx)?;
         let scaled = self.a.val() * (self.diag.val() * self.scaling).unsqueeze();
-        Ok(base.with_weight(base.weight.clone() + scaled.matmul(self.b.val())))
+        Ok(base.with_weight(base.weight() + scaled.matmul(self.b.val())))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
@@ -94,7 +94,7 @@ impl Adapter for Kasa {
 
     fn rebase(&self, base: &FrozenBase) -> Option<FrozenBase> {
         let cut = self.cut_in.clone().matmul(self.cut_out.clone());
-        Some(base.with_weight((base.weight.clone() - cut).detach()))
+        Some(base.with_weight((base.weight() - cut).detach()))
     }
 
     /// beta |d|^2 + gamma (|A^T A - I| + |B B^T - I|) in Frobenius norms (equations 9 to 11).
@@ -222,8 +222,8 @@ mod tests {
         let spectrum =
             |weight: &Tensor<2>| engraft_linalg::svd(&bridge::to_matrix(weight)).unwrap().s;
         let (all, kept) = (
-            spectrum(&base.weight),
-            spectrum(&adapter.rebase(&base).unwrap().weight),
+            spectrum(&base.weight()),
+            spectrum(&adapter.rebase(&base).unwrap().weight()),
         );
         for (expected, found) in all[..4].iter().chain(&[0.0; 2]).zip(&kept) {
             assert!((expected - found).abs() < 1e-12 * all[0]);

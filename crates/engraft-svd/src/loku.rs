@@ -115,7 +115,7 @@ impl Graft for LokuConfig {
             .iter()
             .map(|sum| (sum / batches).sqrt())
             .collect();
-        let weighted = bridge::to_matrix(&base.weight)
+        let weighted = bridge::to_matrix(&base.weight())
             .scale_columns(&importance)
             .map_err(numeric)?;
         let mut triples = leading_of(&weighted, self.rank, self.niter, ctx)?;
@@ -200,7 +200,7 @@ mod tests {
             ..LokuConfig::default()
         };
         let adapter = attach_to(&config, &base, &relative);
-        let rest = bridge::to_matrix(&adapter.rebase(&base).unwrap().weight);
+        let rest = bridge::to_matrix(&adapter.rebase(&base).unwrap().weight());
         let norm = |column: usize| (0..10).map(|i| rest.get(i, column).powi(2)).sum::<f64>();
         assert!(norm(0) < 0.1 * norm(7) && norm(1) < 0.1 * norm(7));
         assert!(forms_differ(&adapter, &base) < 1e-10);
@@ -216,8 +216,8 @@ mod tests {
             ..LokuConfig::default()
         };
         let adapter = attach_to(&config, &base, &equal);
-        let start = base.weight.clone() - adapter.rebase(&base).unwrap().weight;
-        let best = engraft_linalg::svd(&bridge::to_matrix(&base.weight))
+        let start = base.weight() - adapter.rebase(&base).unwrap().weight();
+        let best = engraft_linalg::svd(&bridge::to_matrix(&base.weight()))
             .and_then(|all| all.truncated(3)?.reconstruct())
             .unwrap();
         // 1 / (f + 1e-5) is not quite 1 / f.

@@ -238,7 +238,7 @@ mod tests {
                 &engraft_core::Ctx::default(),
             )
             .unwrap();
-        assert!(largest(whole.weight - base.weight.clone()) < 1e-12);
+        assert!(largest(whole.weight() - base.weight()) < 1e-12);
         assert!(forms_differ(&adapter, &base) < 1e-12);
         // A and B from different triples are orthogonal to each other through the gradient.
         let through = adapter
@@ -263,7 +263,7 @@ mod tests {
         let norm = |matrix| engraft_linalg::svd(&matrix).unwrap().s[0];
         let (b, w) = (
             norm(bridge::to_matrix(&adapter.b.val())),
-            norm(bridge::to_matrix(&base.weight)),
+            norm(bridge::to_matrix(&base.weight())),
         );
         assert!((b - w).abs() < 1e-12 * w);
     }

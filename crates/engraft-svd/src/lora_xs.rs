@@ -78,7 +78,7 @@ impl Adapter for LoraXs {
             .val()
             .matmul(self.r.val() * self.scaling)
             .matmul(self.b.val());
-        Ok(base.with_weight(base.weight.clone() + update))
+        Ok(base.with_weight(base.weight() + update))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
@@ -195,7 +195,7 @@ mod tests {
             )
             .unwrap();
         let rebuilt = adapter.a.val().matmul(adapter.b.val());
-        let error = bridge::to_matrix(&(base.weight.clone() - rebuilt)).max_abs();
+        let error = bridge::to_matrix(&(base.weight() - rebuilt)).max_abs();
         assert!(error < 1e-12, "{error:e}");
         // B has orthonormal rows, so the singular values are all on the input side.
         let gram = bridge::to_matrix(&adapter.b.val().matmul(adapter.b.val().transpose()));

@@ -119,10 +119,12 @@ mod tests {
             &base,
         );
         let kept = adapter.rebase(&base).unwrap();
-        let best = engraft_linalg::svd(&bridge::to_matrix(&base.weight))
+        let best = engraft_linalg::svd(&bridge::to_matrix(&base.weight()))
             .and_then(|all| all.truncated(4)?.reconstruct())
             .unwrap();
-        let error = bridge::to_matrix(&kept.weight).max_abs_diff(&best).unwrap();
+        let error = bridge::to_matrix(&kept.weight())
+            .max_abs_diff(&best)
+            .unwrap();
         assert!(error < 1e-12, "{error:e}");
         assert!(forms_differ(&adapter, &base) < 1e-12);
     }

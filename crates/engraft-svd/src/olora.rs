@@ -60,9 +60,9 @@ impl Graft for OloraConfig {
         // The first r columns of Q and rows of R need only the first r columns of W^T: Q_r R_rr is
         // their decomposition, and R_r = Q_r^T W^T.
         let numeric = |error| ctx.numeric(error);
-        let first = base.weight.clone().narrow(0, 0, self.rank);
+        let first = base.weight().narrow(0, 0, self.rank);
         let first = qr(&bridge::to_matrix(&first).transpose()).map_err(numeric)?;
-        let mut a0 = HostMatrix::new(&base.weight).times(&first.q);
+        let mut a0 = HostMatrix::new(&base.weight()).times(&first.q);
         a0.check_finite("qr").map_err(numeric)?;
         for i in 0..self.rank {
             // R is triangular.
@@ -144,7 +144,7 @@ mod tests {
                 .unwrap();
             assert!(error < 1e-13, "{error:e}");
             // s = 1: nothing is left of a weight of rank 7.
-            assert!(largest(adapter.rebase(&base).unwrap().weight) < 1e-12);
+            assert!(largest(adapter.rebase(&base).unwrap().weight()) < 1e-12);
             assert!(forms_differ(&adapter, &base) < 1e-12);
         }
     }

@@ -105,7 +105,7 @@ impl Osf {
 impl Adapter for Osf {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
         let (us, v) = self.factors();
-        Ok(base.with_weight(base.weight.clone() + us.matmul(v)))
+        Ok(base.with_weight(base.weight() + us.matmul(v)))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
@@ -115,7 +115,7 @@ impl Adapter for Osf {
 
     fn rebase(&self, base: &FrozenBase) -> Option<FrozenBase> {
         let (us, v) = self.low.clone();
-        Some(base.with_weight((base.weight.clone() - us.matmul(v)).detach()))
+        Some(base.with_weight((base.weight() - us.matmul(v)).detach()))
     }
 
     fn surrogate(&self, _: &FrozenBase) -> Self {
@@ -148,7 +148,7 @@ impl Graft for OsfConfig {
     fn init(&self, base: &FrozenBase, ctx: &InitContext) -> Result<Osf> {
         let numeric = |error| ctx.numeric(error);
         let rank = self.preserved.rank(&base.shape(ctx.path));
-        let all = svd(&bridge::to_matrix(&base.weight)).map_err(numeric)?;
+        let all = svd(&bridge::to_matrix(&base.weight())).map_err(numeric)?;
         let high = all.truncated(rank).map_err(numeric)?;
         let low = last(&all, all.s.len() - rank, ctx)?;
         let (u, v) = (tensor(&low.u, ctx), tensor(&low.vt, ctx));
@@ -230,8 +230,8 @@ mod tests {
             };
             let adapter = attach(&config, &base);
             let high = adapter.rebase(&base).unwrap();
-            let whole = adapter.effective(&high, &Ctx::default()).unwrap().weight;
-            assert!(largest(whole - base.weight.clone()) < 1e-12);
+            let whole = adapter.effective(&high, &Ctx::default()).unwrap().weight();
+            assert!(largest(whole - base.weight()) < 1e-12);
 
             let x = bridge::tensor(
                 bridge::values(&draw([5, d_in], "x")),

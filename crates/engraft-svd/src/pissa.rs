@@ -127,10 +127,10 @@ mod tests {
             &base,
         );
         let residual = adapter.rebase(&base).unwrap();
-        let all = engraft_linalg::svd(&bridge::to_matrix(&base.weight))
+        let all = engraft_linalg::svd(&bridge::to_matrix(&base.weight()))
             .unwrap()
             .s;
-        let rest = engraft_linalg::svd(&bridge::to_matrix(&residual.weight))
+        let rest = engraft_linalg::svd(&bridge::to_matrix(&residual.weight()))
             .unwrap()
             .s;
         for (expected, found) in all[3..].iter().chain(&[0.0; 3]).zip(&rest) {

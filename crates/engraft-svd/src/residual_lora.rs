@@ -3,12 +3,14 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use engraft_core::{
-    Adapter, Counts, Ctx, FrozenBase, InitContext, LayerShape, Result, Scaling, check_dropout,
-    dropout, positive_rank, refuse_dropout,
+    Adapter, Counts, Ctx, FrozenBase, InitContext, LayerShape, Result, Scaling, Weight,
+    check_dropout, dropout, positive_rank, refuse_dropout,
 };
+use engraft_kernels::Quantisation;
 use engraft_linalg::{Matrix, Svd};
 use engraft_tensor::Init;
 use engraft_tensor::host::plus_product;
+use engraft_tensor::ops::QuantisedWeight;
 
 use crate::spectrum::{frozen, tensor};
 
@@ -21,7 +23,7 @@ use crate::spectrum::{frozen, tensor};
 /// | s | | alpha / r, or alpha / sqrt(r) |
 ///
 /// The adapter of every method that only chooses how A and B start: PiSSA, MiLoRA, OLoRA, CorDA,
-/// LoRA-GA, LoKU, EVA. The residual W - s A0 B0 is this adapter's own base (see [`Adapter::rebase`]); A0 and B0
+/// LoRA-GA, LoKU, EVA, LoftQ. The residual W - s A0 B0 is this adapter's own base (see [`Adapter::rebase`]); A0 and B0
 /// are stored so that it does not hang on reproducing a decomposition. The activation form costs
 /// O(tokens (d_in d_out + r (d_in + d_out))), as LoRA's.
 #[derive(Module, Debug)]
@@ -40,6 +42,9 @@ pub struct ResidualLora {
     pub dropout: f64,
     /// Id of the method that chose A0 and B0.
     method: String,
+    /// How the residual is quantised; LoftQ's.
+    #[module(skip)]
+    quantisation: Option<Quantisation>,
 }
 
 impl ResidualLora {
@@ -61,6 +66,7 @@ impl ResidualLora {
             scaling,
             dropout,
             method: method.to_owned(),
+            quantisation: None,
         }
     }
 
@@ -81,6 +87,7 @@ impl ResidualLora {
             scaling,
             dropout,
             method: method.to_owned(),
+            quantisation: None,
         }
     }
 
@@ -96,31 +103,52 @@ impl ResidualLora {
         dropout: f64,
         ctx: &InitContext,
     ) -> Result<Self> {
-        let roots: Vec<f64> = triples
-            .s
-            .iter()
-            .map(|value| (value / scaling).sqrt())
-            .collect();
-        let a0 = triples.u.scale_columns(&roots);
-        let b0 = triples.vt.scale_rows(&roots);
-        let (a0, b0) = (
-            a0.map_err(|error| ctx.numeric(error))?,
-            b0.map_err(|error| ctx.numeric(error))?,
-        );
+        let (a0, b0) = halves(triples, scaling, ctx)?;
         Ok(Self::new(method, &a0, &b0, scaling, dropout, ctx))
+    }
+
+    /// The adapter beside a quantised residual, q(W - s A0 B0) with A0 and B0 from the triples
+    /// `before`, if there are any; A and B start from the triples `start`.
+    ///
+    /// # Errors
+    /// Triples whose shapes do not fit each other.
+    pub(crate) fn on_quantised(
+        method: &str,
+        how: Quantisation,
+        before: Option<&Svd>,
+        start: &Svd,
+        (scaling, dropout): (f64, f64),
+        ctx: &InitContext,
+    ) -> Result<Self> {
+        let (a, b) = halves(start, scaling, ctx)?;
+        let taken = before.map(|before| halves(before, scaling, ctx));
+        let (a0, b0) = taken.transpose()?.unzip();
+        let kept = |factor: Option<Matrix>| factor.map(|factor| frozen(tensor(&factor, ctx)));
+        Ok(Self {
+            a: Param::from_tensor(tensor(&a, ctx)),
+            b: Param::from_tensor(tensor(&b, ctx)),
+            a0: kept(a0),
+            b0: kept(b0),
+            scaling,
+            dropout,
+            method: method.to_owned(),
+            quantisation: Some(how),
+        })
     }
 
     /// The same adapter as a LoRA on the original weight: A' = [A, A0], [d_in, 2r], and
     /// B' = [B; -B0], [2r, d_out], with W + s A' B' = (W - s A0 B0) + s A B. The scaling stays s: a
     /// file that states rank 2r has alpha 2 alpha (sqrt(2) alpha when rank-stabilised).
-    pub fn to_lora(&self) -> (Tensor<2>, Tensor<2>) {
+    /// `None` where the residual is quantised, which no factors of this rank are.
+    pub fn to_lora(&self) -> Option<(Tensor<2>, Tensor<2>)> {
         let (a, b) = (self.a.val(), self.b.val());
         match (&self.a0, &self.b0) {
-            (Some(a0), Some(b0)) => (
+            _ if self.quantisation.is_some() => None,
+            (Some(a0), Some(b0)) => Some((
                 Tensor::cat(vec![a, a0.val()], 1),
                 Tensor::cat(vec![b, -b0.val()], 0),
-            ),
-            _ => (a, b),
+            )),
+            _ => Some((a, b)),
         }
     }
 }
@@ -128,11 +156,7 @@ impl ResidualLora {
 impl Adapter for ResidualLora {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout(&self.method, self.dropout, ctx)?;
-        Ok(
-            base.with_weight(
-                base.weight.clone() + self.a.val().matmul(self.b.val()) * self.scaling,
-            ),
-        )
+        Ok(base.with_weight(base.weight() + self.a.val().matmul(self.b.val()) * self.scaling))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
@@ -141,10 +165,40 @@ impl Adapter for ResidualLora {
     }
 
     fn rebase(&self, base: &FrozenBase) -> Option<FrozenBase> {
-        let (a0, b0) = (self.a0.as_ref()?.val(), self.b0.as_ref()?.val());
-        let rest = plus_product(&base.weight, -self.scaling, &a0, &b0);
-        Some(base.with_weight(rest))
+        let rest = match (&self.a0, &self.b0) {
+            (Some(a0), Some(b0)) => Some(plus_product(
+                &base.weight(),
+                -self.scaling,
+                &a0.val(),
+                &b0.val(),
+            )),
+            _ => None,
+        };
+        let Some(how) = self.quantisation else {
+            return rest.map(|rest| base.with_weight(rest));
+        };
+        let rest = rest.unwrap_or_else(|| base.weight());
+        Some(match QuantisedWeight::new(&rest, how) {
+            Ok(weight) => base.with_weight(Weight::quantised(weight, &base.device(), base.dtype())),
+            // Factors of a file that are not finite: what they make of the weight is not either.
+            Err(_) => base.with_weight(rest),
+        })
     }
+}
+
+/// A = U (S / s)^1/2 and B = (S / s)^1/2 V^T.
+///
+/// # Errors
+/// Triples whose shapes do not fit each other.
+pub(crate) fn halves(triples: &Svd, scaling: f64, ctx: &InitContext) -> Result<(Matrix, Matrix)> {
+    let roots = triples.s.iter().map(|value| (value / scaling).sqrt());
+    let roots: Vec<f64> = roots.collect();
+    let a = triples.u.scale_columns(&roots);
+    let b = triples.vt.scale_rows(&roots);
+    Ok((
+        a.map_err(|error| ctx.numeric(error))?,
+        b.map_err(|error| ctx.numeric(error))?,
+    ))
 }
 
 /// r (d_in + d_out) trained, and as many frozen beside them.
@@ -192,10 +246,10 @@ mod tests {
         let own = adapter
             .effective(&adapter.rebase(&base).unwrap(), &Ctx::default())
             .unwrap()
-            .weight;
-        let (a, b) = adapter.to_lora();
+            .weight();
+        let (a, b) = adapter.to_lora().unwrap();
         assert_eq!((a.dims(), b.dims()), ([12, 4], [4, 7]));
-        let lora = base.weight + a.matmul(b) * adapter.scaling;
+        let lora = base.weight() + a.matmul(b) * adapter.scaling;
         assert!(largest(own - lora) < 1e-12);
         assert_eq!(
             config

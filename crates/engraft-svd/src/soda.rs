@@ -180,7 +180,7 @@ fn rotate(x: Tensor<2>, factors: &[Tensor<2>]) -> Tensor<2> {
 impl Adapter for Soda {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
         let shift = self.p.val() * self.d.val().unsqueeze();
-        let weight = base.weight.clone() + self.outputs(shift, base.d_out());
+        let weight = base.weight() + self.outputs(shift, base.d_out());
         // R W = (W^T R^T)^T: rows of W^T as tokens.
         let inverse: Vec<Tensor<2>> = self
             .rotations()
@@ -227,7 +227,7 @@ impl Graft for SodaConfig {
                 (found.u, Some(found.vt))
             }
             SodaBasis::Qr => {
-                let found = engraft_linalg::qr(&bridge::to_matrix(&base.weight))
+                let found = engraft_linalg::qr(&bridge::to_matrix(&base.weight()))
                     .map_err(|error| ctx.numeric(error))?;
                 (found.q, None)
             }
@@ -318,10 +318,10 @@ mod tests {
         assert!(gram.max_abs_diff(&Matrix::identity(12)).unwrap() < 1e-13);
 
         let spectrum = |adapter: &Soda| {
-            let weight = adapter.effective(&base, &Ctx::default()).unwrap().weight;
+            let weight = adapter.effective(&base, &Ctx::default()).unwrap().weight();
             svd(&bridge::to_matrix(&weight)).unwrap().s
         };
-        let before = svd(&bridge::to_matrix(&base.weight)).unwrap().s;
+        let before = svd(&bridge::to_matrix(&base.weight())).unwrap().s;
         for (before, after) in before.iter().zip(spectrum(&adapter)) {
             assert!((before - after).abs() < 1e-12);
         }

@@ -22,7 +22,7 @@ pub(crate) fn leading(
     niter: usize,
     ctx: &InitContext,
 ) -> Result<Svd> {
-    leading_of(&HostMatrix::new(&base.weight), rank, niter, ctx)
+    leading_of(&HostMatrix::new(&base.weight()), rank, niter, ctx)
 }
 
 /// [`leading`] of any matrix.
@@ -48,7 +48,7 @@ pub(crate) fn leading_of(
 /// # Errors
 /// NaN or infinite weights, no convergence.
 pub(crate) fn trailing(base: &FrozenBase, rank: usize, ctx: &InitContext) -> Result<Svd> {
-    let all = svd(&bridge::to_matrix(&base.weight)).map_err(|error| ctx.numeric(error))?;
+    let all = svd(&bridge::to_matrix(&base.weight())).map_err(|error| ctx.numeric(error))?;
     last(&all, rank, ctx)
 }
 

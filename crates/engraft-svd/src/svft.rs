@@ -117,7 +117,7 @@ impl Svft {
 impl Adapter for Svft {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
         let update = self.mix(self.u.val()).matmul(self.vt.val());
-        Ok(base.with_weight(base.weight.clone() + update))
+        Ok(base.with_weight(base.weight() + update))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
@@ -126,7 +126,7 @@ impl Adapter for Svft {
     }
 
     fn rebase(&self, base: &FrozenBase) -> Option<FrozenBase> {
-        let kept = |u: Tensor<2>| u.clone().matmul(u.transpose().matmul(base.weight.clone()));
+        let kept = |u: Tensor<2>| u.clone().matmul(u.transpose().matmul(base.weight()));
         self.is_cut
             .then(|| base.with_weight(kept(self.u.val()).detach()))
     }
@@ -247,7 +247,7 @@ mod tests {
     fn the_plain_pattern_keeps_the_singular_vectors() {
         let base = base([9, 6]);
         let adapter = attach(&SvftConfig::default(), &base);
-        let moved = adapter.effective(&base, &Ctx::default()).unwrap().weight;
+        let moved = adapter.effective(&base, &Ctx::default()).unwrap().weight();
         let between = adapter
             .u
             .val()
@@ -277,7 +277,7 @@ mod tests {
             let adapter = attach(&config, &base);
             assert!(forms_differ(&adapter, &base) < 1e-12);
             let update =
-                adapter.effective(&base, &Ctx::default()).unwrap().weight - base.weight.clone();
+                adapter.effective(&base, &Ctx::default()).unwrap().weight() - base.weight();
             let core = adapter
                 .u
                 .val()
@@ -303,13 +303,15 @@ mod tests {
         };
         let adapter = attach(&config, &base);
         let cut = adapter.rebase(&base).unwrap();
-        let best = engraft_linalg::svd(&bridge::to_matrix(&base.weight))
+        let best = engraft_linalg::svd(&bridge::to_matrix(&base.weight()))
             .and_then(|all| all.truncated(4)?.reconstruct())
             .unwrap();
-        let error = bridge::to_matrix(&cut.weight).max_abs_diff(&best).unwrap();
+        let error = bridge::to_matrix(&cut.weight())
+            .max_abs_diff(&best)
+            .unwrap();
         assert!(error < 1e-12, "{error:e}");
         let start = adapter.effective(&cut, &Ctx::default()).unwrap();
-        assert_eq!(largest(start.weight - cut.weight), 0.0);
+        assert_eq!(largest(start.weight() - cut.weight()), 0.0);
     }
 
     #[test]

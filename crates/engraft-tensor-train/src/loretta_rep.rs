@@ -81,7 +81,7 @@ impl Adapter for LorettaRep {
 
     fn rebase(&self, base: &FrozenBase) -> Option<FrozenBase> {
         let noise = self.a0.clone().matmul(self.b0.clone()) * self.scaling;
-        Some(base.with_weight((base.weight.clone() - noise).detach()))
+        Some(base.with_weight((base.weight() - noise).detach()))
     }
 }
 

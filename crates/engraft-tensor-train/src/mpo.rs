@@ -108,7 +108,7 @@ impl Adapter for Mpo {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
         refuse_dropout("mpo", self.dropout, ctx)?;
         let operator = operator::matrix(&self.tensors(ctx));
-        Ok(base.with_weight(base.weight.clone() + operator))
+        Ok(base.with_weight(base.weight() + operator))
     }
 
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
@@ -119,7 +119,7 @@ impl Adapter for Mpo {
     fn rebase(&self, base: &FrozenBase) -> Option<FrozenBase> {
         let central = self.central.as_ref()?.val();
         let first = operator::matrix(&chain(&self.start, central));
-        Some(base.with_weight((base.weight.clone() - first).detach()))
+        Some(base.with_weight((base.weight() - first).detach()))
     }
 }
 
@@ -194,7 +194,7 @@ impl Graft for MpoConfig {
                 shared: Some((ctx.shared_name(&entry(shapes[CENTRE])), shapes[CENTRE])),
             });
         }
-        let values = operator::decompose(&bridge::to_matrix(&base.weight), &shapes)
+        let values = operator::decompose(&bridge::to_matrix(&base.weight()), &shapes)
             .map_err(|error| ctx.numeric(error))?;
         let mut tensors: Vec<Tensor<4>> = values
             .into_iter()
@@ -279,11 +279,10 @@ mod tests {
             .init(&base, &InitContext::new(1, "fc", "default", &base, &bank))
             .unwrap();
         let rebased = adapter.rebase(&base).unwrap();
-        let distance =
-            |found: Tensor<2>| bridge::to_matrix(&(found - base.weight.clone())).max_abs();
+        let distance = |found: Tensor<2>| bridge::to_matrix(&(found - base.weight())).max_abs();
         let effective = adapter.effective(&rebased, &Ctx::default()).unwrap();
-        assert!(distance(effective.weight) < 1e-13);
-        assert!(distance(rebased.weight) > 0.1);
+        assert!(distance(effective.weight()) < 1e-13);
+        assert!(distance(rebased.weight()) > 0.1);
         assert!(!adapter.central.unwrap().is_require_grad());
     }
 

@@ -234,8 +234,7 @@ mod tests {
             .init(&base, &InitContext::new(1, "fc", "default", &base, &bank))
             .unwrap();
         adapter.output.cores[1] = Param::from_tensor(draw([2, 2, 1], "last"));
-        let update =
-            adapter.effective(&base, &Ctx::default()).unwrap().weight - base.weight.clone();
+        let update = adapter.effective(&base, &Ctx::default()).unwrap().weight() - base.weight();
         // The same cores as one train whose modes are those of the rows, then of the columns.
         let cores = adapter.input.cores.iter().chain(&adapter.output.cores);
         let whole = TensorTrain {

@@ -115,6 +115,7 @@ pub static METHODS: &[MethodEntry] = &[
     MethodEntry::of::<engraft_svd::CordaConfig>(),
     MethodEntry::of::<engraft_svd::EvaConfig>(),
     MethodEntry::of::<engraft_svd::KasaConfig>(),
+    MethodEntry::of::<engraft_svd::LoftqConfig>(),
     MethodEntry::of::<engraft_svd::LokuConfig>(),
     MethodEntry::of::<engraft_svd::LoraGaConfig>(),
     MethodEntry::of::<engraft_svd::LoraSbConfig>(),

@@ -26,7 +26,7 @@ struct Zoo {
 
 impl Adapter for Zoo {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
-        Ok(base.with_weight(base.weight.clone() * self.sum()))
+        Ok(base.with_weight(base.weight() * self.sum()))
     }
 }
 
@@ -120,7 +120,7 @@ fn visited<M: Module>(module: &M) -> Vec<String> {
 fn weight(adapter: &AnyAdapter) -> Tensor<2> {
     let device = adapter.downcast_ref::<Zoo>().unwrap().rank1.val().device();
     let base = FrozenBase::new(Tensor::ones([2, 3], (&device, DType::F64)), None);
-    adapter.effective(&base, &Ctx::default()).unwrap().weight
+    adapter.effective(&base, &Ctx::default()).unwrap().weight()
 }
 
 #[test]

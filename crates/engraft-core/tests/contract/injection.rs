@@ -193,7 +193,7 @@ fn several_active_adapters_add_or_stack() {
         model.activate(&["a", "b", "c"], composition).unwrap();
         let active = output(&model);
         let (fc1, ctx) = (model.model.block.fc1.clone(), model.ctx(Mode::Eval));
-        let base = fc1.base().weight;
+        let base = fc1.base().weight();
         let gain = |name: &str| {
             fc1.adapters
                 .get(name)
@@ -208,7 +208,13 @@ fn several_active_adapters_add_or_stack() {
             Composition::Sum => base * (gain("a") + gain("b") + 1.0),
             Composition::Stack => base * (gain("a") + 1.0) * (gain("b") + 1.0),
         };
-        compare::close("weight", &fc1.effective(&ctx).unwrap().weight, &expected, 6).unwrap();
+        compare::close(
+            "weight",
+            &fc1.effective(&ctx).unwrap().weight(),
+            &expected,
+            6,
+        )
+        .unwrap();
         let mut merged = model.clone();
         merged.merge().unwrap();
         compare::close("merged", &output(&merged), &active, 11).unwrap();

@@ -24,7 +24,7 @@ pub struct Gain {
 
 impl Adapter for Gain {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
-        Ok(base.with_weight(base.weight.clone() * (self.g.val().unsqueeze() + 1.0)))
+        Ok(base.with_weight(base.weight() * (self.g.val().unsqueeze() + 1.0)))
     }
     fn forward(&self, x: Tensor<2>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
         let g: Tensor<2> = self.g.val().unsqueeze();
@@ -40,7 +40,7 @@ impl Adapter for Gain {
         } else {
             gain
         };
-        base.add_bias(x.matmul(base.weight.clone()) * gain)
+        base.add_bias(x.matmul(base.weight()) * gain)
     }
 }
 

@@ -44,7 +44,7 @@ pub struct Scale {
 
 impl Adapter for Scale {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
-        let weight = base.weight.clone() * (row(self.g.val()) + 1.0);
+        let weight = base.weight() * (row(self.g.val()) + 1.0);
         Ok(match &self.c {
             Some(c) => FrozenBase::new(weight, Some(offset(base, c.val()))),
             None => base.with_weight(weight),
@@ -124,7 +124,7 @@ pub struct Offset {
 impl Adapter for Offset {
     fn effective(&self, base: &FrozenBase, _: &Ctx) -> Result<FrozenBase> {
         Ok(FrozenBase::new(
-            base.weight.clone(),
+            base.weight(),
             Some(offset(base, self.c.val())),
         ))
     }
@@ -165,7 +165,7 @@ pub struct Shared {
 
 impl Adapter for Shared {
     fn effective(&self, base: &FrozenBase, ctx: &Ctx) -> Result<FrozenBase> {
-        Ok(base.with_weight(base.weight.clone() + ctx.shared(&self.p).matmul(ctx.shared(&self.d))))
+        Ok(base.with_weight(base.weight() + ctx.shared(&self.p).matmul(ctx.shared(&self.d))))
     }
 }
 
@@ -258,7 +258,7 @@ impl Adapter for Coupled {
             .shared(&self.shared.p)
             .matmul(ctx.shared(&self.shared.d))
             * row(self.g.val());
-        Ok(base.with_weight(base.weight.clone() + update))
+        Ok(base.with_weight(base.weight() + update))
     }
 }
 

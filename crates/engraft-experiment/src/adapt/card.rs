@@ -5,6 +5,7 @@ use std::path::Path;
 
 use engraft_core::file::write_atomically;
 use engraft_data::{Metric, Task, task::Output};
+use engraft_kernels::Quantisation;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -26,6 +27,9 @@ pub struct Card {
     pub method: String,
     /// Its configuration.
     pub config: Value,
+    /// How the model's weights were quantised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Quantisation>,
     /// What the model computes.
     pub output: Output,
     /// Names of the classes.

@@ -15,6 +15,7 @@ use super::data::Data;
 use super::evaluate::evaluate;
 use super::examples::{Batch, Goal, logits};
 use super::objective::objective;
+use super::quantised;
 use super::subject::{Reader, check_length, device, head, input, located, subject};
 use super::summary::Summary;
 use super::{ADAPTER, Settings};
@@ -106,8 +107,17 @@ pub fn adapt(settings: &Settings, observe: Observe<'_>) -> Result<Summary> {
         false => device.clone().autodiff(),
     };
     let head = head(goal.output, goal.outputs);
-    let mut adapted = subject(&directory, Some(head), &tracked, settings.seed)?;
+    let mut adapted = subject(
+        &directory,
+        Some(head),
+        settings.base,
+        &tracked,
+        settings.seed,
+    )?;
     let fresh = adapted.model.report().fresh.clone();
+    let quantised = settings
+        .base
+        .map(|how| quantised::loaded(how, &adapted.model.report().quantised));
     if matches!(reader, Reader::Text(_)) {
         check_length(
             &adapted,
@@ -140,6 +150,7 @@ pub fn adapt(settings: &Settings, observe: Observe<'_>) -> Result<Summary> {
         model: settings.model.display().to_string(),
         method: id.clone(),
         config: method.config().clone(),
+        base: settings.base,
         output: goal.output,
         labels: goal.labels.clone(),
         task: goal.text.as_ref().map(|(task, _)| task.clone()),
@@ -156,6 +167,8 @@ pub fn adapt(settings: &Settings, observe: Observe<'_>) -> Result<Summary> {
         counts,
         total,
         fresh,
+        quantised,
+        base: settings.base,
         notes: data.notes(&goal),
         examples: [data.rows.len(), data.held_out()],
         before,

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::card::Card;
 use super::subject::{device, head, input, located, subject};
-use super::{adapters, predict::outputs};
+use super::{adapters, predict::outputs, quantised};
 use crate::{Error, Result};
 
 /// Files beside the weights that belong to a model.
@@ -22,13 +22,23 @@ const ALONG: [&str; 8] = [
     "preprocessor_config.json",
 ];
 
+/// What merging did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Merged {
+    /// What a user should know of the adapter.
+    pub warnings: Vec<String>,
+    /// What quantising the base changed, where the adapter was trained on one of few bits.
+    pub errors: Vec<String>,
+}
+
 /// Writes the model of a directory with an adapter merged into it: a plain checkpoint, with the
-/// adapter's head if it trained one. Returns what a user should know.
+/// adapter's head if it trained one. An adapter that was trained on quantised weights is merged into
+/// what these stand for, and all of them are written so.
 ///
 /// # Errors
 /// A model or an adapter that cannot be read, an adapter for another model, a method that cannot be
 /// merged; then nothing was written.
-pub fn merge_into(model: &Path, adapter: &Path, out: &Path) -> Result<Vec<String>> {
+pub fn merge_into(model: &Path, adapter: &Path, out: &Path) -> Result<Merged> {
     adapters::check_free(out)?;
     let model = &located(model)?;
     let card = Card::read(adapter)?;
@@ -36,9 +46,17 @@ pub fn merge_into(model: &Path, adapter: &Path, out: &Path) -> Result<Vec<String
         Some(card) => Some(head(card.output, outputs(card))),
         None => adapters::head(adapter)?,
     };
-    let mut adapted = subject(model, task, &device("flex")?, 0)?;
-    let notes = adapters::load(&mut adapted, adapter)?;
+    let base = card.as_ref().and_then(|card| card.base);
+    let mut adapted = subject(model, task, base, &device("flex")?, 0)?;
+    let warnings = adapters::load(&mut adapted, adapter)?;
     adapted.merge().map_err(input)?;
+    let errors = match base {
+        None => Vec::new(),
+        Some(how) => vec![
+            quantised::loaded(how, &adapted.model.report().quantised),
+            quantised::merged(how, &mut adapted.model)?,
+        ],
+    };
     let folder = adapters::beside(out)?;
     adapted.model.save(folder.path()).map_err(input)?;
     if let Some(card) = card.filter(|card| card.labels.len() > 1) {
@@ -52,7 +70,7 @@ pub fn merge_into(model: &Path, adapter: &Path, out: &Path) -> Result<Vec<String
         }
     }
     adapters::place(folder, out)?;
-    Ok(notes)
+    Ok(Merged { warnings, errors })
 }
 
 /// Gives the classes of a `config.json` their names.

@@ -20,6 +20,7 @@ mod merge_into;
 mod objective;
 mod pictures;
 mod predict;
+mod quantised;
 mod source;
 mod subject;
 mod summary;
@@ -29,6 +30,7 @@ use std::path::PathBuf;
 use engraft_core::Targets;
 use engraft_data::glue::GlueTask;
 use engraft_data::{Task, TextOptions};
+use engraft_kernels::Quantisation;
 use serde_json::Value;
 
 pub use adapters::{Written, check_writable};
@@ -36,7 +38,7 @@ pub use card::{CARD, Card};
 pub use evaluate::Scores;
 pub use generated::Answers;
 pub use learn::{Progress, Training, adapt};
-pub use merge_into::merge_into;
+pub use merge_into::{Merged, merge_into};
 pub use predict::{Prediction, Requests, predict};
 pub use summary::Summary;
 
@@ -58,6 +60,8 @@ pub struct Settings {
     pub hold_out: f64,
     /// Id and configuration of the method.
     pub method: (String, Value),
+    /// How the model's weights are quantised; in f32 if absent.
+    pub base: Option<Quantisation>,
     /// Layers and sites; the method's own choice if absent.
     pub targets: Option<Targets>,
     /// What is learned; what the columns suggest if absent.

@@ -40,7 +40,7 @@ pub(super) fn classify(
     };
     let pictures = pictures(&requests.input, &names)?;
     let task = head(Output::Class, names.len());
-    let model = adapted(requests, model, task, device)?;
+    let model = adapted(requests, (model, card), task, device)?;
     let goal = Goal {
         output: Output::Class,
         outputs: names.len(),

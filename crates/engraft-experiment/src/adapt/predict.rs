@@ -150,7 +150,7 @@ fn texts(
     };
 
     let head = head(goal.output, goal.outputs);
-    let model = adapted(requests, directory, head, device)?;
+    let model = adapted(requests, (directory, card), head, device)?;
     let size = requests.batch_size.max(1);
     let (mut seen, mut compared) = (None, Compared::default());
     let all: Vec<usize> = (0..set.len()).collect();
@@ -220,11 +220,12 @@ fn labelled(
 /// The model with the adapter, for predictions.
 pub(super) fn adapted(
     requests: &Requests,
-    directory: &Path,
+    (directory, card): (&Path, Option<&Card>),
     head: engraft_models::Task,
     device: &Device,
 ) -> Result<Adapted<Pretrained>> {
-    let mut adapted = subject(directory, Some(head), device, 0)?;
+    let base = card.and_then(|card| card.base);
+    let mut adapted = subject(directory, Some(head), base, device, 0)?;
     for warning in adapters::load(&mut adapted, &requests.adapter)? {
         eprintln!("warning: {warning}");
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use engraft_core::{Adapted, Mode, Text};
 use engraft_data::{ImageOptions, Tokens, task::Output};
+use engraft_kernels::Quantisation;
 use engraft_models::{LoadOptions, Pretrained, Task, load};
 use engraft_tensor::Key;
 use serde_json::Value;
@@ -82,14 +83,15 @@ pub(super) fn device(name: &str) -> Result<Device> {
     engraft_tensor::device(name).map_err(input)
 }
 
-/// The model of a directory with this head, in f32, nothing attached.
+/// The model of a directory with this head, in f32 or with weights of few bits, nothing attached.
 pub(super) fn subject(
     directory: &Path,
     head: Option<Task>,
+    base: Option<Quantisation>,
     device: &Device,
     seed: u64,
 ) -> Result<Adapted<Pretrained>> {
-    let options = LoadOptions::new(device, DType::F32);
+    let options = LoadOptions::new(device, DType::F32).with_quantisation(base);
     let options = match head {
         Some(task) => options.with_task(task, Key::new(seed).child("head")),
         None => options,

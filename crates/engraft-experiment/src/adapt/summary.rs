@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use engraft_core::Counts;
 use engraft_data::task::Output;
+use engraft_kernels::{NumberFormat, Quantisation};
 
 use super::adapters::Written;
 use super::evaluate::Scores;
@@ -21,6 +22,10 @@ pub struct Summary {
     pub total: usize,
     /// Parameters of the model that started fresh.
     pub fresh: Vec<String>,
+    /// What quantising the base did.
+    pub quantised: Option<String>,
+    /// How the base was quantised.
+    pub base: Option<Quantisation>,
     /// What a user should know of the data.
     pub notes: Vec<String>,
     /// Examples that were learned, and those that were evaluated on.
@@ -70,6 +75,9 @@ impl Summary {
         }
         if !self.fresh.is_empty() {
             line(format!("started fresh: {}", self.fresh.join(", ")));
+        }
+        if let Some(quantised) = &self.quantised {
+            line(quantised.clone());
         }
         line(format!(
             "{}: {trained} of {} parameters trained ({:.3} %): adapters {trainable}, shared {shared}, norms {norms}, \
@@ -122,9 +130,25 @@ impl Summary {
         let (model, revision) = named(&model);
         let revision =
             revision.map_or(String::new(), |revision| format!(", revision={revision:?}"));
+        let (config, argument) = match self.base {
+            Some(Quantisation {
+                format: format @ (NumberFormat::Nf4 | NumberFormat::Fp4),
+                double,
+                ..
+            }) => (
+                format!(
+                    ", BitsAndBytesConfig\n  config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type={:?}, \
+                     bnb_4bit_use_double_quant={})",
+                    format.name(),
+                    if double { "True" } else { "False" }
+                ),
+                ", quantization_config=config",
+            ),
+            _ => (String::new(), ""),
+        };
         format!(
-            "  from peft import PeftModel\n  from transformers import {class}\n  \
-             model = {class}.from_pretrained({model:?}{revision}{labels})\n  \
+            "  from peft import PeftModel\n  from transformers import {class}{config}\n  \
+             model = {class}.from_pretrained({model:?}{revision}{labels}{argument})\n  \
              model = PeftModel.from_pretrained(model, {:?})",
             self.out.display().to_string()
         )

@@ -8,6 +8,7 @@ use engraft_data::glue::GlueTask;
 use engraft_data::{Task, TextOptions, read::BadRows};
 use engraft_experiment::adapt::{self, Answers, Progress, Settings, Training};
 use engraft_experiment::{Error, Result};
+use engraft_kernels::Quantisation;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::model::Model;
@@ -41,6 +42,10 @@ pub struct Arguments {
     /// what the columns suggest
     #[arg(long, value_name = "TOML")]
     task: Option<String>,
+    /// The precision of the frozen weights: nf4, fp4, int4 or int8, or TOML such as
+    /// 'format = "nf4", block = 128, double = true'; otherwise f32
+    #[arg(long, value_name = "TOML")]
+    base: Option<String>,
     /// The targets: all-linear, a regular expression, or a list such as '["query", "value"]'
     #[arg(long)]
     targets: Option<String>,
@@ -153,6 +158,7 @@ fn settings(arguments: &Arguments) -> Result<Settings> {
         evaluation: arguments.eval.clone(),
         hold_out: arguments.hold_out,
         method: method(&arguments.method)?,
+        base: base(arguments.base.as_deref())?,
         targets,
         task: task(arguments.task.as_deref())?,
         text: TextOptions {
@@ -185,6 +191,20 @@ fn glue(name: Option<&str>) -> Result<Option<GlueTask>> {
     name.map(GlueTask::named)
         .transpose()
         .map_err(|error| Error::Input(format!("--glue: {error}")))
+}
+
+/// A quantisation: the name of a format, or TOML.
+fn base(text: Option<&str>) -> Result<Option<Quantisation>> {
+    let Some(text) = text else {
+        return Ok(None);
+    };
+    let how: Quantisation = match text.contains('=') {
+        true => table("base", text)?,
+        false => table("base", &format!("format = {:?}", text.trim()))?,
+    };
+    how.validate()
+        .map_err(|reason| Error::Input(format!("--base: {reason}")))?;
+    Ok(Some(how))
 }
 
 /// A task as TOML.

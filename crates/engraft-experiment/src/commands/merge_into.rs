@@ -22,9 +22,12 @@ pub struct Arguments {
 
 /// Merges and says where the checkpoint is.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let notes = adapt::merge_into(arguments.model.named()?, &arguments.adapter, &arguments.out)?;
-    for note in notes {
+    let merged = adapt::merge_into(arguments.model.named()?, &arguments.adapter, &arguments.out)?;
+    for note in merged.warnings {
         eprintln!("warning: {note}");
+    }
+    for error in merged.errors {
+        println!("{error}");
     }
     println!(
         "{}: a plain checkpoint, loaded like any other",

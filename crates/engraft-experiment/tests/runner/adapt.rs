@@ -8,6 +8,7 @@ use engraft_data::tokens::{Splitting, Wrapping, tiny_tokenizer};
 use engraft_experiment::adapt::{
     Answers, CARD, Progress, Requests, Settings, Training, Written, adapt, merge_into, predict,
 };
+use engraft_kernels::Quantisation;
 use engraft_models::Sampling;
 use serde_json::{Value, json};
 
@@ -65,6 +66,7 @@ impl Disk {
             evaluation: Some(self.data()),
             hold_out: 0.1,
             method: (method.to_owned(), config),
+            base: None,
             targets: None,
             task: None,
             text: TextOptions {
@@ -204,6 +206,85 @@ fn outputs_that_are_computed_again_train_the_same_adapter() {
         });
         assert!(kept == again, "{model}");
     }
+}
+
+#[test]
+fn a_base_of_few_bits_is_loaded_again_and_merged_with_its_error() {
+    let disk = Disk::new("llama");
+    let how = Quantisation {
+        double: true,
+        ..Quantisation::default()
+    };
+    let settings = Settings {
+        base: Some(how),
+        ..disk.settings("lora", json!({"rank": 2}))
+    };
+    let summary = adapt(&settings, &mut |_| ()).unwrap();
+    let text = summary.text();
+    assert!(
+        text.contains("base in nf4") && text.contains("load_in_4bit=True"),
+        "{text}"
+    );
+    let card = fs::read_to_string(settings.out.join(CARD)).unwrap();
+    let card: Value = serde_json::from_str(&card).unwrap();
+    assert_eq!(
+        card["base"],
+        json!({"format": "nf4", "block": 64, "double": true})
+    );
+    let quantised = answers(&disk.requests(&settings.out));
+
+    let merged = disk.folder.path().join("merged");
+    let said = merge_into(&disk.model(), &settings.out, &merged).unwrap();
+    assert_eq!(said.errors.len(), 2);
+    assert!(
+        said.errors[0].contains("from those of the file"),
+        "{said:?}"
+    );
+    assert!(said.errors[1].contains("merged weights"), "{said:?}");
+    // The merged checkpoint in full precision answers as the adapter on its base of few bits.
+    let plain = Settings {
+        model: merged.clone(),
+        base: None,
+        training: Training {
+            steps: Some(1),
+            learning_rate: 0.0,
+            ..settings.training.clone()
+        },
+        out: disk.folder.path().join("nothing"),
+        ..settings.clone()
+    };
+    adapt(&plain, &mut |_| ()).unwrap();
+    let requests = Requests {
+        model: merged,
+        ..disk.requests(&plain.out)
+    };
+    for ((label, score), (expected, close)) in answers(&requests).iter().zip(&quantised) {
+        assert_eq!(label, expected);
+        assert!((score - close).abs() < 1e-5, "{score} against {close}");
+    }
+
+    // Weights that are quantised are not trained.
+    let whole = Settings {
+        base: Some(how),
+        ..disk.settings("full-fine-tuning", json!({}))
+    };
+    let error = adapt(&whole, &mut |_| ()).unwrap_err();
+    assert_eq!(error.exit_code(), 2, "{error}");
+    assert!(error.to_string().contains("quantised"), "{error}");
+    assert!(!whole.out.exists());
+    // LoftQ quantises by itself, and PEFT's files hold it.
+    let loftq = disk.settings("loftq", json!({"rank": 2, "iterations": 2}));
+    let summary = adapt(&loftq, &mut |_| ()).unwrap();
+    assert_eq!(summary.written, Written::Peft);
+    let right = answers(&disk.requests(&loftq.out));
+    let right = right
+        .iter()
+        .zip(WORDS)
+        .filter(|((found, _), (_, label))| found == label);
+    assert_eq!(
+        summary.after.0[0].1,
+        right.count() as f64 / WORDS.len() as f64
+    );
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod files;
 mod hub;
 mod matching;
 mod names;
+mod quantised;
 mod save;
 #[cfg(test)]
 mod tests;
@@ -25,12 +26,15 @@ use std::sync::Arc;
 
 use burn::tensor::{DType, Device, TensorData};
 use engraft_core::{Error, Result};
+use engraft_kernels::Quantisation;
 use engraft_tensor::Key;
+use engraft_tensor::ops::QuantisedWeight;
 
 pub use files::weight_files;
 use files::{Files, file_error};
 pub use hub::locate;
 pub(crate) use names::Names;
+pub use quantised::QuantisedLayer;
 
 use crate::parts::{Builder, Listing, Random, Source, Wanted};
 use crate::pretrained::{Config, Pretrained};
@@ -48,6 +52,9 @@ pub struct LoadOptions {
     pub task: Option<Task>,
     /// Where the fresh parameters of a new head come from.
     pub key: Key,
+    /// How the weights of the linear layers inside the blocks are quantised; embeddings, norms,
+    /// biases, poolers and heads are not. One tensor is held in full at a time.
+    pub quantisation: Option<Quantisation>,
 }
 
 impl LoadOptions {
@@ -58,6 +65,7 @@ impl LoadOptions {
             dtype,
             task: None,
             key: Key::new(0),
+            quantisation: None,
         }
     }
 
@@ -69,15 +77,25 @@ impl LoadOptions {
             ..self
         }
     }
+
+    /// The same with weights of few bits.
+    pub fn with_quantisation(self, quantisation: Option<Quantisation>) -> Self {
+        Self {
+            quantisation,
+            ..self
+        }
+    }
 }
 
 /// What loading a checkpoint did beyond copying it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct LoadReport {
     /// Parameters that the checkpoint lacks and that start fresh: a new head.
     pub fresh: Vec<String>,
     /// Tensors of the checkpoint that the model has no use for: another head.
     pub unused: Vec<String>,
+    /// Layers whose weights were quantised, in forward order.
+    pub quantised: Vec<QuantisedLayer>,
 }
 
 /// Where a model's parameters come from.
@@ -94,7 +112,8 @@ pub(crate) struct Origin {
 ///
 /// # Errors
 /// Files that are missing, truncated or corrupted; a model that is not implemented; tensors that are
-/// missing, unexpected or of another shape, all of them named; weights that are not finite.
+/// missing, unexpected or of another shape, all of them named; weights that are not finite; a
+/// quantisation of blocks without entries.
 pub fn load(directory: &Path, options: &LoadOptions) -> Result<Pretrained> {
     if !matches!(
         options.dtype,
@@ -104,6 +123,12 @@ pub fn load(directory: &Path, options: &LoadOptions) -> Result<Pretrained> {
             "found compute precision {:?}, expected F32, F64, F16 or BF16",
             options.dtype
         )));
+    }
+    if let Some(Err(reason)) = options.quantisation.map(|how| how.validate()) {
+        return Err(Error::BadConfig {
+            what: "quantisation".to_owned(),
+            reason,
+        });
     }
     let (path, mut json) = files::config(directory)?;
     if let Some(task) = options.task {
@@ -129,6 +154,8 @@ pub fn load(directory: &Path, options: &LoadOptions) -> Result<Pretrained> {
         fresh: Random(options.key.clone()),
         stored: BTreeMap::new(),
         broken: Vec::new(),
+        quantisation: options.quantisation,
+        quantised: Vec::new(),
     };
     let mut model = config.build(&mut Builder::new(
         &mut loader,
@@ -136,7 +163,12 @@ pub fn load(directory: &Path, options: &LoadOptions) -> Result<Pretrained> {
         options.dtype,
         config.std(),
     ));
-    let Loader { stored, broken, .. } = loader;
+    let Loader {
+        stored,
+        broken,
+        quantised,
+        ..
+    } = loader;
     if !broken.is_empty() {
         return Err(file_error(
             directory,
@@ -145,7 +177,10 @@ pub fn load(directory: &Path, options: &LoadOptions) -> Result<Pretrained> {
     }
     model.set_origin(Origin {
         stored: Arc::new(stored),
-        report: Arc::new(matches.report),
+        report: Arc::new(LoadReport {
+            quantised,
+            ..matches.report
+        }),
     });
     Ok(model)
 }
@@ -172,6 +207,8 @@ struct Loader<'a> {
     fresh: Random,
     stored: BTreeMap<String, DType>,
     broken: Vec<String>,
+    quantisation: Option<Quantisation>,
+    quantised: Vec<QuantisedLayer>,
 }
 
 impl Source for Loader<'_> {
@@ -186,6 +223,37 @@ impl Source for Loader<'_> {
             self.broken.push(format!("{name} {reason}"));
             TensorData::new(Vec::<f32>::new(), empty).convert_dtype(dtype)
         })
+    }
+
+    fn quantised(&mut self, wanted: &Wanted, dtype: DType) -> Option<QuantisedWeight> {
+        let how = self.quantisation?;
+        let (layer, _) = quantised::layer_of(&wanted.path)?;
+        // The order of PyTorch's linear layers, (out, in), is that of the blocks.
+        let data = self.values(
+            Wanted {
+                shape: wanted.shape.iter().rev().copied().collect(),
+                transposed: !wanted.transposed,
+                ..wanted.clone()
+            },
+            dtype,
+        );
+        match QuantisedWeight::from_stored(&data, how) {
+            Ok(weight) => {
+                let [lost, norm] = weight.loss(&data);
+                self.quantised.push(QuantisedLayer {
+                    path: layer.to_owned(),
+                    bytes: weight.bytes(),
+                    dense_bytes: data.num_elements() * dtype.size(),
+                    lost,
+                    norm,
+                });
+                Some(weight)
+            }
+            Err(error) => {
+                self.broken.push(format!("{} {error}", wanted.path));
+                None
+            }
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Tensor};
 use engraft_core::file::write_atomically;
-use engraft_core::{Error, Result};
+use engraft_core::{Adaptable, Error, Quantised, Result, Slot, Slots};
 use safetensors::View;
 use safetensors::tensor::Dtype;
 
@@ -18,7 +18,8 @@ use crate::pretrained::{Config, Pretrained};
 impl Pretrained {
     /// Writes `config.json` and `model.safetensors`, under the names and in the precision that
     /// `transformers` (and this checkpoint, if it was loaded) has, each whole or not at all. Adapters
-    /// that are attached are not part of it; those that are merged are.
+    /// that are attached are not part of it; those that are merged are. Quantised weights are written
+    /// as the numbers they stand for, one tensor at a time.
     ///
     /// # Errors
     /// A directory that cannot be written, or parameters that the architecture lacks: a bias that an
@@ -70,19 +71,52 @@ impl Pretrained {
         write_atomically(&directory.join("config.json"), (json + "\n").as_bytes())
     }
 
-    /// The parameters without those of adapters, flattened, by path. They share their memory with the
-    /// model.
-    fn values(&self) -> BTreeMap<String, Tensor<1>> {
+    /// The parameters without those of adapters, by path. They share their memory with the model.
+    fn values(&self) -> BTreeMap<String, Value> {
         let mut values = Values::default();
         self.visit(&mut values);
-        values.found
+        let mut found = values.found;
+        let mut quantised = |path: &str, slot: Slot<'_>| {
+            if let Slot::Linear(linear) = slot
+                && let Some(weight) = linear.weight.as_quantised()
+            {
+                found.insert(format!("{path}.weight"), Value::Quantised(weight.clone()));
+            }
+        };
+        self.clone().slots(&mut Slots::new(&mut quantised));
+        found
+    }
+}
+
+/// The value of a parameter.
+#[derive(Clone)]
+enum Value {
+    /// Flattened.
+    Dense(Tensor<1>),
+    /// Decoded when its turn comes.
+    Quantised(Quantised),
+}
+
+impl Value {
+    fn dtype(&self) -> DType {
+        match self {
+            Self::Dense(value) => value.dtype(),
+            Self::Quantised(weight) => weight.dtype(),
+        }
+    }
+
+    fn flat(&self) -> Tensor<1> {
+        match self {
+            Self::Dense(value) => value.clone(),
+            Self::Quantised(weight) => weight.dense().reshape([-1]),
+        }
     }
 }
 
 #[derive(Default)]
 struct Values {
     path: Vec<String>,
-    found: BTreeMap<String, Tensor<1>>,
+    found: BTreeMap<String, Value>,
 }
 
 impl ModuleVisitor for Values {
@@ -97,7 +131,8 @@ impl ModuleVisitor for Values {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let path = self.path.join(".");
         if !path.contains(".adapters.") {
-            self.found.insert(path, param.base().reshape([-1]));
+            self.found
+                .insert(path, Value::Dense(param.base().reshape([-1])));
         }
     }
 }
@@ -105,7 +140,7 @@ impl ModuleVisitor for Values {
 /// A parameter on its way into a file: converted when its turn comes.
 #[derive(Clone)]
 struct Stored<'a> {
-    value: Tensor<1>,
+    value: Value,
     wanted: &'a Wanted,
     dtype: DType,
 }
@@ -127,10 +162,10 @@ impl View for Stored<'_> {
         let value = match self.wanted.transposed {
             true => {
                 let shape = [self.wanted.shape[0], self.wanted.shape[1]];
-                let matrix = self.value.clone().reshape(shape);
+                let matrix = self.value.flat().reshape(shape);
                 matrix.transpose().to_data()
             }
-            false => self.value.to_data(),
+            false => self.value.flat().to_data(),
         };
         Cow::Owned(value.convert_dtype(self.dtype).as_bytes().to_vec())
     }

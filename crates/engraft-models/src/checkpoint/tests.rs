@@ -13,6 +13,7 @@ use super::*;
 use crate::testing::{Case, fixture, vectors};
 
 mod broken;
+mod quantised;
 
 type Tensors = BTreeMap<String, TensorData>;
 

@@ -2,7 +2,8 @@
 
 use burn::module::Param;
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use engraft_core::{Embedding, Linear};
+use engraft_core::{Embedding, Linear, Weight};
+use engraft_tensor::ops::QuantisedWeight;
 use engraft_tensor::{Init, Key};
 
 /// A parameter that a model asks for.
@@ -25,6 +26,12 @@ pub(crate) struct Wanted {
 pub(crate) trait Source {
     /// The values of a parameter, of the wanted shape and precision.
     fn values(&mut self, wanted: Wanted, dtype: DType) -> TensorData;
+
+    /// The weight of a linear layer in few bits, where it is to be quantised.
+    fn quantised(&mut self, wanted: &Wanted, dtype: DType) -> Option<QuantisedWeight> {
+        let _ = (wanted, dtype);
+        None
+    }
 }
 
 /// Fresh parameters from the streams of a key, one for each path.
@@ -132,9 +139,12 @@ impl<'a> Builder<'a> {
             transposed,
             init: Init::Normal { std: here.std },
         };
-        let weight = here.tensor::<2>(wanted);
+        let weight = match here.source.quantised(&wanted, here.dtype) {
+            Some(weight) => Weight::quantised(weight, here.device, here.dtype),
+            None => Param::from_tensor(here.tensor::<2>(wanted)).into(),
+        };
         let bias = bias.then(|| here.plain("bias", [shape[1]], Init::ZEROS));
-        Linear::from_tensors(weight, bias)
+        Linear::from_weight(weight, bias)
     }
 
     /// A table of `rows` vectors.

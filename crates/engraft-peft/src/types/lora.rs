@@ -4,6 +4,7 @@ mod alora;
 mod bdlora;
 mod dora;
 mod kasa;
+mod loftq;
 mod monteclora;
 mod residual;
 mod velora;
@@ -76,6 +77,20 @@ trait Variant: Sync {
     /// Settings that PEFT cannot express, as a reason.
     fn write(&self, layers: &[Configured]) -> Result<Value, String>;
 
+    /// The key under which its own settings lie, where they do not lie under [`key`](Self::key).
+    fn settings(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// The value of [`settings`](Self::settings) for these layers.
+    ///
+    /// # Errors
+    /// Settings that PEFT cannot express, as a reason.
+    fn write_settings(&self, layers: &[Configured]) -> Result<Value, String> {
+        let _ = layers;
+        Ok(Value::Null)
+    }
+
     /// The parameters on a layer; `lora` are LoRA's.
     fn fields(&self, layer: &Configured, lora: Vec<Field>) -> Result<Vec<Field>>;
 
@@ -90,6 +105,7 @@ static VARIANTS: &[&dyn Variant] = &[
     &bdlora::BdLora,
     &dora::Dora,
     &kasa::Kasa,
+    &loftq::Loftq,
     &monteclora::Monteclora,
     &velora::Velora,
     &residual::MICA,
@@ -122,6 +138,7 @@ impl PeftType for Lora {
             "dora",
             "eva",
             "kasa",
+            "loftq",
             "lora-ga",
             "mica",
             "monteclora",
@@ -160,7 +177,6 @@ impl PeftType for Lora {
             );
         }
         config.refuse(&OTHERS.map(|(key, _)| key))?;
-        config.skip(&INITS);
         config.skip(&["megatron_core", "qalora_group_size", "runtime_config"]);
         let scaling = if stabilised {
             "rank-stabilised"
@@ -214,8 +230,13 @@ impl PeftType for Lora {
                 )));
             }
             settings.method = variant.method();
+            let value = match variant.settings() {
+                Some(key) => config.get(key, Value::Null)?,
+                None => value,
+            };
             variant.read(value, layers, &mut settings)?;
         }
+        config.skip(&INITS);
         Ok(settings)
     }
 
@@ -260,6 +281,9 @@ impl PeftType for Lora {
         keys.insert(INIT.to_owned(), Value::Bool(true));
         if let Some(variant) = variant(&layers[0].method) {
             keys.insert(variant.key().to_owned(), variant.write(layers)?);
+            if let Some(key) = variant.settings() {
+                keys.insert(key.to_owned(), variant.write_settings(layers)?);
+            }
         }
         Ok(Written {
             keys,

@@ -18,11 +18,11 @@ pub(super) fn check(case: &Case) -> Outcome {
                 Err(error) => return Err(error.into()),
             };
             let (base, [d_in, _]) = (layer.base(), layer.weight.dims());
-            ensure(effective.weight.dims() == base.weight.dims(), || {
+            ensure(effective.weight().dims() == base.weight().dims(), || {
                 format!(
                     "{path}: W' is {:?}, W is {:?}",
-                    effective.weight.dims(),
-                    base.weight.dims()
+                    effective.weight().dims(),
+                    base.weight().dims()
                 )
             })?;
             let same_bias = match (&effective.bias, &base.bias) {
@@ -32,7 +32,7 @@ pub(super) fn check(case: &Case) -> Outcome {
             if !same_bias && !meta.changes_bias {
                 // An option that adds an offset shows it on a layer without bias too, where
                 // third-party modules refuse it; what only changes a bias there is must be declared.
-                let bare = FrozenBase::new(base.weight.clone(), None);
+                let bare = FrozenBase::new(base.weight(), None);
                 let added = layer
                     .adapters
                     .get(NAME)?

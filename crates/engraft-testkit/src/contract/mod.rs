@@ -12,6 +12,7 @@ mod forms;
 mod frozen;
 mod gradients;
 mod merging;
+mod quantised;
 mod records;
 mod sampling;
 mod seeding;
@@ -46,7 +47,7 @@ const SHAPES: [[usize; 2]; 8] = [
     [40, 24],
 ];
 
-const CHECKS: [Check; 12] = [
+const CHECKS: [Check; 13] = [
     ("configuration", configuration::check),
     ("at init", at_init::check),
     ("forms", forms::check),
@@ -55,6 +56,7 @@ const CHECKS: [Check; 12] = [
     ("files", files::check),
     ("counted", counted::check),
     ("merging", merging::check),
+    ("quantised", quantised::check),
     ("seeding", seeding::check),
     ("sampling", sampling::check),
     ("records", records::check),

@@ -69,7 +69,7 @@ proptest! {
         };
         let mut model = Vit::new(&config, &Key::new(seed), &Device::default(), dtype).unwrap();
         let head = random::normal([4 * heads, 3], "head", &Device::default(), dtype);
-        model.head.weight = Param::from_tensor(head);
+        model.head.weight = Param::from_tensor(head).into();
         let plain = parameters(&model);
         let x: Tensor<2> = random::normal([4, 72], "x", &Device::default(), dtype);
         let base = model.forward(x.clone(), &Ctx::default());
@@ -121,7 +121,7 @@ fn grafts_fold_as_they_merge_and_what_is_off_is_left_out() {
     let x: Tensor<2> = random::normal([4, 72], "x", &Device::default(), DType::F64);
     let mut model = vit();
     let head = random::normal([8, 3], "head", &Device::default(), DType::F64);
-    model.head.weight = Param::from_tensor(head);
+    model.head.weight = Param::from_tensor(head).into();
     let mut adapted = Adapted::new(model);
     let base = adapted.model.forward(x.clone(), &Ctx::default());
     let lora = method("lora", &json!({"rank": 2})).unwrap();

@@ -97,8 +97,7 @@ pub(super) fn judge(init: &Value, config: &Reader) -> Result<()> {
         },
         "corda" => "it depends on the calibration data",
         "lora_ga" => "it depends on the gradients of the calibration data",
-        "loftq" => "it depends on the quantisation of the base",
-        "mica" | "pissa" | "olora" => {
+        "mica" | "pissa" | "olora" | "loftq" => {
             return Err(Error::Unsupported(format!(
                 "`{INIT}` = \"{name}\" together with another variant is not supported"
             )));

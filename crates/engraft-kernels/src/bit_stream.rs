@@ -1,12 +1,12 @@
 //! Small numbers without gaps between their bits.
 
 /// Bytes that `count` numbers of `bits` bits take.
-pub(crate) fn size(count: usize, bits: usize) -> usize {
+pub fn size(count: usize, bits: usize) -> usize {
     (count * bits).div_ceil(8)
 }
 
 /// Number i of `bits` bits at bit i `bits` of the stream, the lowest bit of a byte first.
-pub(crate) fn pack(codes: &[u8], bits: usize) -> Vec<u8> {
+pub fn pack(codes: &[u8], bits: usize) -> Vec<u8> {
     let mut bytes = vec![0; size(codes.len(), bits)];
     for (index, &code) in codes.iter().enumerate() {
         let at = index * bits;
@@ -20,7 +20,7 @@ pub(crate) fn pack(codes: &[u8], bits: usize) -> Vec<u8> {
 }
 
 /// The first `count` numbers of a stream.
-pub(crate) fn unpack(bytes: &[u8], count: usize, bits: usize) -> Vec<u8> {
+pub fn unpack(bytes: &[u8], count: usize, bits: usize) -> Vec<u8> {
     let mask = (1u16 << bits) - 1;
     (0..count)
         .map(|index| {
