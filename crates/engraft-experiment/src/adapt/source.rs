@@ -7,7 +7,7 @@ use engraft_data::glue::{Glue, Part};
 use engraft_data::read::{self, Rows, Source};
 
 use super::subject::input;
-use crate::Result;
+use crate::{Error, Result};
 
 /// A file, a part of a task of GLUE, or a directory of images.
 #[derive(Debug, Clone)]
@@ -41,6 +41,10 @@ impl Place {
     pub fn open(&self) -> Result<Box<dyn Source>> {
         match &self.part {
             Some((glue, part)) => Ok(Box::new(glue.part(*part).map_err(input)?)),
+            None if self.path.is_dir() => Err(Error::Input(format!(
+                "{}: found a directory, expected a file of text",
+                self.path.display()
+            ))),
             None => read::open(&self.path).map_err(input),
         }
     }

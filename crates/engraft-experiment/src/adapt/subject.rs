@@ -83,6 +83,9 @@ pub(super) fn device(name: &str) -> Result<Device> {
     engraft_tensor::device(name).map_err(input)
 }
 
+/// Values of `model_type` whose models read in both directions, or images.
+const ENCODERS: [&str; 4] = ["bert", "roberta", "vit", "xlm-roberta"];
+
 /// The model of a directory with this head, in f32 or with weights of few bits, nothing attached.
 pub(super) fn subject(
     directory: &Path,
@@ -91,6 +94,13 @@ pub(super) fn subject(
     device: &Device,
     seed: u64,
 ) -> Result<Adapted<Pretrained>> {
+    let model_type = &config(directory)?["model_type"];
+    if head == Some(Task::Language) && ENCODERS.iter().any(|known| model_type == known) {
+        return Err(Error::Input(format!(
+            "found text to be continued or answered, and a model of type {model_type}, which does not \
+             predict the next token: expected a decoder (GPT-2, Llama), or another task"
+        )));
+    }
     let options = LoadOptions::new(device, DType::F32).with_quantisation(base);
     let options = match head {
         Some(task) => options.with_task(task, Key::new(seed).child("head")),

@@ -39,7 +39,8 @@ pub struct Arguments {
     #[arg(long, default_value_t = 0.1)]
     hold_out: f64,
     /// What is learned, as TOML, for example 'kind = "sentence-pair", label = "gold"'; otherwise
-    /// what the columns suggest
+    /// what the columns suggest. Kinds: single-sentence, sentence-pair, regression, multi-label,
+    /// token-classification, causal-language, masked-language, instruction
     #[arg(long, value_name = "TOML")]
     task: Option<String>,
     /// The precision of the frozen weights: nf4, fp4, int4 or int8, or TOML such as
@@ -124,11 +125,11 @@ impl Display {
     }
 
     fn show(&mut self, progress: Progress) {
-        let (unit, done, all, loss) = match progress {
+        let (unit, done, all, loss, lines) = match progress {
             Progress::Evaluated { done, all } => {
-                ("batches evaluated", done as u64, all as u64, None)
+                ("batches evaluated", done as u64, all as u64, None, 1)
             }
-            Progress::Learned { steps, all, loss } => ("steps", steps, all, loss),
+            Progress::Learned { steps, all, loss } => ("steps", steps, all, loss, 10),
         };
         if self.unit != unit {
             self.unit = unit;
@@ -136,7 +137,7 @@ impl Display {
             self.bar.set_prefix(unit);
         }
         let loss = loss.map_or(String::new(), |loss| format!("loss {loss:.4}"));
-        if !self.watched && (done == all || done.is_multiple_of((all / 10).max(1))) {
+        if !self.watched && (done == all || done.is_multiple_of((all / lines).max(1))) {
             let comma = if loss.is_empty() { "" } else { ", " };
             eprintln!("  {done}/{all} {unit}{comma}{loss}");
         }

@@ -27,7 +27,8 @@ pub struct Arguments {
     /// Where the answers go; standard output by default
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// What the adapter was trained for, as TOML, if its directory does not say so
+    /// What the adapter was trained for, as TOML, if its directory does not say so, for example
+    /// 'kind = "single-sentence", labels = ["no", "yes"]'
     #[arg(long, value_name = "TOML")]
     task: Option<String>,
     /// Requests at once

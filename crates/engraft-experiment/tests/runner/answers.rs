@@ -24,7 +24,7 @@ fn disk(model: &str, rows: &[Value]) -> (Disk, PathBuf) {
 }
 
 fn prompts() -> Vec<Value> {
-    let row = |(text, label)| json!({"prompt": text, "completion": label});
+    let row = |(text, label)| json!({"prompt": text, "completion": format!(" {label}")});
     WORDS.map(row).to_vec()
 }
 

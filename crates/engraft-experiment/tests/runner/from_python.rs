@@ -17,9 +17,7 @@ fn vectors(model: &str) -> PathBuf {
 }
 
 fn values(file: &Path, name: &str) -> Vec<f64> {
-    let data = read_tensors(file).unwrap().tensors[name]
-        .clone()
-        .convert::<f64>();
+    let data = read_tensors(file).unwrap().0[name].clone().convert::<f64>();
     data.try_to_vec().unwrap()
 }
 
@@ -112,6 +110,14 @@ fn decoders_go_on_from_prompts() {
             }
         }
     }
+}
+
+#[test]
+fn text_to_continue_is_for_decoders() {
+    let disk = Disk::new("bert");
+    let requests = disk.requests(&vectors("llama").join("adapters/prefix_tuning"));
+    let error = predict(&requests, |_| Ok(())).unwrap_err();
+    assert!(error.to_string().contains("expected a decoder"), "{error}");
 }
 
 #[test]
