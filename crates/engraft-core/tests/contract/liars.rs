@@ -97,6 +97,9 @@ fn each_false_declaration_is_found_by_its_check() {
     assert_eq!(checks(MethodEntry::of::<Identity>()), ["at init"]);
     assert_eq!(checks(MethodEntry::of::<Miscounted>()), ["counted"]);
     assert_eq!(checks(MethodEntry::of::<HalfGradient>()), ["gradients"]);
-    assert_eq!(checks(MethodEntry::of::<TwoForms>()), ["forms", "merging"]);
+    assert_eq!(
+        checks(MethodEntry::of::<TwoForms>()),
+        ["forms", "merging", "quantised"]
+    );
     assert_eq!(checks(MethodEntry::of::<Unmergeable>()), ["merging"]);
 }

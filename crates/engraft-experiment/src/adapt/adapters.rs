@@ -14,7 +14,7 @@ use super::subject::{input, named};
 use crate::{Error, Result};
 
 /// Engraft's own file.
-pub(super) const OWN_FILE: &str = "adapter.safetensors";
+pub(crate) const OWN_FILE: &str = "adapter.safetensors";
 
 /// How an adapter was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,7 +171,7 @@ pub(super) fn head(directory: &Path) -> Result<Option<Task>> {
             key.strip_suffix(head)
                 .is_some_and(|front| front.is_empty() || front.ends_with('.'))
         };
-        HEADS.iter().any(|head| ends(&head))
+        HEADS.iter().any(ends)
     };
     let classes = header
         .tensors

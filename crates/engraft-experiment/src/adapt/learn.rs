@@ -33,7 +33,7 @@ pub struct Training {
     pub batch_size: usize,
     /// Parts of a batch that are computed one after the other, to save memory.
     pub accumulate: usize,
-    /// Whether the backward pass computes outputs again instead of keeping them, to save memory.
+    /// Whether the backward pass computes element-wise outputs again instead of keeping them.
     pub recompute: bool,
     /// Largest learning rate.
     pub learning_rate: f64,

@@ -33,6 +33,7 @@ use engraft_data::{Task, TextOptions};
 use engraft_kernels::Quantisation;
 use serde_json::Value;
 
+pub(crate) use adapters::OWN_FILE;
 pub use adapters::{Written, check_writable};
 pub use card::{CARD, Card};
 pub use evaluate::Scores;

@@ -62,8 +62,8 @@ pub struct Arguments {
     /// Parts of a batch that are computed one after the other, to save memory
     #[arg(long, default_value_t = 1)]
     accumulate: usize,
-    /// Compute outputs again in the backward pass instead of keeping them, to save memory; the
-    /// result is the same
+    /// Compute element-wise outputs again in the backward pass instead of keeping them; the result is
+    /// the same. On the CPU it has not saved memory so far: --accumulate does
     #[arg(long)]
     recompute: bool,
     /// Largest learning rate

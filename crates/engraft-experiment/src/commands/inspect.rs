@@ -8,7 +8,7 @@ use engraft_experiment::{Result, inspect};
 /// Arguments of `inspect`.
 #[derive(Args)]
 pub struct Arguments {
-    /// A directory with an adapter of PEFT or with a model, or a safetensors file
+    /// A directory with an adapter or with a model, or a safetensors file
     path: PathBuf,
 }
 

@@ -6,6 +6,7 @@ use engraft_core::{Attachment, Header};
 use serde_json::{Map, Value};
 
 use super::{Contents, header, json, sizes};
+use crate::adapt::Card;
 use crate::{Error, Result};
 
 /// Configuration keys that say nothing about what an adapter computes, or that are told apart.
@@ -54,6 +55,28 @@ pub(super) fn directory(path: &Path) -> Result<Contents> {
     }
     contents.files = vec![(file, header)];
     Ok(contents)
+}
+
+/// What an adapter was trained for, from the card beside it.
+pub(super) fn card(contents: &mut Contents, card: &Card) {
+    contents.fact("trained on", &card.model);
+    let task = card.task.as_ref().and_then(|task| {
+        let task = serde_json::to_value(task).ok()?;
+        task["kind"].as_str().map(str::to_owned)
+    });
+    let task = task.unwrap_or_else(|| "classes of images".to_owned());
+    contents.fact("for", task);
+    if !card.labels.is_empty() {
+        contents.fact("labels", shortened(&card.labels.clone().into()));
+    }
+    let metrics = card.metrics.iter();
+    let metrics: Vec<String> = metrics
+        .map(|(name, value)| format!("{name} {value:.4}"))
+        .collect();
+    contents.fact(
+        "measured",
+        format!("{} after {} updates", metrics.join(", "), card.steps),
+    );
 }
 
 /// A file of Engraft, or `None` if it is another one.

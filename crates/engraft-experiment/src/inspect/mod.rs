@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use engraft_core::Header;
 use serde::de::DeserializeOwned;
 
+use crate::adapt::{Card, OWN_FILE};
 use crate::{Error, Result};
 
 pub use groups::{Group, groups};
@@ -71,14 +72,23 @@ impl Contents {
     }
 }
 
-/// What is at a path: a directory with an adapter of PEFT or a checkpoint, or a safetensors file.
+/// What is at a path: a directory with an adapter or a checkpoint, or a safetensors file.
 ///
 /// # Errors
 /// Nothing there, nothing known there, or files that are truncated or malformed.
 pub fn inspect(path: &Path) -> Result<Contents> {
     if path.is_dir() {
-        if path.join(engraft_peft::CONFIG_FILE).exists() {
-            return adapter::directory(path);
+        let own = path.join(OWN_FILE);
+        let known = match path.join(engraft_peft::CONFIG_FILE).exists() {
+            true => Some(adapter::directory(path)?),
+            false if own.exists() => Some(inspect(&own)?),
+            false => None,
+        };
+        if let Some(mut contents) = known {
+            if let Some(card) = Card::read(path)? {
+                adapter::card(&mut contents, &card);
+            }
+            return Ok(contents);
         }
         if path.join("config.json").exists() {
             return checkpoint::directory(path);

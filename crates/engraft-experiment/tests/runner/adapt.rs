@@ -8,6 +8,7 @@ use engraft_data::tokens::{Splitting, Wrapping, tiny_tokenizer};
 use engraft_experiment::adapt::{
     Answers, CARD, Progress, Requests, Settings, Training, Written, adapt, merge_into, predict,
 };
+use engraft_experiment::inspect::inspect;
 use engraft_kernels::Quantisation;
 use engraft_models::Sampling;
 use serde_json::{Value, json};
@@ -138,6 +139,8 @@ fn what_is_saved_answers_as_what_was_trained() {
             assert_eq!(evaluated, [(1, 2), (2, 2), (1, 2), (2, 2)]);
             assert_eq!(summary.written == Written::Peft, *in_peft, "{method}");
             assert!(summary.text().contains("accuracy"), "{}", summary.text());
+            let screen = inspect(&settings.out).unwrap().screen();
+            assert!(screen.contains("single-sentence"), "{screen}");
             let answered = answers(&disk.requests(&settings.out));
             let right = answered.iter().zip(WORDS);
             let right = right
