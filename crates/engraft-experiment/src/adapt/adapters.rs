@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use engraft_core::{Adapted, Header};
+use engraft_core::{Adaptable, Adapted, Header};
 use engraft_models::{Pretrained, Task};
+use engraft_peft::PeftAdapter;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -119,7 +120,16 @@ pub(super) fn load(adapted: &mut Adapted<Pretrained>, directory: &Path) -> Resul
         adapted.load_adapter(&own, engraft::method).map_err(input)?;
         return Ok(Vec::new());
     }
-    engraft_peft::load(adapted, ADAPTER, directory, engraft::method).map_err(input)
+    let peft = PeftAdapter::read(directory).map_err(input)?;
+    if adapted.attachments().next().is_none() {
+        let model = peft.prepare(adapted.model.clone()).map_err(input)?;
+        *adapted = Adapted::new(model);
+    }
+    let import = peft
+        .import(&adapted.model.shapes(), ADAPTER)
+        .map_err(input)?;
+    import.attach(adapted, engraft::method).map_err(input)?;
+    Ok(import.warnings)
 }
 
 /// The head that an adapter without a card brings along, from the shapes of its tensors.

@@ -39,7 +39,7 @@ pub(super) struct Keys {
     #[serde(default = "tiny")]
     pub layer_norm_eps: f64,
     pad_token_id: Option<usize>,
-    tie_word_embeddings: Option<bool>,
+    pub tie_word_embeddings: Option<bool>,
     position_embedding_type: Option<String>,
     #[serde(default)]
     is_decoder: bool,

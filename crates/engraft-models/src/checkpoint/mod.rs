@@ -86,6 +86,8 @@ pub(crate) struct Origin {
     pub stored: Arc<BTreeMap<String, DType>>,
     /// What loading did.
     pub report: Arc<LoadReport>,
+    /// The ranges of blocks that another model's parameters were repeated in.
+    pub replicated: Vec<[usize; 2]>,
 }
 
 /// Loads the model of a directory: `config.json` with `model.safetensors`, or with the files that
@@ -145,6 +147,7 @@ pub fn load(directory: &Path, options: &LoadOptions) -> Result<Pretrained> {
     model.set_origin(Origin {
         stored: Arc::new(stored),
         report: Arc::new(matches.report),
+        replicated: Vec::new(),
     });
     Ok(model)
 }
