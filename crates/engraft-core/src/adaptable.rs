@@ -16,6 +16,10 @@ pub trait Adaptable: Module + ModuleDisplay {
 
     /// Shows every slot and site, in forward order.
     fn slots(&mut self, slots: &mut Slots<'_>);
+
+    /// Gives layers that share a weight one each where merged adapters made them differ. It is called
+    /// before merged layers become the only ones.
+    fn untie(&mut self) {}
 }
 
 /// A slot or a site of a model.

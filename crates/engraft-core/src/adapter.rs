@@ -79,6 +79,11 @@ pub trait Adapter: Module + ModuleDisplay + Sync + 'static {
         base.tied(x)
     }
 
+    /// Whether [`tied`](Self::tied) is that of the adapted weight.
+    fn ties(&self) -> bool {
+        false
+    }
+
     /// A replacement of the frozen base that belongs to this adapter (PiSSA's residual), computed
     /// when the adapter is attached. The original stays for other adapters and for `disable`.
     fn rebase(&self, base: &FrozenBase) -> Option<FrozenBase> {
@@ -274,6 +279,7 @@ pub struct AdapterOps {
     factors: fn(&dyn Any, &Ctx) -> Option<Factors>,
     lookup: fn(&dyn Any, &Lookup, &FrozenBase, &Ctx) -> Tensor<2>,
     tied: fn(&dyn Any, Tensor<2>, &FrozenBase, &Ctx) -> Tensor<2>,
+    ties: fn(&dyn Any) -> bool,
     rebase: fn(&dyn Any, &FrozenBase) -> Option<FrozenBase>,
     penalty: fn(&dyn Any, &FrozenBase, &Ctx) -> Option<Tensor<1>>,
     surrogate: fn(&dyn Any, &FrozenBase) -> AnyAdapter,
@@ -302,6 +308,7 @@ impl AnyAdapter {
                     factors: |module, ctx| typed::<A>(module).factors(ctx),
                     lookup: |module, rows, base, ctx| typed::<A>(module).lookup(rows, base, ctx),
                     tied: |module, x, base, ctx| typed::<A>(module).tied(x, base, ctx),
+                    ties: |module| typed::<A>(module).ties(),
                     rebase: |module, base| typed::<A>(module).rebase(base),
                     penalty: |module, base, ctx| typed::<A>(module).penalty(base, ctx),
                     surrogate: |module, base| AnyAdapter::new(typed::<A>(module).surrogate(base)),
@@ -346,6 +353,11 @@ impl AnyAdapter {
     /// See [`Adapter::tied`].
     pub fn tied(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
         (self.ops().tied)(self.any(), x, base, ctx)
+    }
+
+    /// See [`Adapter::ties`].
+    pub fn ties(&self) -> bool {
+        (self.ops().ties)(self.any())
     }
 
     /// See [`Adapter::rebase`].

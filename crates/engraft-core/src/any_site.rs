@@ -15,6 +15,7 @@ pub struct SiteOps {
     pub(crate) diagonal: fn(&dyn Any) -> Option<[Tensor<1>; 2]>,
     pub(crate) extend_key_value: fn(&dyn Any, Tensor<4>, Tensor<4>, &Ctx) -> (Tensor<4>, Tensor<4>),
     pub(crate) extend_sequence: fn(&dyn Any, Tensor<3>, &Ctx) -> Tensor<3>,
+    pub(crate) continue_sequence: fn(&dyn Any, Tensor<3>, &Ctx) -> Tensor<3>,
     pub(crate) positions: fn(&dyn Any) -> usize,
     pub(crate) attend: fn(&dyn Any, Tensor<3>, &AttentionView<'_>, &Ctx) -> Tensor<3>,
     pub(crate) surrogate: fn(&dyn Any) -> AnySite,
@@ -45,6 +46,9 @@ impl AnySite {
                     },
                     extend_sequence: |module, tokens, ctx| {
                         typed::<A>(module).extend_sequence(tokens, ctx)
+                    },
+                    continue_sequence: |module, tokens, ctx| {
+                        typed::<A>(module).continue_sequence(tokens, ctx)
                     },
                     positions: |module| typed::<A>(module).positions(),
                     attend: |module, output, view, ctx| {

@@ -42,6 +42,7 @@ impl<M: Adaptable> Adapted<M> {
         });
         outcome?;
         folded.merge()?;
+        folded.model.untie();
         folded.each_slot(|_, slot| {
             if let Slot::Linear(linear) = slot {
                 linear.settle();

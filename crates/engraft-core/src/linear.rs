@@ -40,7 +40,7 @@ pub struct Linear {
 impl Linear {
     /// A layer from its weight [d_in, d_out] and bias `[d_out]`.
     pub fn from_tensors(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
-        Self::from_weight(Param::from_tensor(weight), bias)
+        Self::from_params(Param::from_tensor(weight), bias.map(Param::from_tensor))
     }
 
     /// A layer from a weight of either kind and a bias `[d_out]`.
@@ -48,9 +48,16 @@ impl Linear {
         weight: impl Into<Weight<Param<Tensor<2>>>>,
         bias: Option<Tensor<1>>,
     ) -> Self {
+        Self::from_params(weight, bias.map(Param::from_tensor))
+    }
+
+    pub(crate) fn from_params(
+        weight: impl Into<Weight<Param<Tensor<2>>>>,
+        bias: Option<Param<Tensor<1>>>,
+    ) -> Self {
         Self {
             weight: weight.into(),
-            bias: bias.map(Param::from_tensor),
+            bias,
             adapters: AdapterSet::default(),
             rebased: Named::default(),
             unmerged: None,
@@ -105,11 +112,25 @@ impl Linear {
         self.apply(Input::Tokens(x), ctx)
     }
 
+    /// y [tokens, d_out] for tokens x [tokens, d_in], with this base in the place of the layer's own
+    /// while nothing is merged into that.
+    pub(crate) fn forward_on(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
+        ctx.observe(&self.path, &x);
+        match self.is_merged() {
+            true => self.base().forward(x),
+            false => self.adapted(Input::Tokens(x), base, ctx),
+        }
+    }
+
+    /// The layer without its adapters, merged ones included.
+    pub(crate) fn unmerged_base(&self) -> FrozenBase {
+        self.unmerged.clone().unwrap_or_else(|| self.base())
+    }
+
     /// y [tokens, d_in] for tokens x [tokens, d_out]: the output layer that shares this embedding's
     /// weight, x W^T. Merged adapters count by what they do to it, not by the merged weight.
     pub(crate) fn tied(&self, x: Tensor<2>, ctx: &Ctx) -> Tensor<2> {
-        let base = self.unmerged.clone().unwrap_or_else(|| self.base());
-        self.adapted(Input::Tied(x), &base, ctx)
+        self.adapted(Input::Tied(x), &self.unmerged_base(), ctx)
     }
 
     fn apply(&self, input: Input, ctx: &Ctx) -> Tensor<2> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 /// Values that an adapter at one site leaves for itself at the next, by name. A model makes one for
-/// each forward pass and puts it into its context.
+/// each forward pass, or for all passes that share a cache, and puts it into its context.
 #[derive(Debug, Default)]
 pub struct Relay {
     held: Mutex<BTreeMap<String, Box<dyn Any + Send>>>,

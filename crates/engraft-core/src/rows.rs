@@ -63,6 +63,11 @@ impl RowChoice {
         self.groups.iter().filter_map(|group| group.name.as_deref())
     }
 
+    /// The distinct choices.
+    pub(crate) fn groups(&self) -> &[RowGroup] {
+        &self.groups
+    }
+
     /// How the tokens are shared among the rows.
     ///
     /// # Panics

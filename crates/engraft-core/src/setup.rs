@@ -162,7 +162,7 @@ impl Setup {
     }
 
     /// Name of the block, as written.
-    fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Adapter(_) => "adapter",
             Self::Sum(_) => "sum",

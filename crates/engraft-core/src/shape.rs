@@ -113,6 +113,15 @@ pub struct Fold {
     pub shifted: Option<String>,
 }
 
+/// A layer that has no weight of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Tie {
+    /// Path of the layer: an output layer.
+    pub layer: String,
+    /// Path of the embedding whose weight it has.
+    pub embedding: String,
+}
+
 /// Which part of the model a parameter belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -149,6 +158,9 @@ pub struct ModelShapes {
     pub sites: Vec<SiteShape>,
     /// All parameters.
     pub params: Vec<ParamShape>,
+    /// Layers that share the weight of an embedding.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ties: Vec<Tie>,
     /// Where the model repeats layers of the one it was made from: ranges [from, to) of that one's
     /// blocks, one after the other. Empty where it does not.
     pub replicated: Vec<[usize; 2]>,
@@ -185,6 +197,29 @@ impl ModelShapes {
         }
         self.layers
             .push(LayerShape::linear(path, d_in, d_out, bias));
+    }
+
+    /// Adds an output layer that shares the weight of the embedding at `embedding`; a bias that it
+    /// has is a parameter of its own.
+    pub fn push_tied(
+        &mut self,
+        path: &str,
+        embedding: &str,
+        [d_in, d_out]: [usize; 2],
+        bias: bool,
+    ) {
+        self.layers
+            .push(LayerShape::linear(path, d_in, d_out, bias));
+        self.ties.push(Tie {
+            layer: path.to_owned(),
+            embedding: embedding.to_owned(),
+        });
+    }
+
+    /// The embedding whose weight the layer at `path` shares.
+    pub fn tied_to(&self, path: &str) -> Option<&str> {
+        let tie = self.ties.iter().find(|tie| tie.layer == path)?;
+        Some(&tie.embedding)
     }
 
     /// Adds a layer of another kind, without its parameters.
@@ -234,8 +269,8 @@ impl ModelShapes {
     /// Whether the layer at `path` belongs to the task head.
     pub fn is_head(&self, path: &str) -> bool {
         let weight = format!("{path}.weight");
-        self.params
-            .iter()
-            .any(|param| param.path == weight && param.part == Part::Head)
+        let mut params = self.params.iter();
+        self.tied_to(path).is_some()
+            || params.any(|param| param.path == weight && param.part == Part::Head)
     }
 }

@@ -71,6 +71,14 @@ pub trait SiteAdapter: Module + ModuleDisplay + Sync + 'static {
         tokens
     }
 
+    /// At a [`SiteKind::Sequence`] or [`SiteKind::Prompt`], where a decoder reads on from its cache:
+    /// the tokens [batch, tokens, width] that follow those of earlier passes.
+    /// [`Ctx::text`] is the whole text so far, [`Ctx::relay`] the one of all passes.
+    fn continue_sequence(&self, tokens: Tensor<3>, ctx: &Ctx) -> Tensor<3> {
+        let _ = ctx;
+        tokens
+    }
+
     /// At a [`SiteKind::KeyValue`]: by how many positions the keys in front move the model's own
     /// tokens back; 0 where they have no position.
     fn positions(&self) -> usize {
@@ -164,7 +172,7 @@ pub struct Site {
     /// The adapters.
     pub adapters: AdapterSet<AnySite>,
     #[module(skip)]
-    path: String,
+    pub(crate) path: String,
 }
 
 impl Site {
@@ -260,127 +268,5 @@ impl Site {
             });
         }
         Ok(together)
-    }
-
-    /// Keys and values after the adapters of a [`SiteKind::KeyValue`] site.
-    pub fn key_value(
-        &self,
-        keys: Tensor<4>,
-        values: Tensor<4>,
-        ctx: &Ctx,
-    ) -> (Tensor<4>, Tensor<4>) {
-        if self.adapters.is_empty() {
-            return (keys, values);
-        }
-        let ctx = ctx.at(&self.path);
-        type Both = (Tensor<4>, Tensor<4>);
-        let through = |sites: Vec<(&str, &AnySite)>, both: Both, ctx: &Ctx| {
-            let extend = |(keys, values): Both, (_, site): (&str, &AnySite)| {
-                (site.ops().extend_key_value)(site.any(), keys, values, ctx)
-            };
-            sites.into_iter().fold(both, extend)
-        };
-        let Some(rows) = ctx.rows() else {
-            return through(self.adapters.active(), (keys, values), &ctx);
-        };
-        let heads = keys.dims()[1];
-        let device = keys.device();
-        let both = rows.each(&device, |group, members| {
-            let pick = |x: &Tensor<4>| x.clone().select(0, members.clone());
-            let chosen = self.chosen(group.name.as_deref());
-            let ctx = ctx.of_members(&group.rows);
-            let (keys, values) = through(chosen, (pick(&keys), pick(&values)), &ctx);
-            Tensor::cat(vec![keys, values], 1)
-        });
-        (
-            both.clone().narrow(1, 0, heads),
-            both.narrow(1, heads, heads),
-        )
-    }
-
-    /// By how many positions the keys of a [`SiteKind::KeyValue`] site's adapters move the model's own
-    /// tokens back.
-    pub fn positions(&self) -> usize {
-        let active = self.adapters.active().into_iter();
-        active
-            .map(|(_, site)| (site.ops().positions)(site.any()))
-            .sum()
-    }
-
-    /// What an attention layer returns, [batch, tokens, width], after the adapters of a
-    /// [`SiteKind::Attention`] site.
-    pub fn attend(&self, output: Tensor<3>, view: &AttentionView<'_>, ctx: &Ctx) -> Tensor<3> {
-        if self.adapters.is_empty() {
-            return output;
-        }
-        let ctx = ctx.at(&self.path);
-        let through =
-            |sites: Vec<(&str, &AnySite)>, output, view: &AttentionView<'_>, ctx: &Ctx| {
-                sites.into_iter().fold(output, |output, (_, site)| {
-                    (site.ops().attend)(site.any(), output, view, ctx)
-                })
-            };
-        let Some(rows) = ctx.rows() else {
-            return through(self.adapters.active(), output, view, &ctx);
-        };
-        let returned = output;
-        rows.each(&returned.device(), |group, members| {
-            let queries = view.queries.clone().select(0, members.clone());
-            // The layer's own projections take whole batches, whose rows have their own adapters.
-            let first = members.clone().narrow(0, 0, 1);
-            let project = |hidden: Tensor<3>| {
-                let [_, tokens, width] = hidden.dims();
-                let whole = hidden.narrow(0, 0, 1).expand([rows.rows(), tokens, width]);
-                let (keys, values) = (view.project)(whole);
-                (
-                    keys.select(0, first.clone()),
-                    values.select(0, first.clone()),
-                )
-            };
-            let spread = group.spread(rows.rows(), &queries.device());
-            let output = |heads: Tensor<4>| {
-                (view.output)(heads.select(0, spread.clone())).select(0, members.clone())
-            };
-            let view = AttentionView {
-                queries: &queries,
-                project: &project,
-                output: &output,
-            };
-            let chosen = self.chosen(group.name.as_deref());
-            let ctx = ctx.of_members(&group.rows);
-            through(
-                chosen,
-                returned.clone().select(0, members.clone()),
-                &view,
-                &ctx,
-            )
-        })
-    }
-
-    /// The sequence after the adapters of a [`SiteKind::Sequence`] or [`SiteKind::Prompt`] site.
-    pub fn sequence(&self, tokens: Tensor<3>, ctx: &Ctx) -> Tensor<3> {
-        if self.adapters.is_empty() {
-            return tokens;
-        }
-        let ctx = ctx.at(&self.path);
-        let through = |sites: Vec<(&str, &AnySite)>, tokens, ctx: &Ctx| {
-            sites.into_iter().fold(tokens, |tokens, (_, site)| {
-                (site.ops().extend_sequence)(site.any(), tokens, ctx)
-            })
-        };
-        let Some(rows) = ctx.rows() else {
-            return through(self.adapters.active(), tokens, &ctx);
-        };
-        rows.each(&tokens.device(), |group, members| {
-            let chosen = self.chosen(group.name.as_deref());
-            let ctx = ctx.of_members(&group.rows);
-            through(chosen, tokens.clone().select(0, members), &ctx)
-        })
-    }
-
-    /// The adapter of a batch row.
-    fn chosen(&self, name: Option<&str>) -> Vec<(&str, &AnySite)> {
-        let acting = name.and_then(|name| self.adapters.acting(name));
-        acting.into_iter().collect()
     }
 }

@@ -60,10 +60,6 @@ impl<M: Adaptable> Adapted<M> {
     /// Whether every layer and site can follow a composition.
     fn check_composition(&mut self, setup: &Setup) -> Result<()> {
         let plain = |setup: &Setup| matches!(setup, Setup::Adapter(_));
-        let sequential = match setup {
-            Setup::Sum(of) | Setup::Stack(of) => of.iter().all(plain),
-            other => plain(other),
-        };
         if plain(setup) {
             return Ok(());
         }
@@ -74,7 +70,10 @@ impl<M: Adaptable> Adapted<M> {
             .into_iter()
             .map(|site| (site.path, site.kind))
             .collect();
-        let Self { model, bank, .. } = self;
+        let Self {
+            model, bank, held, ..
+        } = self;
+        let lengthens = |name: &str| held.get(name).is_some_and(|held| held.lengthens);
         let ctx = Ctx::new(bank, Mode::Eval);
         let mut outcome = Ok(());
         let mut check = |path: &str, slot: Slot<'_>| {
@@ -85,10 +84,13 @@ impl<M: Adaptable> Adapted<M> {
                 Slot::Linear(linear) => linear.check_setup(path, setup, &ctx),
                 Slot::Site(site) => match kinds.get(path) {
                     Some(SiteKind::Sublayer | SiteKind::Hidden) => site.check_setup(path, setup),
-                    _ if sequential || !site.adapters.holds(setup) => Ok(()),
-                    kind => Err(Error::Unsupported(format!(
-                        "{path}: a site of kind {kind:?} takes adapters one after the other; for rows of different adapters see `Ctx::with_rows`"
-                    ))),
+                    kind => site.check_in_order(setup, lengthens).map_err(|found| {
+                        Error::Unsupported(format!(
+                            "{path}: {found}, but a site of kind {} takes names, a sum or a stack \
+                             of names; for rows of different adapters see `Ctx::with_rows`",
+                            kind.map_or_else(String::new, |kind| format!("{kind:?}"))
+                        ))
+                    }),
                 },
             };
         };

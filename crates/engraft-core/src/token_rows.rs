@@ -164,6 +164,10 @@ impl Adapter for TokenRows {
         base.add_bias(rows.hold(y))
     }
 
+    fn ties(&self) -> bool {
+        true
+    }
+
     fn tied(&self, x: Tensor<2>, base: &FrozenBase, _: &Ctx) -> Tensor<2> {
         let own = x.clone().matmul(self.rows.val().transpose());
         self.in_columns(base.tied(x), own)

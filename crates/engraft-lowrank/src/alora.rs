@@ -54,6 +54,7 @@ impl AloraConfig {
             dropout: self.dropout,
             bias: self.bias,
             init: self.init,
+            ..LoraConfig::default()
         }
     }
 }

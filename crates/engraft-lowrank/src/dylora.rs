@@ -105,6 +105,7 @@ impl Dylora {
             c: None,
             scaling: self.alpha / rank as f64,
             dropout: self.dropout,
+            tied: false,
         })
     }
 

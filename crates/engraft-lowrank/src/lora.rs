@@ -37,6 +37,8 @@ pub struct LoraConfig {
     pub bias: bool,
     /// How A starts.
     pub init: LoraInit,
+    /// On an embedding: whether an output layer that shares its weight has the update too.
+    pub tied: bool,
 }
 
 impl Default for LoraConfig {
@@ -48,6 +50,7 @@ impl Default for LoraConfig {
             dropout: 0.0,
             bias: false,
             init: LoraInit::KaimingUniform,
+            tied: false,
         }
     }
 }
@@ -76,6 +79,8 @@ pub struct Lora {
     pub scaling: f64,
     /// Dropout probability on the inputs of A.
     pub dropout: f64,
+    /// Whether an output layer that shares an embedding's weight has the update too.
+    pub tied: bool,
 }
 
 impl Lora {
@@ -154,6 +159,19 @@ impl Adapter for Lora {
             None => y,
         }
     }
+
+    fn ties(&self) -> bool {
+        self.tied
+    }
+
+    /// x (W + s A B)^T with `tied`: x meets B^T first, and there dropout. c belongs to looked up rows.
+    fn tied(&self, x: Tensor<2>, base: &FrozenBase, ctx: &Ctx) -> Tensor<2> {
+        if !self.tied {
+            return base.tied(x);
+        }
+        let narrow = dropout(x.clone(), self.dropout, ctx).matmul(self.b.val().transpose());
+        base.tied(x) + (narrow * self.scaling).matmul(self.a.val().transpose())
+    }
 }
 
 impl Graft for LoraConfig {
@@ -185,6 +203,7 @@ impl Graft for LoraConfig {
                 .then(|| Param::from_tensor(ctx.tensor(Init::ZEROS, [d_out], "c"))),
             scaling: self.scaling.factor(self.alpha, rank),
             dropout: self.dropout,
+            tied: self.tied,
         })
     }
 }

@@ -139,6 +139,7 @@ impl Graft for LoraFaConfig {
             c: None,
             scaling: self.scaling.factor(self.alpha, self.rank),
             dropout: self.dropout,
+            tied: false,
         })
     }
 }

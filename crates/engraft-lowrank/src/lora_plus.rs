@@ -45,6 +45,7 @@ impl Default for LoraPlusConfig {
             dropout,
             bias,
             init,
+            ..
         } = LoraConfig::default();
         Self {
             rank,
@@ -67,6 +68,7 @@ impl LoraPlusConfig {
             dropout: self.dropout,
             bias: self.bias,
             init: self.init,
+            ..LoraConfig::default()
         }
     }
 }

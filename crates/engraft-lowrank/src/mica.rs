@@ -74,6 +74,7 @@ impl Graft for MicaConfig {
             c: None,
             scaling: self.scaling.factor(self.alpha, self.rank),
             dropout: self.dropout,
+            tied: false,
         })
     }
 }

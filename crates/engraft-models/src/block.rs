@@ -53,7 +53,7 @@ impl Block {
     /// The sequence with this block's own leading tokens, if its `sequence` site has any, in place
     /// of the `lead` that an earlier block left; and how many now lead.
     pub(crate) fn enter(&self, x: Tensor<3>, lead: usize, ctx: &Ctx) -> (Tensor<3>, usize) {
-        if self.sites.sequence.adapters.active().is_empty() {
+        if !self.sites.sequence.acts(ctx) {
             return (x, lead);
         }
         let own = without_lead(x, lead);

@@ -24,6 +24,7 @@ mod output;
 mod parts;
 mod presets;
 mod pretrained;
+mod replication;
 pub mod shapes;
 mod task;
 #[cfg(test)]

@@ -209,15 +209,25 @@ impl Pretrained {
     /// The model whose blocks are these ranges of this one's; see [`Llama::replicated`].
     ///
     /// # Errors
-    /// A model of another kind, or a range that is none.
+    /// A range that is empty or reaches beyond the last block.
     pub fn replicated(&self, ranges: &[[usize; 2]]) -> Result<Self> {
+        Ok(match self {
+            Self::Bert(model) => Self::Bert(model.replicated(ranges)?),
+            Self::Gpt2(model) => Self::Gpt2(model.replicated(ranges)?),
+            Self::Llama(model) => Self::Llama(model.replicated(ranges)?),
+            Self::Vit(model) => Self::Vit(model.replicated(ranges)?),
+        })
+    }
+
+    /// The model whose output layer has a weight of its own, which is the embedding's at first: what
+    /// transformers loads with `tie_word_embeddings` = false. A model whose output layer is no
+    /// embedding is left as it is.
+    pub fn untied(&self) -> Self {
         match self {
-            Self::Llama(model) => model.replicated(ranges).map(Self::Llama),
-            _ => Err(Error::Unsupported(format!(
-                "found model_type {}, whose layers are not replicated: expected one of the Llama \
-                 family",
-                self.config_json()["model_type"]
-            ))),
+            Self::Bert(model) => Self::Bert(model.untied()),
+            Self::Gpt2(model) => Self::Gpt2(model.untied()),
+            Self::Llama(model) => Self::Llama(model.untied()),
+            Self::Vit(_) => self.clone(),
         }
     }
 
@@ -282,5 +292,9 @@ impl Adaptable for Pretrained {
 
     fn slots(&mut self, slots: &mut Slots<'_>) {
         each!(self, model => model.slots(slots));
+    }
+
+    fn untie(&mut self) {
+        each!(self, model => model.untie());
     }
 }

@@ -5,11 +5,13 @@ use std::path::Path;
 
 use burn::tensor::TensorData;
 use engraft_core::{Adaptable, Adapted, AnyMethod, ModelShapes, file};
+use engraft_models::Pretrained;
 use serde_json::Value;
 
 use crate::config::{PeftConfig, Reader};
 use crate::error::{Error, Result};
 use crate::import::{self, Import};
+use crate::ties;
 use crate::types;
 
 /// Name of the configuration's file.
@@ -109,6 +111,24 @@ impl PeftAdapter {
     /// A malformed configuration.
     pub fn layer_replication(&self) -> Result<Option<Vec<[usize; 2]>>> {
         import::replication(&mut Reader::new(&self.config))
+    }
+
+    /// The model that the adapter fits, made of the one that it was trained on: with layers repeated
+    /// ([`layer_replication`](Self::layer_replication)), and with a weight of its own in an output layer
+    /// that shares an embedding's, where the adapter trains one of the two whole.
+    ///
+    /// # Errors
+    /// A malformed configuration, or layers that the model lacks.
+    pub fn prepare(&self, model: Pretrained) -> Result<Pretrained> {
+        let mut config = Reader::new(&self.config);
+        let model = match import::replication(&mut config)? {
+            Some(ranges) if ranges != model.shapes().replicated => model.replicated(&ranges)?,
+            _ => model,
+        };
+        Ok(match ties::unties(&mut config, &model.shapes())? {
+            true => model.untied(),
+            false => model,
+        })
     }
 
     /// The tensors by PEFT's keys.

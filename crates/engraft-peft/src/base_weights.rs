@@ -16,14 +16,16 @@ use crate::pair::Pair;
 const SAVED: [&str; 2] = ["embed_tokens", "lm_head"];
 
 /// The frozen weight of a layer under PEFT's key.
-fn pair(layer: &LayerShape, key: String) -> Pair {
-    let (shape, layout) = match layer.kind {
-        LayerKind::Embedding => (vec![layer.d_in, layer.d_out], Layout::Same),
+fn pair(layer: &LayerShape, shapes: &ModelShapes, key: String) -> Pair {
+    let shared = shapes.tied_to(&layer.path);
+    let (shape, layout) = match (layer.kind, shared) {
+        (LayerKind::Embedding, _) => (vec![layer.d_in, layer.d_out], Layout::Same),
+        (_, Some(_)) => (vec![layer.d_out, layer.d_in], Layout::Same),
         _ => (vec![layer.d_out, layer.d_in], Layout::Transposed),
     };
     Pair {
         peft: key,
-        own: format!("{}.weight", layer.path),
+        own: format!("{}.weight", shared.unwrap_or(&layer.path)),
         shape,
         layout,
     }
@@ -51,7 +53,7 @@ pub(crate) fn take(
             format!("{MODEL}{weight}"),
         ];
         let there = keys.into_iter().filter(|key| found.contains_key(key));
-        pairs.extend(there.map(|key| pair(layer, key)));
+        pairs.extend(there.map(|key| pair(layer, shapes, key)));
     }
     let own = pairs
         .iter()
@@ -91,11 +93,18 @@ pub(crate) fn saved<M: Adaptable>(
     adapted: &Adapted<M>,
     layers: &[LayerShape],
 ) -> BTreeMap<String, TensorData> {
+    let shapes = adapted.model.shapes();
     let last = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
     let pairs: Vec<Pair> = layers
         .iter()
         .filter(|layer| SAVED.contains(&last(&layer.path).as_str()))
-        .map(|layer| pair(layer, format!("{MODEL}{}.base_layer.weight", layer.path)))
+        .map(|layer| {
+            pair(
+                layer,
+                &shapes,
+                format!("{MODEL}{}.base_layer.weight", layer.path),
+            )
+        })
         .collect();
     if pairs.is_empty() {
         return BTreeMap::new();

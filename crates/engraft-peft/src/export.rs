@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::TensorData;
-use engraft_core::{Adaptable, Adapted, Attachment, Include, LayerKind};
+use engraft_core::{Adaptable, Adapted, Attachment, Include, LayerKind, LayerShape};
 use serde_json::{Map, Value};
 
 use crate::adapter::PeftAdapter;
@@ -16,6 +16,7 @@ use crate::field::Layout;
 use crate::import::{REPLICATION, at_paths, unsaved_pairs};
 use crate::pair::Pair;
 use crate::targets;
+use crate::ties;
 use crate::tokens;
 use crate::types::{self, Configured, PeftType, Table, Written};
 use crate::whole::prompts::{ENCODER, FINISHED, finished};
@@ -23,6 +24,25 @@ use crate::whole::{self, WholeType};
 
 /// The version of PEFT whose files are written.
 const VERSION: &str = "0.21.2";
+
+/// The types that PEFT has for `Conv1D`, the layers of GPT-2.
+const CONV1D: [&str; 15] = [
+    "ADALORA",
+    "DEFT",
+    "FOURIERFT",
+    "FROD",
+    "GRALORA",
+    "HIRA",
+    "IA3",
+    "LORA",
+    "PVERA",
+    "RANDLORA",
+    "TINYLORA",
+    "UNILORA",
+    "VBLORA",
+    "VERA",
+    "WAVEFT",
+];
 
 pub(crate) fn export<M: Adaptable>(
     adapted: &Adapted<M>,
@@ -55,6 +75,13 @@ pub(crate) fn export<M: Adaptable>(
         .collect::<Result<Vec<_>>>()?;
     if configured.is_empty() {
         return Err(refuse("it adapts no layer".to_owned()));
+    }
+    let body = |layer: &LayerShape| layer.kind == LayerKind::Linear && !shapes.is_head(&layer.path);
+    if fan_in_fan_out && !CONV1D.contains(&kind.name()) && layers.iter().any(body) {
+        return Err(refuse(format!(
+            "PEFT has it for no Conv1D layers, which this model has; of those that it has: {}",
+            CONV1D.join(", ")
+        )));
     }
     let written = kind.write(&configured).map_err(refuse)?;
     let extras =
@@ -90,6 +117,9 @@ pub(crate) fn export<M: Adaptable>(
     }
     experts::join(&mut exported, &layers);
     kind.pack(&configured, &mut exported).map_err(refuse)?;
+    if written.keys.get(ties::KEY) == Some(&true.into()) {
+        exported.extend(ties::repeated(&exported, &shapes));
+    }
     if trained.is_empty() && kind.saves_base() {
         exported.extend(base_weights::saved(adapted, &layers));
     }
@@ -111,12 +141,24 @@ pub(crate) fn export<M: Adaptable>(
         Include::Regex(regex) => Value::from(regex),
         _ => chosen.into(),
     };
+    let own_targets = match written.keys.get(ties::KEY) == Some(&true.into()) {
+        true => ties::named(&own_targets, &shapes).map_err(refuse)?,
+        false => own_targets,
+    };
     let mut config = config(kind, written, &extras, own_targets.clone(), parameters);
     if !trained.is_empty() {
         let Some(key) = config.keys.get_mut(tokens::KEY) else {
             return Err(refuse("it trains tokens of an embedding along".to_owned()));
         };
         *key = tokens::to_json(trained);
+    }
+    if ties::shared(&attachment.params, &shapes) {
+        let Some(key) = config.keys.get_mut(ties::KEY) else {
+            return Err(refuse(
+                "it trains the weight that the embedding and the output layer share".to_owned(),
+            ));
+        };
+        *key = true.into();
     }
     if !shapes.replicated.is_empty() {
         let Some(key) = config.keys.get_mut(REPLICATION) else {
@@ -206,7 +248,7 @@ fn neutral(peft_type: &str) -> Table {
 }
 
 /// A layer with the attachment's configuration for it.
-fn configured(attachment: &Attachment, layer: engraft_core::LayerShape) -> Result<Configured> {
+fn configured(attachment: &Attachment, layer: LayerShape) -> Result<Configured> {
     let mut config = attachment.config.as_object().cloned().unwrap_or_default();
     config.extend(attachment.injection.targets.overrides(&layer.path)?);
     Ok(Configured {

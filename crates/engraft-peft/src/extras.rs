@@ -37,7 +37,7 @@ pub(crate) fn parent(path: &str) -> &str {
 }
 
 /// Whether a parameter lies in a module whose path ends in one of the names, as PEFT compares them.
-fn is_saved(param: &str, modules: &[String]) -> bool {
+pub(crate) fn is_saved(param: &str, modules: &[String]) -> bool {
     let mut module = parent(param);
     while !module.is_empty() {
         if modules.iter().any(|name| module.ends_with(name.as_str())) {

@@ -3,10 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use burn::tensor::TensorData;
-use engraft_core::{
-    Adaptable, Adapted, AnyMethod, Injection, LayerKind, LayerShape, ModelShapes, ParamShape, Part,
-    Targets,
-};
+use engraft_core::{Adaptable, Adapted, AnyMethod, Injection, LayerShape, ModelShapes, Targets};
 use serde_json::Value;
 
 use crate::adapter::PeftAdapter;
@@ -19,6 +16,7 @@ use crate::extras::Extras;
 use crate::field;
 use crate::pair::Pair;
 use crate::targets;
+use crate::ties::{self, Tying};
 use crate::tokens;
 use crate::types::PeftType;
 use crate::types::{self, Configured};
@@ -134,9 +132,14 @@ pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) ->
     }
     let kind = types::find(&peft_type)?;
     check_replication(&mut config, shapes)?;
-    let tied: bool = config.get("ensure_weight_tying", false)?;
-    let extras = Extras::read(&mut config)?;
+    let mut extras = Extras::read(&mut config)?;
+    let tying = Tying::read(&mut config, shapes, &extras)?;
+    tying.of_modules(&mut extras, shapes);
+    if tying == Tying::No {
+        ties::check(&extras.modules, shapes)?;
+    }
     let layers = targets::read(&mut config, shapes, &extras.modules)?;
+    let layers = tying.of_layers(layers, shapes);
     if let Some(layer) = layers.iter().find(|layer| !kind.takes(layer.kind)) {
         return Err(Error::Unsupported(format!(
             "{}: {} does not go on layers of kind {:?}",
@@ -146,23 +149,18 @@ pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) ->
         )));
     }
     let mut settings = kind.read(&mut config, &layers)?;
+    tying.of_settings(&mut settings)?;
     let warnings = config.finish()?;
     let mut grown: Vec<String> = settings.grown.keys().cloned().collect();
     let mut found = std::mem::take(&mut settings.grown);
     found.extend(adapter.tensors.clone());
+    tying.of_tensors(&mut found, shapes);
     experts::split(&mut found, &layers);
     kind.unpack(&layers, &mut settings, &mut found, &adapter.frozen)?;
     grown.extend(std::mem::take(&mut settings.grown).into_keys());
 
     let params = extras.params(shapes, &layers)?;
     let tokens = extras.tokens(shapes)?;
-    let embedding = |layer: &LayerShape| layer.kind == LayerKind::Embedding;
-    let trains = |param: &ParamShape| param.part == Part::Embedding && params.contains(&param.path);
-    if tied && (layers.iter().any(embedding) || shapes.params.iter().any(trains)) {
-        return Err(Error::Unsupported(
-            "`ensure_weight_tying` = true for an embedding that is adapted or trained whole is not supported; for single tokens it is".to_owned(),
-        ));
-    }
     let base = base_weights::take(&mut found, shapes, &params)?;
     let configured: Vec<Configured> = layers
         .iter()

@@ -23,6 +23,7 @@ mod numpy;
 mod pair;
 mod pieces;
 mod targets;
+mod ties;
 mod tokens;
 mod torch;
 mod torch_draws;

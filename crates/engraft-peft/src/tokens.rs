@@ -31,11 +31,23 @@ impl Tokens {
         config.find(KEY)
     }
 
+    /// Whether two layers have tokens of their own each.
+    pub(crate) fn differ(&self, one: &str, other: &str) -> bool {
+        let Self::Named(named) = self else {
+            return false;
+        };
+        let of = |path: &str| {
+            let found = named.iter().find(|(name, _)| path.ends_with(name.as_str()));
+            found.map(|(_, tokens)| tokens)
+        };
+        matches!((of(one), of(other)), (Some(one), Some(other)) if one != other)
+    }
+
     /// The layers meant: the first embedding, or all whose path ends in a name.
     ///
     /// # Errors
-    /// A name that matches no layer. The name of an output layer that shares the embedding's weight
-    /// is no layer of its own, and follows the embedding.
+    /// A name that matches no layer. An output layer that shares the weight of an embedding which is
+    /// named too follows that: it has to have the same tokens.
     pub(crate) fn by_path(self, shapes: &ModelShapes) -> Result<ByPath> {
         let embedding = |layer: &&LayerShape| layer.kind == LayerKind::Embedding;
         let named = match self {
@@ -54,8 +66,24 @@ impl Tokens {
                 .iter()
                 .filter(|layer| layer.path.ends_with(name.as_str()))
                 .collect();
-            let shared = |(other, same): (&String, &Vec<usize>)| other != name && same == tokens;
-            if layers.is_empty() && !(name.ends_with("lm_head") && named.iter().any(shared)) {
+            let embedding = layers.iter().find_map(|layer| shapes.tied_to(&layer.path));
+            let of_embedding = embedding.and_then(|path| {
+                let mut others = named.iter().filter(|(other, _)| *other != name);
+                others.find(|(other, _)| path.ends_with(other.as_str()))
+            });
+            match of_embedding {
+                Some((_, same)) if same == tokens => continue,
+                Some((other, _)) => {
+                    return Err(Error::config(
+                        KEY,
+                        format!(
+                            "`{name}` shares the weight of `{other}`, expected the same tokens"
+                        ),
+                    ));
+                }
+                None => {}
+            }
+            if layers.is_empty() {
                 let paths = shapes.layers.iter().map(|layer| layer.path.as_str());
                 return Err(Error::config(
                     KEY,

@@ -86,13 +86,24 @@ impl SiteAdapter for Pasta {
         let table = Tensor::cat(vec![nothing, vectors], 0);
         // The text is at the end of a sequence that prompts made longer.
         let [rows, own] = text.dims();
-        let added = table.select(0, self.places(&text).reshape([rows * own]));
+        // Behind a cache the tokens are the last of the text.
+        let new = own.min(length);
+        let places = self.places(&text).narrow(1, own - new, new);
+        let own = new;
+        let added = table.select(0, places.reshape([rows * own]));
         let added = dropout(added, self.dropout, ctx).reshape([rows, own, width]);
         let lead = length - own;
         let text = tokens.clone().narrow(1, lead, own) + added;
         match lead {
             0 => text,
             _ => Tensor::cat(vec![tokens.narrow(1, 0, lead), text], 1),
+        }
+    }
+
+    fn continue_sequence(&self, tokens: Tensor<3>, ctx: &Ctx) -> Tensor<3> {
+        match ctx.text() {
+            Some(_) => self.extend_sequence(tokens, ctx),
+            None => tokens,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use engraft_core::{Adapted, Header};
+use engraft_core::{Adaptable, Adapted, Header};
 use engraft_models::{Pretrained, Task};
 use engraft_peft::PeftAdapter;
 use serde_json::Value;
@@ -137,11 +137,16 @@ pub(super) fn load(adapted: &mut Adapted<Pretrained>, directory: &Path) -> Resul
         adapted.load_adapter(&own, engraft::method).map_err(input)?;
         return Ok(Vec::new());
     }
-    let adapter = PeftAdapter::read(directory).map_err(input)?;
-    if let Some(ranges) = adapter.layer_replication().map_err(input)? {
-        *adapted = Adapted::new(adapted.model.replicated(&ranges).map_err(input)?);
+    let peft = PeftAdapter::read(directory).map_err(input)?;
+    if adapted.attachments().next().is_none() {
+        let model = peft.prepare(adapted.model.clone()).map_err(input)?;
+        *adapted = Adapted::new(model);
     }
-    engraft_peft::load(adapted, ADAPTER, directory, engraft::method).map_err(input)
+    let import = peft
+        .import(&adapted.model.shapes(), ADAPTER)
+        .map_err(input)?;
+    import.attach(adapted, engraft::method).map_err(input)?;
+    Ok(import.warnings)
 }
 
 /// What PEFT's configuration in a directory calls the task.

@@ -38,7 +38,7 @@ pub(super) struct Keys {
     initializer_range: f64,
     #[serde(default = "tiny")]
     pub layer_norm_eps: f64,
-    tie_word_embeddings: Option<bool>,
+    pub tie_word_embeddings: Option<bool>,
     position_embedding_type: Option<String>,
     #[serde(default)]
     is_decoder: bool,

@@ -2,7 +2,7 @@
 
 use burn::module::Param;
 use burn::tensor::Tensor;
-use engraft_core::{Ctx, Embedding, Linear};
+use engraft_core::{Ctx, Embedding, FrozenBase, Linear, Slots, TiedLinear};
 use engraft_tensor::{Init, ops};
 
 use super::config::BertConfig;
@@ -25,6 +25,8 @@ pub struct BertHead {
     pub norm: Option<Norm>,
     /// [width, labels or vocabulary].
     pub output: Option<Linear>,
+    /// The output whose weight is the table of word embeddings.
+    pub tied: Option<TiedLinear>,
     /// Offset of a tied output, `[vocabulary]`.
     pub bias: Option<Param<Tensor<1>>>,
     names: Names,
@@ -37,6 +39,7 @@ model_part!(BertHead, this {
     dense => this.names.dense,
     norm => this.names.norm,
     output => this.names.output,
+    tied => this.names.output,
     bias => this.names.bias,
 } plain { names, task, activation, dropouts });
 
@@ -75,7 +78,7 @@ fn names(task: Task, roberta: bool) -> Names {
 }
 
 impl BertHead {
-    pub(super) fn new(config: &BertConfig, builder: &mut Builder<'_>) -> Self {
+    pub(super) fn new(config: &BertConfig, words: &Embedding, builder: &mut Builder<'_>) -> Self {
         let (task, roberta) = (config.task, config.is_roberta());
         let names = names(task, roberta);
         let (width, vocabulary) = (config.keys.hidden_size, config.keys.vocab_size);
@@ -90,6 +93,7 @@ impl BertHead {
                 .then(|| builder.linear(names.dense, width, width, true)),
             norm: language.then(|| Norm::new(names.norm, width, epsilon, builder)),
             output: labels.map(|labels| builder.linear(names.output, width, labels, true)),
+            tied: (language && config.is_tied()).then(|| TiedLinear::new(words)),
             bias: (language && config.is_tied())
                 .then(|| builder.param(names.bias, [vocabulary], Init::ZEROS)),
             names,
@@ -128,13 +132,41 @@ impl BertHead {
             Task::MaskedLanguage => {
                 let x = self.dense.as_ref()?.forward(hidden, ctx);
                 let x = self.norm.as_ref()?.forward(self.activation.forward(x), ctx);
-                Some(Logits::Tokens(match (&self.output, &self.bias) {
+                Some(Logits::Tokens(match (&self.output, &self.tied) {
                     (Some(output), _) => output.forward(x, ctx),
-                    (None, Some(bias)) => words.tied(x, ctx) + bias.val().unsqueeze(),
-                    (None, None) => words.tied(x, ctx),
+                    (None, Some(tied)) => tied.forward(x, words, self.bias(), ctx),
+                    (None, None) => return None,
                 }))
             }
             Task::Bare | Task::Language | Task::Other => None,
         }
+    }
+
+    fn bias(&self) -> Option<Tensor<1>> {
+        self.bias.as_ref().map(Param::val)
+    }
+
+    /// Shows the slot of a tied output.
+    pub(super) fn show_tied(&mut self, words: &Embedding, slots: &mut Slots<'_>) {
+        let (name, bias) = (self.names.output, self.bias());
+        if let Some(tied) = &mut self.tied {
+            tied.lend(words, bias, |linear| {
+                slots.linear(name, linear);
+            });
+        }
+    }
+
+    /// The tied output where merged adapters made it differ from the word embeddings.
+    pub(super) fn diverged(&self, words: &Embedding) -> Option<FrozenBase> {
+        self.tied.as_ref()?.diverged(words, self.bias())
+    }
+
+    /// The head whose output has a weight of its own: this one, or the word embeddings'.
+    pub(super) fn untied(mut self, words: &Embedding, layer: Option<FrozenBase>) -> Self {
+        let shared = || FrozenBase::new(words.linear.weight.val().transpose(), self.bias());
+        let layer = layer.unwrap_or_else(shared);
+        self.output = self.tied.take().map(|tied| tied.untied(layer));
+        self.bias = None;
+        self
     }
 }

@@ -9,7 +9,8 @@ mod tests;
 
 use burn::tensor::{DType, Device, Tensor};
 use engraft_core::{
-    Adaptable, Ctx, Error, Linear, ModelShapes, Relay, Result, Site, Slots, Text, Trained,
+    Adaptable, Ctx, Error, FrozenBase, Linear, ModelShapes, Relay, Result, Site, Slots, Text,
+    Trained,
 };
 use engraft_tensor::{Key, ops};
 
@@ -24,6 +25,7 @@ use crate::output::Output;
 use crate::parts::{
     Builder, Padding, Part, Random, check_indices, check_layout, enter, model_part,
 };
+use crate::replication::repeated;
 use crate::shapes::from_value;
 
 /// The encoder of BERT (Devlin et al., arXiv 1810.04805), RoBERTa (Liu et al., arXiv 1907.11692) or
@@ -73,18 +75,20 @@ impl Bert {
         let keys = &config.keys;
         let width = keys.hidden_size;
         let mut encoder = builder.within(prefix);
+        let embeddings = Embeddings::new(config, &mut encoder);
+        let layers = (0..keys.num_hidden_layers)
+            .map(|index| BertBlock::new(&format!("encoder.layer.{index}"), config, &mut encoder))
+            .collect();
+        let pooler = config
+            .has_pooler()
+            .then(|| encoder.linear("pooler.dense", width, width, true));
+        let head = BertHead::new(config, &embeddings.words, builder);
         Self {
             prompt: Site::default(),
-            embeddings: Embeddings::new(config, &mut encoder),
-            layers: (0..keys.num_hidden_layers)
-                .map(|index| {
-                    BertBlock::new(&format!("encoder.layer.{index}"), config, &mut encoder)
-                })
-                .collect(),
-            pooler: config
-                .has_pooler()
-                .then(|| encoder.linear("pooler.dense", width, width, true)),
-            head: BertHead::new(config, builder),
+            embeddings,
+            layers,
+            pooler,
+            head,
             config: config.clone(),
             origin: Origin::default(),
         }
@@ -129,15 +133,28 @@ impl Bert {
         names
     }
 
+    /// The model whose blocks are these ranges of this one's; see [`Llama::replicated`](crate::Llama::replicated).
+    ///
+    /// # Errors
+    /// A range that is empty or reaches beyond the last block.
+    pub fn replicated(&self, ranges: &[[usize; 2]]) -> Result<Self> {
+        let mut same = self.clone();
+        same.layers = repeated(&self.layers, ranges)?;
+        same.config.keys.num_hidden_layers = same.layers.len();
+        same.config.json["num_hidden_layers"] = same.layers.len().into();
+        same.origin = self.origin.repeating(ranges);
+        Ok(same)
+    }
+
     /// The configuration.
     pub fn config(&self) -> &BertConfig {
         &self.config
     }
 
     /// By how many positions keys in front move the text's own tokens back.
-    fn offset(&self) -> usize {
+    fn offset(&self, ctx: &Ctx) -> usize {
         let blocks = self.layers.iter();
-        let offsets = blocks.map(|block| block.attention.key_value.positions());
+        let offsets = blocks.map(|block| block.attention.key_value.positions(ctx));
         offsets.max().unwrap_or(0)
     }
 
@@ -153,9 +170,9 @@ impl Bert {
     }
 
     /// Whether there are positions for so many tokens, virtual ones included.
-    fn check_length(&self, tokens: usize) -> Result<()> {
+    fn check_length(&self, tokens: usize, ctx: &Ctx) -> Result<()> {
         let positions = self.config.keys.max_position_embeddings;
-        let first = self.config.first_position() + self.offset();
+        let first = self.config.first_position() + self.offset(ctx);
         let room = positions.saturating_sub(first);
         if tokens > room {
             return Err(Error::Unsupported(format!(
@@ -190,8 +207,8 @@ impl Bert {
         let words = self.embeddings.words.forward(text.ids.clone(), ctx);
         let words = self.prompt.sequence(words, ctx);
         let prompt = words.dims()[1] - text.dims()[1];
-        self.check_length(words.dims()[1])?;
-        let mut x = self.embeddings.forward(words, text, self.offset(), ctx);
+        self.check_length(words.dims()[1], ctx)?;
+        let mut x = self.embeddings.forward(words, text, self.offset(ctx), ctx);
         let padding = Padding::new(text, x.dtype());
         let mut lead = 0;
         for block in &self.layers {
@@ -217,14 +234,43 @@ impl Bert {
     }
 }
 
+impl Bert {
+    /// The model whose output of masked language modelling has a weight of its own, a copy of the word
+    /// embeddings where it was the same.
+    pub(crate) fn untied(&self) -> Self {
+        match &self.head.tied {
+            Some(_) => self.with_output(None),
+            None => self.clone(),
+        }
+    }
+
+    fn with_output(&self, layer: Option<FrozenBase>) -> Self {
+        let mut same = self.clone();
+        same.head = same.head.untied(&self.embeddings.words, layer);
+        same.config.keys.tie_word_embeddings = Some(false);
+        same.config.json["tie_word_embeddings"] = false.into();
+        same
+    }
+}
+
 impl Trained for Bert {}
 
 impl Adaptable for Bert {
     fn shapes(&self) -> ModelShapes {
-        from_value(&self.config.json).expect("the configuration was read before")
+        ModelShapes {
+            replicated: self.origin.replicated.clone(),
+            ..from_value(&self.config.json).expect("the configuration was read before")
+        }
     }
 
     fn slots(&mut self, slots: &mut Slots<'_>) {
         self.show("", slots);
+        self.head.show_tied(&self.embeddings.words, slots);
+    }
+
+    fn untie(&mut self) {
+        if let Some(layer) = self.head.diverged(&self.embeddings.words) {
+            *self = self.with_output(Some(layer));
+        }
     }
 }

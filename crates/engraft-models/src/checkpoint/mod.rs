@@ -105,6 +105,8 @@ pub(crate) struct Origin {
     pub stored: Arc<BTreeMap<String, DType>>,
     /// What loading did.
     pub report: Arc<LoadReport>,
+    /// The ranges of blocks that another model's parameters were repeated in.
+    pub replicated: Vec<[usize; 2]>,
 }
 
 /// Loads the model of a directory: `config.json` with `model.safetensors`, or with the files that
@@ -181,6 +183,7 @@ pub fn load(directory: &Path, options: &LoadOptions) -> Result<Pretrained> {
             quantised,
             ..matches.report
         }),
+        replicated: Vec::new(),
     });
     Ok(model)
 }

@@ -1,15 +1,16 @@
 //! Writing a checkpoint that `transformers` loads.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Tensor, TensorData};
 use engraft_core::file::write_atomically;
-use engraft_core::{Adaptable, Error, Quantised, Result, Slot, Slots};
-use safetensors::View;
-use safetensors::tensor::Dtype;
+use engraft_core::{Adaptable, Error, Result, Slot, Slots, Weight};
+use serde_json::{Map, Value, json};
 
 use super::files::{SINGLE, file_error, written};
 use crate::parts::Wanted;
@@ -25,6 +26,13 @@ impl Pretrained {
     /// A directory that cannot be written, or parameters that the architecture lacks: a bias that an
     /// adapter brought along.
     pub fn save(&self, directory: &Path) -> Result<()> {
+        // What is merged into one of two layers that share a weight makes them two.
+        let mut own = self.clone();
+        own.untie();
+        own.save_as_it_is(directory)
+    }
+
+    fn save_as_it_is(&self, directory: &Path) -> Result<()> {
         let config = Config::new(self.config_json())?;
         let (names, stored) = (config.names(), &self.origin().stored);
         let listed = config.listed();
@@ -71,16 +79,17 @@ impl Pretrained {
         write_atomically(&directory.join("config.json"), (json + "\n").as_bytes())
     }
 
-    /// The parameters without those of adapters, by path. They share their memory with the model.
-    fn values(&self) -> BTreeMap<String, Value> {
+    /// The parameters without those of adapters, by path, as matrices: one of another rank is one row.
+    /// They share their memory with the model, and quantised weights stay that.
+    fn values(&self) -> BTreeMap<String, Weight<Tensor<2>>> {
         let mut values = Values::default();
         self.visit(&mut values);
         let mut found = values.found;
         let mut quantised = |path: &str, slot: Slot<'_>| {
             if let Slot::Linear(linear) = slot
-                && let Some(weight) = linear.weight.as_quantised()
+                && linear.weight.as_quantised().is_some()
             {
-                found.insert(format!("{path}.weight"), Value::Quantised(weight.clone()));
+                found.insert(format!("{path}.weight"), linear.weight.view());
             }
         };
         self.clone().slots(&mut Slots::new(&mut quantised));
@@ -88,35 +97,10 @@ impl Pretrained {
     }
 }
 
-/// The value of a parameter.
-#[derive(Clone)]
-enum Value {
-    /// Flattened.
-    Dense(Tensor<1>),
-    /// Decoded when its turn comes.
-    Quantised(Quantised),
-}
-
-impl Value {
-    fn dtype(&self) -> DType {
-        match self {
-            Self::Dense(value) => value.dtype(),
-            Self::Quantised(weight) => weight.dtype(),
-        }
-    }
-
-    fn flat(&self) -> Tensor<1> {
-        match self {
-            Self::Dense(value) => value.clone(),
-            Self::Quantised(weight) => weight.dense().reshape([-1]),
-        }
-    }
-}
-
 #[derive(Default)]
 struct Values {
     path: Vec<String>,
-    found: BTreeMap<String, Value>,
+    found: BTreeMap<String, Weight<Tensor<2>>>,
 }
 
 impl ModuleVisitor for Values {
@@ -131,8 +115,11 @@ impl ModuleVisitor for Values {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let path = self.path.join(".");
         if !path.contains(".adapters.") {
-            self.found
-                .insert(path, Value::Dense(param.base().reshape([-1])));
+            let value = param.base();
+            // A matrix may be a view, of which reshaping would make a copy.
+            let matrix = (&value as &dyn Any).downcast_ref::<Tensor<2>>().cloned();
+            let value = matrix.unwrap_or_else(|| value.reshape([1, -1]));
+            self.found.insert(path, value.into());
         }
     }
 }
@@ -140,61 +127,89 @@ impl ModuleVisitor for Values {
 /// A parameter on its way into a file: converted when its turn comes.
 #[derive(Clone)]
 struct Stored<'a> {
-    value: Value,
+    value: Weight<Tensor<2>>,
     wanted: &'a Wanted,
     dtype: DType,
 }
 
-impl View for Stored<'_> {
-    fn dtype(&self) -> Dtype {
-        written(self.dtype).expect("a precision that was read, or that is computed in")
-    }
+/// Numbers of a parameter that are converted at a time: what is held beside the model.
+const CHUNK: usize = 1 << 20;
 
-    #[expect(
-        clippy::misnamed_getters,
-        reason = "the file's shape is the stored one"
-    )]
-    fn shape(&self) -> &[usize] {
-        &self.wanted.stored
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        let value = match self.wanted.transposed {
-            true => {
-                let shape = [self.wanted.shape[0], self.wanted.shape[1]];
-                let matrix = self.value.flat().reshape(shape);
-                matrix.transpose().to_data()
-            }
-            false => self.value.flat().to_data(),
-        };
-        Cow::Owned(value.convert_dtype(self.dtype).as_bytes().to_vec())
-    }
-
-    fn data_len(&self) -> usize {
+impl Stored<'_> {
+    fn bytes(&self) -> usize {
         self.wanted.shape.iter().product::<usize>() * self.dtype.size()
+    }
+
+    /// Writes the numbers in the order of the file.
+    fn write(&self, file: &mut impl Write) -> std::io::Result<()> {
+        let mut put = |part: TensorData| {
+            let part = part.convert_dtype(self.dtype);
+            file.write_all(part.as_bytes())
+        };
+        let value = self.value.dense();
+        let [rows, columns] = value.dims();
+        let part = |axis, start, len| value.clone().narrow(axis, start, len);
+        match self.wanted.transposed {
+            false => chunks(rows, CHUNK / columns.max(1))
+                .try_for_each(|(start, len)| put(part(0, start, len).to_data())),
+            true => chunks(columns, CHUNK / rows.max(1))
+                .try_for_each(|(start, len)| put(part(1, start, len).transpose().to_data())),
+        }
     }
 }
 
-/// Writes safetensors tensor by tensor, to a temporary name in the directory, then renames.
-fn write(directory: &Path, tensors: Vec<(String, Stored<'_>)>) -> Result<()> {
+/// Starts and lengths of the parts, of `size` at most, of so many.
+fn chunks(count: usize, size: usize) -> impl Iterator<Item = (usize, usize)> {
+    let size = size.max(1);
+    (0..count)
+        .step_by(size)
+        .map(move |start| (start, size.min(count - start)))
+}
+
+/// The header of a safetensors file of these tensors: its length in 8 bytes, then JSON, filled up with
+/// spaces to a multiple of 8.
+fn header(tensors: &[(String, Stored<'_>)]) -> Vec<u8> {
+    // What transformers asks of a file's metadata.
+    let mut entries = Map::from_iter([("__metadata__".to_owned(), json!({"format": "pt"}))]);
+    let mut start = 0;
+    for (name, stored) in tensors {
+        let end = start + stored.bytes();
+        let entry = json!({
+            "dtype": written(stored.dtype).expect("a precision that was read, or that is computed in"),
+            "shape": stored.wanted.stored,
+            "data_offsets": [start, end],
+        });
+        entries.insert(name.clone(), entry);
+        start = end;
+    }
+    let mut text = Value::Object(entries).to_string().into_bytes();
+    text.resize(text.len().next_multiple_of(8), b' ');
+    let length = (text.len() as u64).to_le_bytes();
+    [&length[..], &text].concat()
+}
+
+/// Writes safetensors part by part, to a temporary name in the directory, then renames.
+fn write(directory: &Path, mut tensors: Vec<(String, Stored<'_>)>) -> Result<()> {
     let path = directory.join(SINGLE);
     let failed = |error: String| file_error(&path, format!("cannot be written: {error}"));
     std::fs::create_dir_all(directory).map_err(|error| failed(error.to_string()))?;
+    // As files are by convention: wide numbers first, so that all are aligned.
+    tensors.sort_by(|(a, one), (b, other)| (other.dtype.size(), a).cmp(&(one.dtype.size(), b)));
     // A file as any other is created; the writer's own would be readable by its owner alone.
     let file = tempfile::Builder::new()
-        .make_in(directory, |path| std::fs::File::create_new(path))
+        .make_in(directory, |path| File::create_new(path))
         .map_err(|error| failed(error.to_string()))?;
-    // What transformers asks of a file's metadata.
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(tensors, Some(metadata), file.path())
-        .map_err(|error| failed(error.to_string()))?;
-    let finish = || -> std::io::Result<()> {
-        let permissions = file.as_file().metadata()?.permissions();
-        let written = std::fs::File::options().append(true).open(file.path())?;
-        written.set_permissions(permissions)?;
-        written.sync_all()
+    let fill = || -> std::io::Result<()> {
+        let mut out = BufWriter::new(file.as_file());
+        out.write_all(&header(&tensors))?;
+        tensors
+            .iter()
+            .try_for_each(|(_, stored)| stored.write(&mut out))?;
+        out.flush()?;
+        drop(out);
+        file.as_file().sync_all()
     };
-    finish().map_err(|error| failed(error.to_string()))?;
+    fill().map_err(|error| failed(error.to_string()))?;
     file.persist(&path)
         .map_err(|error| failed(error.to_string()))?;
     Ok(())

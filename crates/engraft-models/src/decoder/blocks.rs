@@ -55,7 +55,7 @@ pub(crate) fn read<B: DecoderBlock>(
     } = reading;
     let tokens = text.dims()[1];
     let prompt = embedded.dims()[1] - tokens;
-    let offsets = blocks.iter().map(|block| block.key_value().positions());
+    let offsets = blocks.iter().map(|block| block.key_value().positions(ctx));
     let pass = Pass {
         seen: cache.as_ref().map_or(0, |cache| cache.len() - tokens),
         tokens,
@@ -87,6 +87,8 @@ pub(crate) fn read<B: DecoderBlock>(
             if let Some(layer) = &mut layer {
                 layer.lead = lead;
             }
+        } else {
+            x = block.sequence().continued(x, ctx);
         }
         let lead = layer.as_ref().map_or(lead, |layer| layer.lead);
         x = block.forward(x, &pass, lead + whole, layer, ctx);

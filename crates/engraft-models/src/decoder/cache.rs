@@ -1,7 +1,7 @@
 //! Keys and values that later passes look at again.
 
 use burn::tensor::{Int, Tensor, TensorData};
-use engraft_core::{Ctx, Site, Text};
+use engraft_core::{Ctx, Relay, Site, Text};
 
 use super::pass::{Span, present};
 use crate::parts::extended;
@@ -18,6 +18,8 @@ pub struct Cache {
     pub(crate) prompt: usize,
     len: usize,
     ids: Option<Tensor<2, Int>>,
+    /// What adapters hand on, from pass to pass too.
+    pub(crate) relay: Relay,
 }
 
 /// Keys and values of a layer, [batch, capacity, key heads, head width] each.
@@ -141,7 +143,7 @@ impl KeyValues {
                 let [keys, values] = own;
                 let (keys, values) = extended(site, keys, values, ctx);
                 let front = keys.dims()[1] - tokens;
-                let unplaced = front - front.min(site.positions());
+                let unplaced = front - front.min(site.positions(ctx));
                 let both = match cache {
                     Some(cache) => {
                         cache.unplaced = unplaced;

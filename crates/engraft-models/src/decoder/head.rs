@@ -1,7 +1,7 @@
 //! What decoders are topped with.
 
 use burn::tensor::{Int, Tensor, TensorData};
-use engraft_core::{Ctx, Embedding, Linear, Result, Text};
+use engraft_core::{Ctx, Embedding, FrozenBase, Linear, Result, Slots, Text, TiedLinear};
 use serde_json::Value;
 
 use super::pass::present;
@@ -14,8 +14,10 @@ use crate::task::Task;
 /// classifier of the last token or of each.
 #[derive(Debug, Clone)]
 pub struct DecoderHead {
-    /// Scores of the next token, [width, vocabulary], where they are not the embedding's.
+    /// Scores of the next token, [width, vocabulary], where the weight is not the embedding's.
     pub lm_head: Option<Linear>,
+    /// The same where it is.
+    pub tied: Option<TiedLinear>,
     /// Scores of classes, [width, classes].
     pub score: Option<Linear>,
     dropout: Dropout,
@@ -23,9 +25,13 @@ pub struct DecoderHead {
 }
 
 model_part!(DecoderHead, this {
-    lm_head => "lm_head",
+    lm_head => LM_HEAD,
+    tied => LM_HEAD,
     score => this.config.classifier(),
 } plain { dropout, config });
+
+/// What the output layer is called.
+const LM_HEAD: &str = "lm_head";
 
 /// What decides which head a decoder has.
 #[derive(Debug, Clone, Copy)]
@@ -85,11 +91,14 @@ impl DecoderHead {
     pub(crate) fn new(
         config: HeadConfig,
         [width, vocabulary]: [usize; 2],
+        embedding: &Embedding,
         builder: &mut Builder<'_>,
     ) -> Self {
-        let own = config.task == Task::Language && !config.tied;
+        let language = config.task == Task::Language;
         Self {
-            lm_head: own.then(|| builder.linear("lm_head", width, vocabulary, false)),
+            lm_head: (language && !config.tied)
+                .then(|| builder.linear(LM_HEAD, width, vocabulary, false)),
+            tied: (language && config.tied).then(|| TiedLinear::new(embedding)),
             score: match config.task {
                 Task::Classification(labels) => Some(builder.linear("score", width, labels, false)),
                 Task::Tokens(labels) => {
@@ -143,10 +152,32 @@ impl DecoderHead {
 
     /// Scores of the token that follows each, [batch, tokens, vocabulary].
     pub(crate) fn next(&self, hidden: Tensor<3>, embedding: &Embedding, ctx: &Ctx) -> Tensor<3> {
-        match &self.lm_head {
-            Some(lm_head) => lm_head.forward(hidden, ctx),
-            None => embedding.tied(hidden, ctx),
+        match (&self.lm_head, &self.tied) {
+            (Some(lm_head), _) => lm_head.forward(hidden, ctx),
+            (None, Some(tied)) => tied.forward(hidden, embedding, None, ctx),
+            (None, None) => embedding.tied(hidden, ctx),
         }
+    }
+
+    /// Shows the slot of an output layer that shares the embedding's weight.
+    pub(crate) fn show_tied(&mut self, embedding: &Embedding, slots: &mut Slots<'_>) {
+        if let Some(tied) = &mut self.tied {
+            tied.lend(embedding, None, |linear| {
+                slots.linear(LM_HEAD, linear);
+            });
+        }
+    }
+
+    /// The output layer's weight where merged adapters made it differ from the embedding's.
+    pub(crate) fn diverged(&self, embedding: &Embedding) -> Option<FrozenBase> {
+        self.tied.as_ref()?.diverged(embedding, None)
+    }
+
+    /// The head whose output layer has this weight, not the embedding's.
+    pub(crate) fn untied(mut self, layer: FrozenBase) -> Self {
+        self.lm_head = self.tied.take().map(|tied| tied.untied(layer));
+        self.config.tied = false;
+        self
     }
 
     /// Where each sequence ends: at the last token that is not the padding token, or, where the

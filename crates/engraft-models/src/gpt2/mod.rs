@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use engraft_core::{
-    Adaptable, Ctx, Embedding, Error, ModelShapes, Relay, Result, Site, Slots, Text, Trained,
+    Adaptable, Ctx, Embedding, Error, FrozenBase, ModelShapes, Relay, Result, Site, Slots, Text,
+    Trained,
 };
 use engraft_tensor::Key;
 
@@ -18,6 +19,7 @@ use crate::checkpoint::{Names, Origin};
 use crate::decoder::{Cache, CausalLm, DecoderBlock, DecoderHead, Pass, Reading, read};
 use crate::output::Output;
 use crate::parts::{Builder, Dropout, Norm, Part, Random, check_indices, model_part};
+use crate::replication::repeated;
 use crate::shapes::from_value;
 use crate::task::Task;
 
@@ -96,9 +98,10 @@ impl Gpt2 {
             ln_f: Norm::new("ln_f", width, config.epsilon, &mut inside),
             dropout: Dropout::new(inside.join("drop"), config.embedding_dropout),
         };
+        let head = DecoderHead::new(config.head, [width, vocabulary], &body.wte, builder);
         Self {
             body,
-            head: DecoderHead::new(config.head, [width, vocabulary], builder),
+            head,
             config: Arc::new(config.clone()),
             origin: Origin::default(),
         }
@@ -158,7 +161,7 @@ impl Gpt2 {
         let first = cache.as_ref().is_none_or(|cache| cache.len() == tokens);
         let embedded = match first {
             true => body.prompt.sequence(own, ctx),
-            false => own,
+            false => body.prompt.continued(own, ctx),
         };
         let lead = embedded.dims()[1] - tokens;
         let reading = Reading {
@@ -185,15 +188,65 @@ impl Gpt2 {
     }
 }
 
+impl Gpt2 {
+    /// The model whose blocks are these ranges of this one's; see [`Llama::replicated`](crate::Llama::replicated).
+    /// Where a block divides its scores by its number, a repeated one keeps the number it had.
+    ///
+    /// # Errors
+    /// A range that is empty or reaches beyond the last block.
+    pub fn replicated(&self, ranges: &[[usize; 2]]) -> Result<Self> {
+        let mut same = self.clone();
+        same.body.h = repeated(&self.body.h, ranges)?;
+        let mut config = Gpt2Config::clone(&self.config);
+        config.blocks = same.body.h.len();
+        config.json["n_layer"] = config.blocks.into();
+        same.config = Arc::new(config);
+        same.origin = self.origin.repeating(ranges);
+        Ok(same)
+    }
+
+    /// The model whose output layer has this weight, not the embedding's.
+    fn with_output(&self, layer: FrozenBase) -> Self {
+        let mut config = Gpt2Config::clone(&self.config);
+        config.head.tied = false;
+        config.json["tie_word_embeddings"] = false.into();
+        Self {
+            head: self.head.clone().untied(layer),
+            config: Arc::new(config),
+            ..self.clone()
+        }
+    }
+
+    /// The model whose output layer has a weight of its own, a copy of the embedding's where it was
+    /// the same.
+    pub(crate) fn untied(&self) -> Self {
+        if self.head.tied.is_none() {
+            return self.clone();
+        }
+        let weight = self.body.wte.linear.weight.val().transpose();
+        self.with_output(FrozenBase::new(weight, None))
+    }
+}
+
 impl Trained for Gpt2 {}
 
 impl Adaptable for Gpt2 {
     fn shapes(&self) -> ModelShapes {
-        from_value(&self.config.json).expect("read before")
+        ModelShapes {
+            replicated: self.origin.replicated.clone(),
+            ..from_value(&self.config.json).expect("read before")
+        }
     }
 
     fn slots(&mut self, slots: &mut Slots<'_>) {
         self.show("", slots);
+        self.head.show_tied(&self.body.wte, slots);
+    }
+
+    fn untie(&mut self) {
+        if let Some(layer) = self.head.diverged(&self.body.wte) {
+            *self = self.with_output(layer);
+        }
     }
 }
 
@@ -204,10 +257,13 @@ impl CausalLm for Gpt2 {
 
     fn next(&self, text: &Text, cache: &mut Cache, ctx: &Ctx) -> Tensor<2> {
         let whole = cache.extend(text);
-        let ctx = &ctx.with_text(&whole);
+        let relay = std::mem::take(&mut cache.relay);
+        let ctx = &ctx.with_text(&whole).with_relay(&relay);
         let (hidden, _) = self.hidden(text, Some(cache), ctx);
         let last = hidden.narrow(1, text.dims()[1] - 1, 1);
-        self.head.next(last, &self.body.wte, ctx).squeeze_dim(1)
+        let scores = self.head.next(last, &self.body.wte, ctx);
+        cache.relay = relay;
+        scores.squeeze_dim(1)
     }
 
     fn has_output_layer(&self) -> bool {
@@ -229,7 +285,7 @@ impl CausalLm for Gpt2 {
             .body
             .h
             .iter()
-            .map(|block| block.key_value().positions());
+            .map(|block| block.key_value().positions(ctx));
         let front = lead + offsets.max().unwrap_or_default();
         let longest = self.config.positions;
         if front + tokens + more > longest {

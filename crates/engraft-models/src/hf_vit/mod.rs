@@ -18,6 +18,7 @@ use crate::block::without_lead;
 use crate::checkpoint::{Names, Origin};
 use crate::output::{Logits, Output};
 use crate::parts::{Builder, Norm, Part, Random, enter, model_part};
+use crate::replication::repeated;
 use crate::shapes::from_value;
 use crate::task::Task;
 
@@ -118,6 +119,19 @@ impl HfVit {
         }
     }
 
+    /// The model whose blocks are these ranges of this one's; see [`Llama::replicated`](crate::Llama::replicated).
+    ///
+    /// # Errors
+    /// A range that is empty or reaches beyond the last block.
+    pub fn replicated(&self, ranges: &[[usize; 2]]) -> Result<Self> {
+        let mut same = self.clone();
+        same.layers = repeated(&self.layers, ranges)?;
+        same.config.keys.num_hidden_layers = same.layers.len();
+        same.config.json["num_hidden_layers"] = same.layers.len().into();
+        same.origin = self.origin.repeating(ranges);
+        Ok(same)
+    }
+
     /// The configuration.
     pub fn config(&self) -> &HfVitConfig {
         &self.config
@@ -174,7 +188,10 @@ impl Trained for HfVit {}
 
 impl Adaptable for HfVit {
     fn shapes(&self) -> ModelShapes {
-        from_value(&self.config.json).expect("the configuration was read before")
+        ModelShapes {
+            replicated: self.origin.replicated.clone(),
+            ..from_value(&self.config.json).expect("the configuration was read before")
+        }
     }
 
     fn slots(&mut self, slots: &mut Slots<'_>) {

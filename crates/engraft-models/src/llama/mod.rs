@@ -6,10 +6,9 @@ mod config;
 
 use std::sync::Arc;
 
-use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::{DType, Device, Tensor};
 use engraft_core::{
-    Adaptable, Ctx, Embedding, ModelShapes, Relay, Result, Site, Slots, Text, Trained,
+    Adaptable, Ctx, Embedding, FrozenBase, ModelShapes, Relay, Result, Site, Slots, Text, Trained,
 };
 use engraft_tensor::Key;
 
@@ -21,7 +20,8 @@ use crate::checkpoint::{Names, Origin};
 use crate::decoder::{Cache, CausalLm, DecoderHead, Reading, RmsNorm, read};
 use crate::output::Output;
 use crate::parts::{Builder, Part, Random, check_indices, model_part};
-use crate::shapes::{bad, from_value};
+use crate::replication::{order, repeated};
+use crate::shapes::from_value;
 use crate::task::Task;
 
 /// The decoder of [`Llama`] without a head.
@@ -55,15 +55,13 @@ pub struct Llama {
     /// The head.
     pub head: DecoderHead,
     config: Arc<LlamaConfig>,
-    /// The ranges of blocks that another model was made of.
-    replicated: Vec<[usize; 2]>,
     pub(crate) origin: Origin,
 }
 
 model_part!(Llama, this {
     body => prefix(&this.config),
     head => "",
-} plain { config, replicated, origin });
+} plain { config, origin });
 
 impl Llama {
     /// A fresh model from the streams of `key`: weights N(0, `initializer_range`^2), gains 1, biases 0.
@@ -94,11 +92,12 @@ impl Llama {
                 .collect(),
             norm: RmsNorm::new("norm", width, config.norm, &mut inside),
         };
+        let size = [width, vocabulary];
+        let head = DecoderHead::new(config.head, size, &body.embed_tokens, builder);
         Self {
             body,
-            head: DecoderHead::new(config.head, [width, vocabulary], builder),
+            head,
             config: Arc::new(config.clone()),
-            replicated: Vec::new(),
             origin: Origin::default(),
         }
     }
@@ -162,7 +161,7 @@ impl Llama {
             .is_none_or(|cache| cache.len() == text.dims()[1]);
         let embedded = match first {
             true => body.prompt.sequence(own, ctx),
-            false => own,
+            false => body.prompt.continued(own, ctx),
         };
         let lead = embedded.dims()[1] - text.dims()[1];
         let reading = Reading {
@@ -181,34 +180,12 @@ impl Llama {
     /// # Errors
     /// A range that is empty or reaches beyond the last block.
     pub fn replicated(&self, ranges: &[[usize; 2]]) -> Result<Self> {
-        let count = self.body.layers.len();
-        if let Some([start, end]) = ranges
-            .iter()
-            .find(|[start, end]| start >= end || *end > count)
-        {
-            return Err(bad(format!(
-                "layers [{start}, {end}) to be replicated: expected a range of the {count} there are"
-            )));
-        }
-        let blocks: Vec<usize> = ranges
-            .iter()
-            .flat_map(|[start, end]| *start..*end)
-            .collect();
-        let config = self.config.with_blocks(&blocks);
-        let layers = blocks.iter().map(|index| {
-            // Parameters of one id would be taken for one parameter when they are trained.
-            self.body.layers[*index].clone().map(&mut NewIds)
-        });
-        Ok(Self {
-            body: LlamaBody {
-                layers: layers.collect(),
-                ..self.body.clone()
-            },
-            head: self.head.clone(),
-            config: Arc::new(config),
-            replicated: ranges.to_vec(),
-            origin: self.origin.clone(),
-        })
+        let blocks = order(self.body.layers.len(), ranges)?;
+        let mut same = self.clone();
+        same.body.layers = repeated(&self.body.layers, ranges)?;
+        same.config = Arc::new(self.config.with_blocks(&blocks));
+        same.origin = self.origin.repeating(ranges);
+        Ok(same)
     }
 }
 
@@ -220,12 +197,27 @@ fn prefix(config: &LlamaConfig) -> &'static str {
     }
 }
 
-/// Gives each parameter an id of its own; values are shared.
-struct NewIds;
+impl Llama {
+    /// The model whose output layer has this weight, not the embedding's.
+    fn with_output(&self, layer: FrozenBase) -> Self {
+        let mut config = LlamaConfig::clone(&self.config);
+        config.head.tied = false;
+        config.json["tie_word_embeddings"] = false.into();
+        Self {
+            head: self.head.clone().untied(layer),
+            config: Arc::new(config),
+            ..self.clone()
+        }
+    }
 
-impl ModuleMapper for NewIds {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        Param::initialized(ParamId::new(), param.val())
+    /// The model whose output layer has a weight of its own, a copy of the embedding's where it was
+    /// the same.
+    pub(crate) fn untied(&self) -> Self {
+        if self.head.tied.is_none() {
+            return self.clone();
+        }
+        let weight = self.body.embed_tokens.linear.weight.val().transpose();
+        self.with_output(FrozenBase::new(weight, None))
     }
 }
 
@@ -234,13 +226,20 @@ impl Trained for Llama {}
 impl Adaptable for Llama {
     fn shapes(&self) -> ModelShapes {
         ModelShapes {
-            replicated: self.replicated.clone(),
+            replicated: self.origin.replicated.clone(),
             ..from_value(&self.config.json).expect("read before")
         }
     }
 
     fn slots(&mut self, slots: &mut Slots<'_>) {
         self.show("", slots);
+        self.head.show_tied(&self.body.embed_tokens, slots);
+    }
+
+    fn untie(&mut self) {
+        if let Some(layer) = self.head.diverged(&self.body.embed_tokens) {
+            *self = self.with_output(layer);
+        }
     }
 }
 
@@ -251,10 +250,12 @@ impl CausalLm for Llama {
 
     fn next(&self, text: &Text, cache: &mut Cache, ctx: &Ctx) -> Tensor<2> {
         let whole = cache.extend(text);
-        let ctx = &ctx.with_text(&whole);
+        let relay = std::mem::take(&mut cache.relay);
+        let ctx = &ctx.with_text(&whole).with_relay(&relay);
         let (hidden, _) = self.hidden(text, Some(cache), ctx);
         let last = hidden.narrow(1, text.dims()[1] - 1, 1);
         let scores = self.head.next(last, &self.body.embed_tokens, ctx);
+        cache.relay = relay;
         scores.squeeze_dim(1)
     }
 

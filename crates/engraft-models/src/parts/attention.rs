@@ -118,7 +118,7 @@ pub(crate) fn extended(
     values: Tensor<4>,
     ctx: &Ctx,
 ) -> (Tensor<4>, Tensor<4>) {
-    if site.adapters.active().is_empty() {
+    if !site.acts(ctx) {
         return (keys, values);
     }
     let swap = |x: Tensor<4>| x.swap_dims(1, 2);

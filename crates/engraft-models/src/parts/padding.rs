@@ -49,7 +49,7 @@ impl Padding {
 /// The sequence with the leading tokens of a block's `sequence` site, if it has any, in place of the
 /// `lead` that an earlier block's left; and how many now lead.
 pub(crate) fn enter(sequence: &Site, x: Tensor<3>, lead: usize, ctx: &Ctx) -> (Tensor<3>, usize) {
-    if sequence.adapters.active().is_empty() {
+    if !sequence.acts(ctx) {
         return (x, lead);
     }
     let own = crate::block::without_lead(x, lead);

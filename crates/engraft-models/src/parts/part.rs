@@ -6,7 +6,7 @@
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::Tensor;
-use engraft_core::{Embedding, Linear, Site, Slots};
+use engraft_core::{Embedding, Linear, Site, Slots, TiedLinear};
 
 /// A piece of a model that shows its slots and sites.
 pub(crate) trait Part {
@@ -30,6 +30,11 @@ impl Part for Site {
     fn show(&mut self, name: &str, slots: &mut Slots<'_>) {
         slots.site(name, self);
     }
+}
+
+/// Its model shows it, with the weight that it shares.
+impl Part for TiedLinear {
+    fn show(&mut self, _: &str, _: &mut Slots<'_>) {}
 }
 
 impl<const D: usize> Part for Param<Tensor<D>> {

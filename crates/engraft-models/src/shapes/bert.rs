@@ -1,6 +1,6 @@
 //! BERT, RoBERTa, XLM-R and DeBERTa-v2/v3.
 
-use engraft_core::{ModelShapes, Part, Result};
+use engraft_core::{LayerKind, ModelShapes, Part, Result};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -180,10 +180,17 @@ fn push_language(shapes: &mut ModelShapes, config: &Config, head: &str, dense: &
     let (width, vocabulary) = (config.hidden_size, config.vocab_size);
     shapes.linear(dense, width, width, true);
     shapes.norm(norm, width, true);
+    let decoder = format!("{head}.decoder");
     if config.tie_word_embeddings.unwrap_or(true) {
         shapes.push_param(format!("{head}.bias"), vocabulary, Part::Head, true);
+        let words = shapes
+            .layers
+            .iter()
+            .find(|layer| layer.kind == LayerKind::Embedding);
+        let words = words.expect("pushed before").path.clone();
+        shapes.push_tied(&decoder, &words, [width, vocabulary], true);
     } else {
-        shapes.output(&format!("{head}.decoder"), width, vocabulary, true);
+        shapes.output(&decoder, width, vocabulary, true);
     }
 }
 

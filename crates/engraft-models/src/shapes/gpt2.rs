@@ -45,6 +45,10 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
         Task::Language if config.tie_word_embeddings == Some(false) => {
             shapes.output("lm_head", width, config.vocab_size, false);
         }
+        Task::Language => {
+            let size = [width, config.vocab_size];
+            shapes.push_tied("lm_head", &format!("{model}wte"), size, false);
+        }
         _ => {}
     }
     Ok(shapes)

@@ -102,6 +102,10 @@ pub(super) fn shapes(config: &Value, task: &Task) -> Result<ModelShapes> {
         Task::Classification(labels) => shapes.output("score", width, *labels, false),
         Task::Tokens(labels) => shapes.output("score", width, *labels, true),
         Task::Language if !tied => shapes.output("lm_head", width, config.vocab_size, false),
+        Task::Language => {
+            let size = [width, config.vocab_size];
+            shapes.push_tied("lm_head", &format!("{model}embed_tokens"), size, false);
+        }
         _ => {}
     }
     Ok(shapes)

@@ -16,6 +16,7 @@ use super::{Configured, PeftType, Settings, Table, Written, common, patterns, ra
 use crate::config::{Reader, number};
 use crate::error::{Error, Result};
 use crate::field::Field;
+use crate::ties;
 
 /// Keys of what Engraft does not have, with PEFT's default.
 const OTHERS: [(&str, Value); 5] = [
@@ -258,6 +259,12 @@ impl PeftType for Lora {
             .iter()
             .map(|(key, default)| ((*key).to_owned(), default.clone()))
             .collect();
+        if layers
+            .iter()
+            .any(|layer| layer.get(ties::TIED).unwrap_or(false))
+        {
+            keys.insert(ties::KEY.to_owned(), true.into());
+        }
         keys.extend(table(INITS.map(|key| (key, Value::Null))));
         keys.extend(table([
             ("loftq_config", Table::new().into()),

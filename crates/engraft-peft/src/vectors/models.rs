@@ -78,13 +78,7 @@ pub(super) fn adapter(
     tensors.extend(read(&directory.join(&entry.tensors_file))?);
     let input = Input::new(&tensors, device)?;
 
-    let fresh = match adapter.layer_replication().map_err(fail)? {
-        Some(ranges) => model(directory, entry, device)?
-            .replicated(&ranges)
-            .map_err(fail)?,
-        None => model(directory, entry, device)?,
-    };
-    let fresh = Adapted::new(fresh);
+    let fresh = Adapted::new(adapter.prepare(model(directory, entry, device)?)?);
     let mut adapted = fresh.clone();
     let import = adapter.import(&adapted.model.shapes(), ONLY)?;
     report.engraft = Some(import.method.clone());

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Whole, WholeType};
-use crate::config::{Reader, number};
+use crate::config::{PeftConfig, Reader, number};
 use crate::error::{Error, Result};
 use crate::extras::Extras;
 use crate::field::{Layout, MODEL, SHARED};
@@ -292,6 +292,24 @@ impl WholeType for Shadow {
             ("init_weights", true.into()),
             ("target_modules", named.into()),
         ]);
+        let as_written = PeftConfig {
+            keys: keys.clone(),
+            ..PeftConfig::default()
+        };
+        let mirror = self::backbone(&mut Reader::new(&as_written), shapes)
+            .map_err(|error| error.to_string())?;
+        let differs = |(key, value): (&String, &Value)| value.as_f64() != backbone[key].as_f64();
+        if let Some(key) = mirror
+            .as_object()
+            .into_iter()
+            .flatten()
+            .find(|entry| differs(*entry))
+        {
+            return Err(format!(
+                "the `{}` of its backbone is {}, and PEFT's mirror of this model has {}",
+                key.0, backbone[key.0], key.1
+            ));
+        }
         let empty = ["exclude_modules", "layers_pattern", "layers_to_transform"];
         keys.extend(empty.map(|key| (key.to_owned(), Value::Null)));
         keys.insert("modules_to_save".to_owned(), modules);

@@ -107,15 +107,18 @@ impl BackboneConfig {
         self.params(width).into_iter().map(spec).collect()
     }
 
-    /// The last hidden states of embedded tokens [batch, tokens, width]. `shared` has the parameters.
+    /// The last hidden states of embedded tokens [batch, tokens, width], which follow those of `past`
+    /// and are added to it. `shared` has the parameters.
     pub(super) fn forward(
         &self,
         embedded: Tensor<3>,
+        past: &mut Past,
         shared: impl Fn(&str) -> Tensor<2>,
         ctx: &Ctx,
     ) -> Tensor<3> {
         let [batch, tokens, width] = embedded.dims();
-        let pass = Pass::new(self, &embedded, ctx);
+        let pass = Pass::new(self, &embedded, past.tokens, ctx);
+        past.tokens += tokens;
         let mut x: Tensor<2> = embedded.reshape([batch * tokens, width]);
         for index in 0..self.blocks {
             let get = |name: &str| shared(&format!("layers.{index}.{name}.weight"));
@@ -127,6 +130,7 @@ impl BackboneConfig {
             let q = pass.turn(split("self_attn.q_proj", self.heads));
             let k = pass.turn(split("self_attn.k_proj", self.key_heads));
             let v = split("self_attn.v_proj", self.key_heads);
+            let [k, v] = past.append(index, [k, v]);
             let heads = attention(q, k, v, pass.weighing.clone());
             let heads = heads.reshape([batch * tokens, self.heads * self.head_width]);
             x = x + matmul(heads, get("self_attn.o_proj"));
@@ -151,6 +155,30 @@ pub(super) fn entry(name: &str) -> String {
     format!("backbone.{name}")
 }
 
+/// What the backbone keeps of the tokens that it has read.
+#[derive(Debug, Default)]
+pub(super) struct Past {
+    tokens: usize,
+    /// Keys and values of each block, [batch, tokens, key heads, head width].
+    blocks: Vec<[Tensor<4>; 2]>,
+}
+
+impl Past {
+    /// All keys and values of a block, these ones last.
+    fn append(&mut self, block: usize, new: [Tensor<4>; 2]) -> [Tensor<4>; 2] {
+        let Some(held) = self.blocks.get_mut(block) else {
+            self.blocks.push(new.clone());
+            return new;
+        };
+        let ([keys, values], [new_keys, new_values]) = (held.clone(), new);
+        *held = [
+            Tensor::cat(vec![keys, new_keys], 1),
+            Tensor::cat(vec![values, new_values], 1),
+        ];
+        held.clone()
+    }
+}
+
 /// Angles and mask of one forward pass.
 struct Pass {
     cos: Tensor<3>,
@@ -159,14 +187,14 @@ struct Pass {
 }
 
 impl Pass {
-    fn new(config: &BackboneConfig, embedded: &Tensor<3>, ctx: &Ctx) -> Self {
+    fn new(config: &BackboneConfig, embedded: &Tensor<3>, seen: usize, ctx: &Ctx) -> Self {
         let [_, tokens, _] = embedded.dims();
         let (device, dtype) = (embedded.device(), embedded.dtype());
         let half = config.head_width / 2;
         let angles: Vec<f64> = (0..tokens * half)
             .map(|at| {
                 let exponent = -2.0 * (at % half) as f64 / config.head_width as f64;
-                (at / half) as f64 * config.theta.powf(exponent)
+                (seen + at / half) as f64 * config.theta.powf(exponent)
             })
             .collect();
         let table = |of: fn(f64) -> f64| {
@@ -176,7 +204,7 @@ impl Pass {
         Self {
             cos: table(f64::cos),
             sin: table(f64::sin),
-            weighing: weighing(embedded, ctx),
+            weighing: weighing(embedded, seen, ctx),
         }
     }
 
@@ -185,26 +213,31 @@ impl Pass {
     }
 }
 
-/// Causal, and no padding is seen.
-fn weighing(embedded: &Tensor<3>, ctx: &Ctx) -> Weighing {
+/// Causal, and no padding is seen: the tokens follow `seen` earlier ones. What leads the text is no
+/// padding.
+fn weighing(embedded: &Tensor<3>, seen: usize, ctx: &Ctx) -> Weighing {
     let [batch, tokens, _] = embedded.dims();
+    let keys = seen + tokens;
     let padding = ctx.own_text().and_then(|text| text.mask);
-    let padding = padding.filter(|mask| mask.dims() == [batch, tokens]);
+    let padding = padding.filter(|mask| mask.dims()[0] == batch && mask.dims()[1] <= keys);
     let mask = padding.map(|present| {
-        let positions = Tensor::<1, Int>::arange(0..tokens as i64, &embedded.device());
-        let dims = [batch, 1, tokens, tokens];
-        let rows = positions.clone().reshape([1, 1, tokens, 1]).expand(dims);
-        let columns = positions.reshape([1, 1, 1, tokens]).expand(dims);
-        let absent = present
+        let device = embedded.device();
+        let places =
+            |from: usize, to: usize| Tensor::<1, Int>::arange(from as i64..to as i64, &device);
+        let dims = [batch, 1, tokens, keys];
+        let rows = places(seen, keys).reshape([1, 1, tokens, 1]).expand(dims);
+        let columns = places(0, keys).reshape([1, 1, 1, keys]).expand(dims);
+        let lead = Tensor::ones([batch, keys - present.dims()[1]], &device);
+        let absent = Tensor::cat(vec![lead, present], 1)
             .equal_elem(0)
-            .reshape([batch, 1, 1, tokens])
+            .reshape([batch, 1, 1, keys])
             .expand(dims);
         let hidden = columns.greater(rows).bool_or(absent);
         let lowest = match embedded.dtype() {
             DType::F16 => -65_504.0,
             _ => -1e30,
         };
-        let zeros = Tensor::<4>::zeros(dims, (&embedded.device(), embedded.dtype()));
+        let zeros = Tensor::<4>::zeros(dims, (&device, embedded.dtype()));
         zeros.mask_fill(hidden, lowest)
     });
     Weighing {

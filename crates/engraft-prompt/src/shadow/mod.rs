@@ -12,6 +12,7 @@ use engraft_tensor::{Init, ops};
 use serde::{Deserialize, Serialize};
 
 pub use backbone::BackboneConfig;
+use backbone::Past;
 
 /// Configuration of [`Shadow`]. PEFT's defaults: rank 8, alpha 0.1, dropout 0.2, updates as wide
 /// inside as the rank, one block in the backbone.
@@ -55,8 +56,8 @@ impl Default for ShadowConfig {
 ///
 /// ShadowPEFT as in PEFT's `shadow` (equations 1 to 7 of its paper). The shadow changes with what the
 /// blocks return, so nothing folds into weights. T and G of the last block change nothing and are
-/// frozen. The shadow is computed from the whole text: generation with a cache, which shows the
-/// sites one token at a time, goes on without it.
+/// frozen. Behind a cache the backbone reads on from keys and values of its own. The shadow is that of
+/// the tokens that the model's first site sees: what other adapters put in front later has none.
 ///
 /// # Cost
 /// The backbone once, and O(tokens d (2 r + 4 u)) a block.
@@ -131,23 +132,32 @@ impl SiteAdapter for Shadow {
         let Some(relay) = ctx.relay() else {
             return tokens;
         };
-        let dims = tokens.dims();
-        let x: Tensor<2> = tokens.clone().reshape([dims[0] * dims[1], dims[2]]);
+        let [batch, length, width] = tokens.dims();
         let (Some(down), Some(up)) = (&self.down, &self.up) else {
+            let past = format!("{}/past", self.name);
+            let mut seen = relay.take::<Past>(&past).unwrap_or_default();
             let shared = |name: &str| self.shared(&backbone::entry(name), ctx);
-            let shadow = self.config.backbone.forward(tokens.clone(), shared, ctx);
+            let backbone = &self.config.backbone;
+            let shadow = backbone.forward(tokens.clone(), &mut seen, shared, ctx);
+            relay.put(&past, seen);
             let state = State {
-                shadow: shadow.reshape(x.dims()),
+                shadow: shadow.reshape([batch * length, width]),
                 met: 0,
             };
             relay.put(&self.name, state);
             return tokens;
         };
-        let state = relay.take::<State>(&self.name);
-        // Another sequence than the one that the shadow belongs to: the base.
-        let Some(state) = state.filter(|state| state.shadow.dims() == x.dims()) else {
+        let Some(state) = relay.take::<State>(&self.name) else {
             return tokens;
         };
+        // What other adapters put in front since the shadow was made has none.
+        let own = state.shadow.dims()[0] / batch;
+        let lead = length - own;
+        let x: Tensor<2> = match lead {
+            0 => tokens.clone(),
+            _ => tokens.clone().narrow(1, lead, own),
+        }
+        .reshape([batch * own, width]);
         let shadow = match state.met.checked_sub(1) {
             Some(block) => self.advance(block, x.clone(), state.shadow, ctx),
             None => state.shadow,
@@ -161,7 +171,15 @@ impl SiteAdapter for Shadow {
                 met: state.met + 1,
             },
         );
-        (x + added * self.config.alpha).reshape(dims)
+        let y = (x + added * self.config.alpha).reshape([batch, own, width]);
+        match lead {
+            0 => y,
+            _ => Tensor::cat(vec![tokens.narrow(1, 0, lead), y], 1),
+        }
+    }
+
+    fn continue_sequence(&self, tokens: Tensor<3>, ctx: &Ctx) -> Tensor<3> {
+        self.extend_sequence(tokens, ctx)
     }
 }
 

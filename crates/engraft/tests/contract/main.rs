@@ -2,6 +2,7 @@
 //! no small model can show.
 
 mod folding;
+mod sequences;
 mod usual_targets;
 
 /// `ENGRAFT_METHODS=lora,dora` holds only these to their word, while one is being written.

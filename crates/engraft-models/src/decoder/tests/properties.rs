@@ -246,7 +246,18 @@ fn repeated_blocks_are_those_of_the_ranges() {
     }
     agrees_with_its_shapes(longer);
     assert!(model.replicated(&[[0, 4]]).is_err() && model.replicated(&[[1, 1]]).is_err());
-    assert!(random("gpt2", &device).replicated(&[[0, 1]]).is_err());
+    for kind in KINDS {
+        let model = random(kind, &device);
+        let longer = model.replicated(&[[0, 1], [0, 2]]).unwrap();
+        let same = longer.replicated(&[[0, 1], [2, 3]]).unwrap();
+        let first = model.replicated(&[[0, 2]]).unwrap();
+        assert_eq!(
+            whole(&same, &text, &ctx),
+            whole(&first, &text, &ctx),
+            "{kind}"
+        );
+        agrees_with_its_shapes(longer);
+    }
 }
 
 #[test]
