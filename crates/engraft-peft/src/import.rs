@@ -154,7 +154,7 @@ pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) ->
     let mut grown: Vec<String> = settings.grown.keys().cloned().collect();
     let mut found = std::mem::take(&mut settings.grown);
     found.extend(adapter.tensors.clone());
-    tying.of_tensors(&mut found, shapes);
+    let mut copies = tying.of_tensors(&mut found, shapes);
     experts::split(&mut found, &layers);
     kind.unpack(&layers, &mut settings, &mut found, &adapter.frozen)?;
     grown.extend(std::mem::take(&mut settings.grown).into_keys());
@@ -191,7 +191,7 @@ pub(crate) fn import(adapter: &PeftAdapter, shapes: &ModelShapes, name: &str) ->
     pairs.extend(unsaved);
     pairs.extend(extras.pairs(&params, shapes, &layers, &found));
     pairs.extend(tokens::pairs(&tokens, shapes, name));
-    let copies = copies::take(&mut found, &mut pairs);
+    copies.extend(copies::take(&mut found, &mut pairs));
     let tensors = field::to_own(&pairs, &found)?;
 
     let chosen: Vec<&str> = layers.iter().map(|layer| layer.path.as_str()).collect();

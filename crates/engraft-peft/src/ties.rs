@@ -132,15 +132,18 @@ impl Tying {
         Ok(())
     }
 
-    /// Takes what the file repeats for the output layer out of its tensors.
-    pub(crate) fn of_tensors(self, found: &mut Tensors, shapes: &ModelShapes) {
+    /// Takes what the file repeats for the output layer out of its tensors, and returns the keys.
+    pub(crate) fn of_tensors(self, found: &mut Tensors, shapes: &ModelShapes) -> Vec<String> {
         if self == Self::No {
-            return;
+            return Vec::new();
         }
-        for Tie { layer, .. } in &shapes.ties {
-            let inside = format!("{MODEL}{layer}.");
-            found.retain(|key, _| !key.starts_with(&inside));
-        }
+        let repeats = |key: &str| {
+            let inside = |tie: &Tie| key.starts_with(&format!("{MODEL}{}.", tie.layer));
+            shapes.ties.iter().any(inside)
+        };
+        let copies: Vec<String> = found.keys().filter(|key| repeats(key)).cloned().collect();
+        found.retain(|key, _| !repeats(key));
+        copies
     }
 }
 
