@@ -52,16 +52,6 @@ pub enum Part {
     TestMismatched,
 }
 
-impl Part {
-    const ALL: [Self; 5] = [
-        Self::Train,
-        Self::Dev,
-        Self::DevMismatched,
-        Self::Test,
-        Self::TestMismatched,
-    ];
-}
-
 use GlueTask::{Ax, Cola, Mnli, Mrpc, Qnli, Qqp, Rte, Sst2, Stsb, Wnli};
 
 const ENTAILMENT: &[&str] = &["entailment", "not_entailment"];
@@ -231,9 +221,10 @@ impl Glue {
 
     /// The task and the part that a file is by its name and that of its directory.
     pub fn file(path: &Path) -> Option<(Self, Part)> {
+        use Part::{Dev, DevMismatched, Test, TestMismatched, Train};
         let directory = path.parent()?;
         let task = GlueTask::named(directory.file_name()?.to_str()?).ok()?;
-        let part = Part::ALL
+        let part = [Train, Dev, DevMismatched, Test, TestMismatched]
             .into_iter()
             .find(|part| task.file(*part).is_some_and(|name| path.ends_with(name)))?;
         let directory = directory.to_owned();
@@ -256,8 +247,9 @@ impl Glue {
     /// # Errors
     /// A part that the task does not have, or a file that is not there.
     pub fn part(&self, part: Part) -> Result<Delimited> {
+        let name = self.task.directory();
         let Some(file) = self.task.file(part) else {
-            let reason = format!("{} has no part {part:?}", self.task.directory());
+            let reason = format!("{name} has no part {part:?}");
             return Err(DataError::File {
                 path: self.directory.clone(),
                 reason,
@@ -267,10 +259,7 @@ impl Glue {
         if !path.is_file() {
             return Err(DataError::File {
                 path: self.directory.clone(),
-                reason: format!(
-                    "found no {file} in it, expected GLUE's layout of {}",
-                    self.task.directory()
-                ),
+                reason: format!("found no {file} in it, expected GLUE's layout of {name}"),
             });
         }
         let source = Delimited::tsv(path);
