@@ -269,7 +269,7 @@ fn a_base_of_few_bits_is_loaded_again_and_merged_with_its_error() {
     // Weights that are quantised are not trained.
     let whole = Settings {
         base: Some(how),
-        ..disk.settings("full-fine-tuning", json!({}))
+        ..disk.settings("full", json!({}))
     };
     let error = adapt(&whole, &mut |_| ()).unwrap_err();
     assert_eq!(error.exit_code(), 2, "{error}");

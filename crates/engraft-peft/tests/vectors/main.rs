@@ -258,6 +258,7 @@ fn inits_that_the_original_base_determines_are_made_again_on_it() {
         "olora__r4_32x24",
         "kasa__r4_32x24",
         "mica__r4_32x24",
+        "loftq__nf4_iter3_64x32",
     ];
     for case in cases {
         let stem = directory().join("cases").join(case);
