@@ -32,32 +32,48 @@ pub(super) fn values(
 
 fn fill<T: Element>(files: &Files, place: &Place, wanted: Wanted) -> Result<TensorData, String> {
     let count: usize = wanted.shape.iter().product();
-    let mut values = vec![T::from_elem(0.0f32); count];
     let rows = place.shape.first().copied().unwrap_or(1).max(1);
     let columns = count / rows;
     let size = place.dtype.size();
     let at_once = (CHUNK / (columns * size).max(1)).max(1);
-    let mut chunk = Vec::with_capacity(at_once.min(rows) * columns);
+    let mut chunk = Vec::new();
+    // Rows in order are decoded where they stay, columns by way of a chunk.
+    let mut values = match wanted.transposed {
+        false => Vec::with_capacity(count),
+        true => vec![T::from_elem(0.0f32); count],
+    };
     for first in (0..rows).step_by(at_once) {
         let taken = at_once.min(rows - first);
         let bytes = files
             .bytes(place, first * columns * size, taken * columns * size)
             .map_err(|error| error.to_string())?;
-        chunk.clear();
-        decode::<T>(&bytes, place.dtype, &mut chunk)?;
-        if let Some(at) = chunk
-            .iter()
-            .position(|value| !value.elem::<f64>().is_finite())
-        {
+        let into = match wanted.transposed {
+            false => &mut values,
+            true => {
+                chunk.clear();
+                &mut chunk
+            }
+        };
+        let start = into.len();
+        decode::<T>(&bytes, place.dtype, into)?;
+        let new = &into[start..];
+        if let Some(at) = not_finite(new) {
             let index = unravel(first * columns + at, &place.shape);
-            return Err(format!("holds {} at {index:?}", chunk[at].elem::<f64>()));
+            return Err(format!("holds {} at {index:?}", new[at].elem::<f64>()));
         }
-        match wanted.transposed {
-            false => values[first * columns..][..chunk.len()].copy_from_slice(&chunk),
-            true => transpose(&chunk, columns, &mut values, rows, first),
+        if wanted.transposed {
+            transpose(&chunk, columns, &mut values, rows, first);
         }
     }
     Ok(TensorData::new(values, wanted.shape))
+}
+
+/// Where the first number is that is not finite. All are looked at, without branches, before the place
+/// is searched for.
+fn not_finite<T: Element>(values: &[T]) -> Option<usize> {
+    let is_not = |value: &T| !value.elem::<f64>().is_finite();
+    let any = values.iter().fold(false, |any, value| any | is_not(value));
+    any.then(|| values.iter().position(is_not)).flatten()
 }
 
 /// Appends the numbers of little-endian bytes.
