@@ -28,7 +28,7 @@ impl fmt::Display for NotFinite {
 impl std::error::Error for NotFinite {}
 
 /// A matrix `[rows, columns]` whose entry `i` of block `k` is `s_k q_i`: `s_k` the largest magnitude of the
-/// block, `q_i` the nearest number of a [`NumberFormat`].
+/// block, `q_i` the nearest number of a [`NumberFormat`](crate::NumberFormat).
 ///
 /// Blocks run over rows one after the other, as those of bitsandbytes over PyTorch's weights (out,
 /// in); codes are packed without gaps, the first in the lowest bits.
