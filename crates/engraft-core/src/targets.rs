@@ -191,16 +191,8 @@ impl Targets {
             }
             Include::Names(names) => {
                 for name in names {
-                    nonempty(
-                        paths
-                            .iter()
-                            .copied()
-                            .filter(|path| is_named(path, name))
-                            .collect(),
-                        name,
-                        what,
-                        paths,
-                    )?;
+                    let named = paths.iter().copied().filter(|path| is_named(path, name));
+                    nonempty(named.collect(), name, what, paths)?;
                 }
                 paths
                     .iter()
@@ -217,6 +209,13 @@ impl Targets {
                     || layer_index(path).is_some_and(|index| self.layers.contains(&index))
             })
             .collect();
+        if kept.is_empty() && self == &Self::default() {
+            return Err(Error::NoTarget {
+                pattern: "the usual ones of the method".to_owned(),
+                what,
+                suggestion: String::new(),
+            });
+        }
         nonempty(kept, &Value::from(self.clone()).to_string(), what, paths)
     }
 

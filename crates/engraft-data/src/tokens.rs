@@ -41,6 +41,8 @@ pub struct Tokens {
     pub truncation: Side,
     /// Most tokens of a text, special ones included, if the directory names a number.
     pub max_length: Option<usize>,
+    /// Whether the model tells the texts of a pair apart by segments. RoBERTa does not.
+    pub segments: bool,
 }
 
 impl fmt::Debug for Tokens {
@@ -95,6 +97,7 @@ impl Tokens {
             padding: Side::Right,
             truncation: Side::Right,
             max_length: None,
+            segments: true,
         })
     }
 
@@ -191,7 +194,12 @@ impl Tokens {
     }
 
     pub(crate) fn pair(&self, first: &str, second: &str) -> Result<Encoding, RowError> {
-        self.inner.encode((first, second), true).map_err(refused)
+        let mut pair = self.inner.encode((first, second), true).map_err(refused)?;
+        if !self.segments {
+            let tokens = pair.len();
+            pair.set_type_ids(vec![0; tokens]);
+        }
+        Ok(pair)
     }
 
     /// A text that is divided into words already.
@@ -255,6 +263,12 @@ mod tests {
         );
         assert_eq!(pair.get_type_ids(), [0, 0, 0, 0, 0, 1, 1, 1]);
         assert!(!pair.get_overflowing().is_empty());
+        let one_segment = Tokens {
+            segments: false,
+            ..cut.clone()
+        };
+        let pair = one_segment.pair("a b", "f").unwrap();
+        assert_eq!(pair.get_type_ids(), [0; 6]);
         let left = Tokens {
             truncation: Side::Left,
             ..tokens.clone()

@@ -87,6 +87,20 @@ pub(crate) fn export<M: Adaptable>(
     let extras =
         Extras::of(&attachment.params, &shapes, &layers, fan_in_fan_out).map_err(refuse)?;
 
+    let unsaid = [
+        ("modules_to_save", !extras.modules.is_empty()),
+        ("bias", extras.biases != Biases::None),
+    ];
+    let unsaid = unsaid
+        .iter()
+        .find(|(key, used)| *used && kind.lacks().contains(key));
+    if let Some((key, _)) = unsaid {
+        return Err(refuse(format!(
+            "it trains {} along, and {}'s configuration has no `{key}`",
+            attachment.params.join(", "),
+            kind.name()
+        )));
+    }
     let mut pairs = kind.pairs(&configured, name)?;
     pairs.extend(extras.pairs(&attachment.params, &shapes, &layers, &BTreeMap::new()));
     let trained = &attachment.injection.train_tokens;

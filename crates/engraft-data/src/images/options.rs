@@ -37,7 +37,7 @@ impl Default for ImageOptions {
 
 impl ImageOptions {
     /// What the `preprocessor_config.json` of a model's directory says: `size`, `image_mean` and
-    /// `image_std`; the defaults where it says nothing.
+    /// `image_std`. Where it says nothing of the size, it is the `image_size` of `config.json`.
     ///
     /// # Errors
     /// A file that is malformed.
@@ -45,9 +45,7 @@ impl ImageOptions {
         let path = directory.join("preprocessor_config.json");
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Self::default());
-            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => "{}".to_owned(),
             Err(source) => return Err(DataError::Io { path, source }),
         };
         let fail = |reason: String| DataError::File {
@@ -56,7 +54,7 @@ impl ImageOptions {
         };
         let json: serde_json::Value = serde_json::from_str(&text)
             .map_err(|error| fail(format!("not valid JSON: {error}")))?;
-        let default = Self::default();
+        let default = Self::of_model(directory);
         let size = &json["size"];
         let side = |name: &str, default: usize| {
             let side = size
@@ -93,6 +91,20 @@ impl ImageOptions {
         .checked()
     }
 
+    /// The size that the model of a directory has, if it says so.
+    fn of_model(directory: &Path) -> Self {
+        let text = std::fs::read_to_string(directory.join("config.json")).unwrap_or_default();
+        let config: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        let size = &config["image_size"];
+        let side = |at: usize| size.get(at).unwrap_or(size).as_u64();
+        let default = Self::default();
+        Self {
+            height: side(0).map_or(default.height, |side| side as usize),
+            width: side(1).map_or(default.width, |side| side as usize),
+            ..default
+        }
+    }
+
     pub(super) fn checked(self) -> Result<Self> {
         let bad = |what, reason: &str| {
             Err(DataError::Setting {
@@ -124,6 +136,13 @@ mod tests {
             ImageOptions::load(root.path()).unwrap(),
             ImageOptions::default()
         );
+        std::fs::write(
+            root.path().join("config.json"),
+            r#"{"image_size": [20, 24]}"#,
+        )
+        .unwrap();
+        let options = ImageOptions::load(root.path()).unwrap();
+        assert_eq!((options.height, options.width), (20, 24));
         let write = |text: &str| {
             std::fs::write(root.path().join("preprocessor_config.json"), text).unwrap()
         };

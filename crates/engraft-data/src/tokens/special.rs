@@ -82,6 +82,9 @@ pub(super) fn read_directory(tokens: &mut Tokens, directory: &Path) -> Result<()
                 .or(number.filter(|id| tokens.token(*id).is_some()))
                 .or(*id);
         }
+        if let Some(kinds) = json["type_vocab_size"].as_u64() {
+            tokens.segments = kinds > 1;
+        }
         if name != "tokenizer_config.json" {
             continue;
         }

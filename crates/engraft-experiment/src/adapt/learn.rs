@@ -118,15 +118,23 @@ pub fn adapt(settings: &Settings, observe: Observe<'_>) -> Result<Summary> {
     let quantised = settings
         .base
         .map(|how| quantised::loaded(how, &adapted.model.report().quantised));
-    if matches!(reader, Reader::Text(_)) {
-        check_length(
-            &adapted,
-            settings.text.max_length.min(data.longest()?),
-            &tracked,
-        )?;
-    }
+    let readable = |adapted: &Adapted<Pretrained>| {
+        if matches!(reader, Reader::Text(_)) {
+            let longest = settings.text.max_length.min(data.longest()?);
+            check_length(adapted, longest, &tracked)?;
+        }
+        let first = data
+            .learned
+            .batch(&data.rows[..1], settings.seed, 0, &tracked)?;
+        logits(&adapted.model, &first.inputs, &adapted.ctx(Mode::Eval))
+            .map(drop)
+            .map_err(input)
+    };
+    readable(&adapted)?;
     let total = adapted.model.shapes().total();
     let counts = attach(&mut adapted, &method, settings, &data, &goal, &tracked)?;
+    // Tokens that the adapter puts in front take positions too.
+    readable(&adapted)?;
     let size = settings.training.batch_size;
     let scores = |model: &Adapted<Pretrained>, observe: Observe<'_>| {
         evaluate(model, &data, &goal, (size, &device), &mut |done, all| {
@@ -197,7 +205,7 @@ fn attach(
         train_head: goal.outputs > 0,
         ..Injection::default()
     };
-    let calibration = if method.needs().any() {
+    let calibration = if method.needs().any() || method.probe().is_some() {
         let size = settings.training.batch_size.max(1);
         let rows = &data.rows[..settings.training.calibration.min(data.rows.len())];
         let batches = rows
@@ -206,7 +214,7 @@ fn attach(
             .collect::<Result<Vec<_>>>()?;
         let loss = |model: &Adapted<Pretrained>, batch: Batch| {
             let logits = logits(&model.model, &batch.inputs, &model.ctx(Mode::Eval))
-                .expect("the longest text was read before");
+                .expect("the longest text, or an image, was read before");
             let loss = objective(goal.output, logits, &batch.targets);
             loss.expect("the head was made for these targets").mean
         };

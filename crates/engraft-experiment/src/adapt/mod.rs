@@ -41,6 +41,7 @@ pub use generated::Answers;
 pub use learn::{Progress, Training, adapt};
 pub use merge_into::{Merged, merge_into};
 pub use predict::{Prediction, Requests, predict};
+pub use subject::most_tokens;
 pub use summary::Summary;
 
 /// Name that adapters are attached under; PEFT's own default.

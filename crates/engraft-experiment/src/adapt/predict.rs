@@ -20,7 +20,7 @@ use super::generated::{Compared, continued, for_prompts};
 use super::guess;
 use super::pictures::classify;
 use super::source::Place;
-use super::subject::{Reader, device, head, input, located, subject};
+use super::subject::{Reader, device, head, input, located, subject, usual_length};
 use crate::Result;
 
 /// What is asked.
@@ -109,10 +109,11 @@ fn texts(
         Some(task) => task,
         None => guess::task(&requests.adapter, directory, source, tokens)?,
     };
-    let most = TextOptions::default().max_length;
-    let most = tokens.max_length.map_or(most, |limit| most.min(limit));
     let options = TextOptions {
-        max_length: card.map_or(most, |card| card.max_length),
+        max_length: match card {
+            Some(card) => card.max_length,
+            None => usual_length(directory, tokens)?,
+        },
         ..TextOptions::default()
     };
     let prepared = task.prepare_requests(source, tokens).map_err(input)?;

@@ -72,9 +72,9 @@ pub struct Arguments {
     /// Weight decay
     #[arg(long, default_value_t = Training::default().weight_decay)]
     weight_decay: f64,
-    /// Most tokens of a text
-    #[arg(long, default_value_t = TextOptions::default().max_length)]
-    max_length: usize,
+    /// Most tokens of a text [default: 128, or fewer where the model has fewer positions]
+    #[arg(long)]
+    max_length: Option<usize>,
     /// For prompts with answers: most rows of the evaluation whose answers are generated, before and
     /// after training, to be compared with the expected ones; none at 0
     #[arg(long, default_value_t = Answers::default().rows)]
@@ -152,8 +152,13 @@ fn settings(arguments: &Arguments) -> Result<Settings> {
         Some(text) => Some(targets(Some(text))?),
         None => None,
     };
+    let model = arguments.model.named()?;
+    let max_length = match arguments.max_length {
+        Some(most) => most,
+        None => adapt::most_tokens(model)?,
+    };
     Ok(Settings {
-        model: arguments.model.named()?.to_owned(),
+        model: model.to_owned(),
         data: arguments.data.clone(),
         glue: glue(arguments.glue.as_deref())?,
         evaluation: arguments.eval.clone(),
@@ -163,7 +168,7 @@ fn settings(arguments: &Arguments) -> Result<Settings> {
         targets,
         task: task(arguments.task.as_deref())?,
         text: TextOptions {
-            max_length: arguments.max_length,
+            max_length,
             bad_rows: BadRows(arguments.bad_rows),
             ..TextOptions::default()
         },
