@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::bert::{Bert, BertConfig};
 use crate::checkpoint::{LoadReport, Names, Origin};
-use crate::decoder::CausalLm;
+use crate::decoder::{CausalLm, Untying};
 use crate::gpt2::{Gpt2, Gpt2Config};
 use crate::hf_vit::{HfVit, HfVitConfig};
 use crate::llama::{Llama, LlamaConfig};

@@ -13,6 +13,7 @@ mod sampling;
 mod score;
 #[cfg(test)]
 mod tests;
+mod untying;
 
 pub(crate) use blocks::{DecoderBlock, Reading, read};
 pub use cache::Cache;
@@ -27,3 +28,4 @@ pub(crate) use rms_norm::RmsNormConfig;
 pub use rope_scaling::Rope;
 pub use sampling::Sampling;
 pub use score::{Score, perplexity, score};
+pub(crate) use untying::Untying;

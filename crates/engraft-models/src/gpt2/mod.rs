@@ -7,16 +7,18 @@ use std::sync::Arc;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use engraft_core::{
-    Adaptable, Ctx, Embedding, Error, FrozenBase, ModelShapes, Relay, Result, Site, Slots, Text,
-    Trained,
+    Adaptable, Ctx, Embedding, Error, ModelShapes, Relay, Result, Site, Slots, Text, Trained,
 };
 use engraft_tensor::Key;
+use serde_json::Value;
 
 pub use block::{Gpt2Attention, Gpt2Block, Gpt2FeedForward};
 pub use config::Gpt2Config;
 
 use crate::checkpoint::{Names, Origin};
-use crate::decoder::{Cache, CausalLm, DecoderBlock, DecoderHead, Pass, Reading, read};
+use crate::decoder::{
+    Cache, CausalLm, DecoderBlock, DecoderHead, HeadConfig, Pass, Reading, Untying, read,
+};
 use crate::output::Output;
 use crate::parts::{Builder, Dropout, Norm, Part, Random, check_indices, model_part};
 use crate::replication::repeated;
@@ -204,27 +206,20 @@ impl Gpt2 {
         same.origin = self.origin.repeating(ranges);
         Ok(same)
     }
+}
 
-    /// The model whose output layer has this weight, not the embedding's.
-    fn with_output(&self, layer: FrozenBase) -> Self {
-        let mut config = Gpt2Config::clone(&self.config);
-        config.head.tied = false;
-        config.json["tie_word_embeddings"] = false.into();
-        Self {
-            head: self.head.clone().untied(layer),
-            config: Arc::new(config),
-            ..self.clone()
-        }
+impl Untying for Gpt2 {
+    fn table(&self) -> &Embedding {
+        &self.body.wte
     }
 
-    /// The model whose output layer has a weight of its own, a copy of the embedding's where it was
-    /// the same.
-    pub(crate) fn untied(&self) -> Self {
-        if self.head.tied.is_none() {
-            return self.clone();
-        }
-        let weight = self.body.wte.linear.weight.val().transpose();
-        self.with_output(FrozenBase::new(weight, None))
+    fn head(&self) -> &DecoderHead {
+        &self.head
+    }
+
+    fn output(&mut self) -> (&mut DecoderHead, &mut HeadConfig, &mut Value) {
+        let config = Arc::make_mut(&mut self.config);
+        (&mut self.head, &mut config.head, &mut config.json)
     }
 }
 
@@ -244,9 +239,7 @@ impl Adaptable for Gpt2 {
     }
 
     fn untie(&mut self) {
-        if let Some(layer) = self.head.diverged(&self.body.wte) {
-            *self = self.with_output(layer);
-        }
+        self.untie_diverged();
     }
 }
 

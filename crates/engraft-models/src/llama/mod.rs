@@ -8,16 +8,17 @@ use std::sync::Arc;
 
 use burn::tensor::{DType, Device, Tensor};
 use engraft_core::{
-    Adaptable, Ctx, Embedding, FrozenBase, ModelShapes, Relay, Result, Site, Slots, Text, Trained,
+    Adaptable, Ctx, Embedding, ModelShapes, Relay, Result, Site, Slots, Text, Trained,
 };
 use engraft_tensor::Key;
+use serde_json::Value;
 
 pub use attention::LlamaAttention;
 pub use block::{GatedFeedForward, LlamaBlock};
 pub use config::LlamaConfig;
 
 use crate::checkpoint::{Names, Origin};
-use crate::decoder::{Cache, CausalLm, DecoderHead, Reading, RmsNorm, read};
+use crate::decoder::{Cache, CausalLm, DecoderHead, HeadConfig, Reading, RmsNorm, Untying, read};
 use crate::output::Output;
 use crate::parts::{Builder, Part, Random, check_indices, model_part};
 use crate::replication::{order, repeated};
@@ -197,27 +198,18 @@ fn prefix(config: &LlamaConfig) -> &'static str {
     }
 }
 
-impl Llama {
-    /// The model whose output layer has this weight, not the embedding's.
-    fn with_output(&self, layer: FrozenBase) -> Self {
-        let mut config = LlamaConfig::clone(&self.config);
-        config.head.tied = false;
-        config.json["tie_word_embeddings"] = false.into();
-        Self {
-            head: self.head.clone().untied(layer),
-            config: Arc::new(config),
-            ..self.clone()
-        }
+impl Untying for Llama {
+    fn table(&self) -> &Embedding {
+        &self.body.embed_tokens
     }
 
-    /// The model whose output layer has a weight of its own, a copy of the embedding's where it was
-    /// the same.
-    pub(crate) fn untied(&self) -> Self {
-        if self.head.tied.is_none() {
-            return self.clone();
-        }
-        let weight = self.body.embed_tokens.linear.weight.val().transpose();
-        self.with_output(FrozenBase::new(weight, None))
+    fn head(&self) -> &DecoderHead {
+        &self.head
+    }
+
+    fn output(&mut self) -> (&mut DecoderHead, &mut HeadConfig, &mut Value) {
+        let config = Arc::make_mut(&mut self.config);
+        (&mut self.head, &mut config.head, &mut config.json)
     }
 }
 
@@ -237,9 +229,7 @@ impl Adaptable for Llama {
     }
 
     fn untie(&mut self) {
-        if let Some(layer) = self.head.diverged(&self.body.embed_tokens) {
-            *self = self.with_output(layer);
-        }
+        self.untie_diverged();
     }
 }
 
