@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use engraft_data::TextOptions;
 use engraft_data::glue::{Glue, GlueTask, Part};
 
 use super::Settings;
@@ -38,7 +39,7 @@ impl Data {
     ///
     /// # Errors
     /// Data that cannot be used for this model.
-    pub fn read(settings: &Settings, reader: &Reader) -> Result<(Self, Goal)> {
+    pub fn read(settings: &Settings, reader: &Reader, text: &TextOptions) -> Result<(Self, Goal)> {
         let glue = glue(settings, reader)?;
         let place = match &glue {
             Some(glue) => Place::part(glue, Part::Train),
@@ -48,7 +49,7 @@ impl Data {
             (None, Some(glue)) => Some(glue.task.task()),
             (task, _) => task.clone(),
         };
-        let (learned, mut goal) = Examples::learned(&place, reader, task.as_ref(), &settings.text)?;
+        let (learned, mut goal) = Examples::learned(&place, reader, task.as_ref(), text)?;
         if let (None, Some(glue)) = (&settings.task, &glue) {
             goal.metrics = glue.task.metrics().to_vec();
         }
@@ -70,12 +71,22 @@ impl Data {
         if elsewhere.is_empty() {
             let (held_out, rows) = data.divided(settings)?;
             data.rows = rows;
-            data.add((None, place, None, held_out), reader, &goal, settings)?;
+            data.add(
+                (None, place, None, held_out),
+                reader,
+                &goal,
+                (settings, text),
+            )?;
         }
         for (name, place) in elsewhere {
-            let examples = data.learned.again(&place, reader, &goal, &settings.text)?;
+            let examples = data.learned.again(&place, reader, &goal, text)?;
             let rows = (0..examples.len()).collect();
-            data.add((name, place, Some(examples), rows), reader, &goal, settings)?;
+            data.add(
+                (name, place, Some(examples), rows),
+                reader,
+                &goal,
+                (settings, text),
+            )?;
         }
         Ok((data, goal))
     }
@@ -85,14 +96,14 @@ impl Data {
         (name, place, examples, rows): (Option<&'static str>, Place, Option<Examples>, Vec<usize>),
         reader: &Reader,
         goal: &Goal,
-        settings: &Settings,
+        (settings, text): (&Settings, &TextOptions),
     ) -> Result<()> {
         let asked = match (reader, &goal.text) {
             (Reader::Text(tokens), Some((_, task))) => Asked::of(
                 (&place, examples.as_ref().unwrap_or(&self.learned), &rows),
                 task,
                 tokens,
-                &settings.text,
+                text,
                 &settings.answers,
             )?,
             _ => None,

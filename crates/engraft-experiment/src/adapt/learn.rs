@@ -3,6 +3,7 @@
 use burn::module::Module;
 use burn::tensor::Device;
 use engraft_core::{Adaptable, Adapted, AnyMethod, Calibration, Counts, Injection, Mode};
+use engraft_data::TextOptions;
 use engraft_models::Pretrained;
 use engraft_train::{
     AdamW, Decay, OptimizerConfig, RatePattern, TrainConfig, Trainer, Windowed, recomputing,
@@ -16,7 +17,7 @@ use super::evaluate::evaluate;
 use super::examples::{Batch, Goal, logits};
 use super::objective::objective;
 use super::quantised;
-use super::subject::{Reader, check_length, device, head, input, located, subject};
+use super::subject::{Reader, check_length, device, head, input, located, subject, usual_length};
 use super::summary::Summary;
 use super::{ADAPTER, Settings};
 use crate::{Error, Result};
@@ -100,7 +101,15 @@ pub fn adapt(settings: &Settings, observe: Observe<'_>) -> Result<Summary> {
     let method = engraft::method(id, config).map_err(input)?;
     let directory = located(&settings.model)?;
     let reader = Reader::of(&directory)?;
-    let (data, goal) = Data::read(settings, &reader)?;
+    let text = TextOptions {
+        max_length: match (settings.max_length, &reader) {
+            (None, Reader::Text(tokens)) => usual_length(&directory, tokens)?,
+            (most, _) => most.unwrap_or(TextOptions::default().max_length),
+        },
+        bad_rows: settings.bad_rows,
+        ..TextOptions::default()
+    };
+    let (data, goal) = Data::read(settings, &reader, &text)?;
 
     let tracked = match settings.training.recompute {
         true => recomputing(&device),
@@ -118,23 +127,20 @@ pub fn adapt(settings: &Settings, observe: Observe<'_>) -> Result<Summary> {
     let quantised = settings
         .base
         .map(|how| quantised::loaded(how, &adapted.model.report().quantised));
-    let readable = |adapted: &Adapted<Pretrained>| {
-        if matches!(reader, Reader::Text(_)) {
-            let longest = settings.text.max_length.min(data.longest()?);
-            check_length(adapted, longest, &tracked)?;
-        }
-        let first = data
-            .learned
-            .batch(&data.rows[..1], settings.seed, 0, &tracked)?;
-        logits(&adapted.model, &first.inputs, &adapted.ctx(Mode::Eval))
-            .map(drop)
-            .map_err(input)
+    let longest = text.max_length.min(data.longest()?);
+    let has_room = |adapted: &Adapted<Pretrained>| match reader {
+        Reader::Text(_) => check_length(adapted, longest, &tracked),
+        Reader::Images(_) => Ok(()),
     };
-    readable(&adapted)?;
+    has_room(&adapted)?;
+    let first = data
+        .learned
+        .batch(&data.rows[..1], settings.seed, 0, &tracked)?;
+    logits(&adapted.model, &first.inputs, &adapted.ctx(Mode::Eval)).map_err(input)?;
     let total = adapted.model.shapes().total();
     let counts = attach(&mut adapted, &method, settings, &data, &goal, &tracked)?;
     // Tokens that the adapter puts in front take positions too.
-    readable(&adapted)?;
+    has_room(&adapted)?;
     let size = settings.training.batch_size;
     let scores = |model: &Adapted<Pretrained>, observe: Observe<'_>| {
         evaluate(model, &data, &goal, (size, &device), &mut |done, all| {
@@ -162,7 +168,7 @@ pub fn adapt(settings: &Settings, observe: Observe<'_>) -> Result<Summary> {
         output: goal.output,
         labels: goal.labels.clone(),
         task: goal.text.as_ref().map(|(task, _)| task.clone()),
-        max_length: settings.text.max_length,
+        max_length: text.max_length,
         measures: goal.metrics.clone(),
         answers: settings.answers.clone(),
         seed: settings.seed,

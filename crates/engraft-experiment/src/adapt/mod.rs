@@ -28,8 +28,9 @@ mod summary;
 use std::path::PathBuf;
 
 use engraft_core::Targets;
+use engraft_data::Task;
 use engraft_data::glue::GlueTask;
-use engraft_data::{Task, TextOptions};
+use engraft_data::read::BadRows;
 use engraft_kernels::Quantisation;
 use serde_json::Value;
 
@@ -41,7 +42,6 @@ pub use generated::Answers;
 pub use learn::{Progress, Training, adapt};
 pub use merge_into::{Merged, merge_into};
 pub use predict::{Prediction, Requests, predict};
-pub use subject::most_tokens;
 pub use summary::Summary;
 
 /// Name that adapters are attached under; PEFT's own default.
@@ -68,8 +68,10 @@ pub struct Settings {
     pub targets: Option<Targets>,
     /// What is learned; what the columns suggest if absent.
     pub task: Option<Task>,
-    /// How text is encoded.
-    pub text: TextOptions,
+    /// Most tokens of a text; 128 if absent, or fewer where the model has fewer positions.
+    pub max_length: Option<usize>,
+    /// Unusable rows that are left out and reported rather than an error.
+    pub bad_rows: BadRows,
     /// How it is trained.
     pub training: Training,
     /// How much is generated for evaluation.

@@ -6,7 +6,7 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use engraft_core::{Adapted, Mode, Text};
 use engraft_data::{ImageOptions, TextOptions, Tokens, task::Output};
 use engraft_kernels::Quantisation;
-use engraft_models::{LoadOptions, Pretrained, Task, load};
+use engraft_models::{LoadOptions, Pretrained, Task, load, shapes};
 use engraft_tensor::Key;
 use serde_json::Value;
 
@@ -71,16 +71,7 @@ impl Reader {
 /// Most tokens of a text where nothing else is asked for: those of [`TextOptions`], as far as the
 /// tokenizer and the positions of the model of a directory go.
 pub(super) fn usual_length(directory: &Path, tokens: &Tokens) -> Result<usize> {
-    let config = config(directory)?;
-    let positions = ["n_positions", "max_position_embeddings"]
-        .into_iter()
-        .find_map(|key| config[key].as_u64());
-    // RoBERTa's positions start behind that of padding.
-    let lost = match config["model_type"].as_str() {
-        Some("roberta" | "xlm-roberta") => config["pad_token_id"].as_u64().unwrap_or(1) + 1,
-        _ => 0,
-    };
-    let positions = positions.map(|positions| positions.saturating_sub(lost) as usize);
+    let positions = shapes::positions(&config(directory)?);
     let limits = [tokens.max_length, positions].into_iter().flatten();
     Ok(limits.fold(TextOptions::default().max_length, usize::min))
 }
@@ -137,16 +128,4 @@ pub(super) fn check_length(
     let read = model.model.forward(&text, &model.ctx(Mode::Eval));
     read.map(drop)
         .map_err(|error| Error::Input(format!("max-length {tokens}: {error}")))
-}
-
-/// Most tokens of a text for a model, where nothing else is asked for.
-///
-/// # Errors
-/// A directory without a model or a tokenizer.
-pub fn most_tokens(model: &Path) -> Result<usize> {
-    let directory = located(model)?;
-    match Reader::of(&directory)? {
-        Reader::Text(tokens) => usual_length(&directory, &tokens),
-        Reader::Images(_) => Ok(TextOptions::default().max_length),
-    }
 }

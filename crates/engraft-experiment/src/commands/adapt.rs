@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use engraft_data::glue::GlueTask;
-use engraft_data::{Task, TextOptions, read::BadRows};
+use engraft_data::{Task, read::BadRows};
 use engraft_experiment::adapt::{self, Answers, Progress, Settings, Training};
 use engraft_experiment::{Error, Result};
 use engraft_kernels::Quantisation;
@@ -152,13 +152,8 @@ fn settings(arguments: &Arguments) -> Result<Settings> {
         Some(text) => Some(targets(Some(text))?),
         None => None,
     };
-    let model = arguments.model.named()?;
-    let max_length = match arguments.max_length {
-        Some(most) => most,
-        None => adapt::most_tokens(model)?,
-    };
     Ok(Settings {
-        model: model.to_owned(),
+        model: arguments.model.named()?.to_owned(),
         data: arguments.data.clone(),
         glue: glue(arguments.glue.as_deref())?,
         evaluation: arguments.eval.clone(),
@@ -167,11 +162,8 @@ fn settings(arguments: &Arguments) -> Result<Settings> {
         base: base(arguments.base.as_deref())?,
         targets,
         task: task(arguments.task.as_deref())?,
-        text: TextOptions {
-            max_length,
-            bad_rows: BadRows(arguments.bad_rows),
-            ..TextOptions::default()
-        },
+        max_length: arguments.max_length,
+        bad_rows: BadRows(arguments.bad_rows),
         training: Training {
             epochs: arguments.epochs,
             steps: arguments.steps,

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use engraft_data::TextOptions;
+use engraft_data::read::BadRows;
 use engraft_data::tokens::{Splitting, Wrapping, tiny_tokenizer};
 use engraft_experiment::adapt::{
     Answers, CARD, Progress, Requests, Settings, Training, Written, adapt, merge_into, predict,
@@ -70,10 +70,8 @@ impl Disk {
             base: None,
             targets: None,
             task: None,
-            text: TextOptions {
-                max_length: 16,
-                ..TextOptions::default()
-            },
+            max_length: Some(16),
+            bad_rows: BadRows(0),
             training: Training {
                 steps: Some(4),
                 batch_size: 4,
@@ -166,9 +164,16 @@ fn a_merged_checkpoint_answers_as_its_adapter() {
     let config: Value =
         serde_json::from_str(&fs::read_to_string(merged.join("config.json")).unwrap()).unwrap();
     assert_eq!(config["id2label"], json!({"0": "no", "1": "yes"}));
+    let active = answers(&disk.requests(&settings.out));
+    assert_alike(&disk, &settings, merged, &active);
+}
+
+/// Asserts that a merged checkpoint in full precision answers as the adapter did.
+fn assert_alike(disk: &Disk, settings: &Settings, merged: PathBuf, active: &[(String, f64)]) {
     // An adapter of nothing on the merged model: a rank that is trained for no step.
     let plain = Settings {
         model: merged.clone(),
+        base: None,
         training: Training {
             steps: Some(1),
             learning_rate: 0.0,
@@ -182,8 +187,7 @@ fn a_merged_checkpoint_answers_as_its_adapter() {
         model: merged,
         ..disk.requests(&plain.out)
     };
-    let (merged, active) = (answers(&requests), answers(&disk.requests(&settings.out)));
-    for ((label, score), (expected, close)) in merged.iter().zip(&active) {
+    for ((label, score), (expected, close)) in answers(&requests).iter().zip(active) {
         assert_eq!(label, expected);
         assert!((score - close).abs() < 1e-5, "{score} against {close}");
     }
@@ -244,27 +248,7 @@ fn a_base_of_few_bits_is_loaded_again_and_merged_with_its_error() {
         "{said:?}"
     );
     assert!(said.errors[1].contains("merged weights"), "{said:?}");
-    // The merged checkpoint in full precision answers as the adapter on its base of few bits.
-    let plain = Settings {
-        model: merged.clone(),
-        base: None,
-        training: Training {
-            steps: Some(1),
-            learning_rate: 0.0,
-            ..settings.training.clone()
-        },
-        out: disk.folder.path().join("nothing"),
-        ..settings.clone()
-    };
-    adapt(&plain, &mut |_| ()).unwrap();
-    let requests = Requests {
-        model: merged,
-        ..disk.requests(&plain.out)
-    };
-    for ((label, score), (expected, close)) in answers(&requests).iter().zip(&quantised) {
-        assert_eq!(label, expected);
-        assert!((score - close).abs() < 1e-5, "{score} against {close}");
-    }
+    assert_alike(&disk, &settings, merged, &quantised);
 
     // Weights that are quantised are not trained.
     let whole = Settings {
@@ -311,10 +295,7 @@ fn what_cannot_be_used_is_said_and_nothing_is_written() {
     assert!(said(&with_data("")).contains("no rows"));
     assert!(said(&with_data("words,label\na,b\n")).contains("words"));
     let long = Settings {
-        text: TextOptions {
-            max_length: 10_000,
-            ..TextOptions::default()
-        },
+        max_length: Some(10_000),
         ..with_data(&format!(
             "text,label\n{},yes\nbad,no\n",
             "good ".repeat(5000)

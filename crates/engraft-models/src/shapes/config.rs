@@ -66,6 +66,18 @@ pub(crate) fn from_value(config: &Value) -> Result<ModelShapes> {
     Ok(shapes)
 }
 
+/// Tokens that the model of a `config.json` has positions for, if it says so. RoBERTa's start behind
+/// that of padding.
+pub fn positions(config: &Value) -> Option<usize> {
+    let keys = ["n_positions", "max_position_embeddings"];
+    let all = keys.into_iter().find_map(|key| config[key].as_u64())?;
+    let lost = match config["model_type"].as_str() {
+        Some("roberta" | "xlm-roberta") => padding_token(config, Some(1)).unwrap_or(1) + 1,
+        _ => 0,
+    };
+    Some(usize::try_from(all).ok()?.saturating_sub(lost))
+}
+
 /// The token of padding that a `config.json` names, or the architecture's.
 pub(crate) fn padding_token(config: &Value, default: Option<usize>) -> Option<usize> {
     match config.get("pad_token_id") {

@@ -21,6 +21,7 @@ mod t5;
 mod vit;
 
 pub use config::from_config_json;
+pub use config::positions;
 pub(crate) use config::{bad, from_value, padding_token, parse};
 pub use preset::{preset, preset_names};
 pub(crate) use vit::Sides;
