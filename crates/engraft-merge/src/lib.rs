@@ -1,0 +1,10 @@
+//! Merging, arithmetic and compression of adapters, on the host: safetensors in, safetensors out.
+//!
+//! An adapter is seen as what it changes: dW of each module, exactly, in the form that its method
+//! has ([`update::Update`]). Merging adds and compares these, not the factors that happen to make them.
+
+pub mod error;
+pub mod file;
+pub mod update;
+
+pub use error::{Error, Result};
