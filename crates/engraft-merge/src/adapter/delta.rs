@@ -1,0 +1,66 @@
+//! Deltas: dW and db of every module as they are, exported from a method without a host form, or
+//! left by a merge.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::json;
+
+use super::{Config, Form, Layout, Parts, Shapes};
+use crate::error::{Error, Result};
+use crate::file::TensorFiles;
+use crate::update::{Dense, Update};
+
+/// Name of the file that makes a directory one of deltas.
+pub const DELTA_CONFIG: &str = "engraft_delta.json";
+
+/// Name of the deltas' file.
+pub const DELTA_FILE: &str = "delta.safetensors";
+
+pub(super) struct Delta;
+
+/// Opens a directory of deltas.
+pub(super) fn open(directory: &Path) -> Result<(Config, TensorFiles)> {
+    let path = directory.join(DELTA_CONFIG);
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| Error::file(&path, format!("cannot be read: {error}")))?;
+    let keys = serde_json::from_str(&text)
+        .map_err(|error| Error::file(&path, format!("malformed: {error}")))?;
+    let config = Config::new(keys).with([("peft_type", json!("DELTA"))]);
+    Ok((config, TensorFiles::open(&directory.join(DELTA_FILE))?))
+}
+
+impl Form for Delta {
+    fn name(&self) -> &'static str {
+        "DELTA"
+    }
+
+    fn fields(&self) -> &'static [&'static str] {
+        &["weight", "bias"]
+    }
+
+    fn layout(&self, _: &Config, _: &BTreeSet<&str>, shapes: &Shapes<'_>) -> Layout {
+        let shape = shapes("weight");
+        match shape.len() {
+            0..=2 => Layout::Linear,
+            _ => Layout::Convolution {
+                kernel: shape[2..].to_vec(),
+            },
+        }
+    }
+
+    fn update(&self, parts: &Parts<'_>) -> Result<Update> {
+        let mut update = match parts.has("weight") {
+            true => {
+                let weight = parts.tensor("weight")?;
+                let columns = weight.shape[1..].iter().product();
+                Update::dense(Dense::new(weight.shape[0], columns, weight.data)?)
+            }
+            false => Update::default(),
+        };
+        if parts.has("bias") {
+            update.bias = Some(parts.vector("bias")?);
+        }
+        Ok(update)
+    }
+}
