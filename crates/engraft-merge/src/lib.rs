@@ -5,6 +5,7 @@
 
 pub mod adapter;
 pub mod base;
+pub mod compatible;
 pub mod error;
 pub mod file;
 pub mod update;
