@@ -5,6 +5,7 @@
 
 pub mod error;
 pub mod file;
+pub mod pipeline;
 pub mod update;
 
 pub use error::{Error, Result};
