@@ -8,6 +8,7 @@ pub mod base;
 pub mod compatible;
 pub mod error;
 pub mod file;
+pub mod pipeline;
 pub mod update;
 
 pub use error::{Error, Result};
