@@ -3,8 +3,13 @@
 //! An adapter is seen as what it changes: dW of each module, exactly, in the form that its method
 //! has ([`update::Update`]). Merging adds and compares these, not the factors that happen to make them.
 
+pub mod diagnose;
 pub mod error;
+pub mod factorise;
 pub mod file;
+pub mod methods;
+pub mod spectral;
+mod strips;
 pub mod update;
 
 pub use error::{Error, Result};

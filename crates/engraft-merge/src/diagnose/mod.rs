@@ -1,0 +1,1 @@
+//! What adapters are like, and how like each other.
