@@ -6,9 +6,14 @@
 pub mod adapter;
 pub mod base;
 pub mod compatible;
+pub mod diagnose;
 pub mod error;
+pub mod factorise;
 pub mod file;
 pub mod pipeline;
+pub mod methods;
+pub mod spectral;
+mod strips;
 pub mod update;
 
 pub use error::{Error, Result};
