@@ -3,6 +3,7 @@
 //! An adapter is seen as what it changes: dW of each module, exactly, in the form that its method
 //! has ([`update::Update`]). Merging adds and compares these, not the factors that happen to make them.
 
+pub mod arithmetic;
 pub mod error;
 pub mod file;
 pub mod update;
