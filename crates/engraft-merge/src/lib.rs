@@ -7,6 +7,7 @@ pub mod adapter;
 pub mod base;
 pub mod compatible;
 pub mod diagnose;
+pub mod arithmetic;
 pub mod error;
 pub mod factorise;
 pub mod file;
