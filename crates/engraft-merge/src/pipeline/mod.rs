@@ -1,13 +1,14 @@
 //! Merging as data: what is done to each task, how they become one, what is done to that.
 //!
 //! ```text
-//! prepare (sparsify)*  ->  consensus  ->  (rescale)*
+//! prepare (sparsify | align)*  ->  consensus  ->  (rescale)*  ->  factorise
 //! ```
 //!
 //! TIES, DARE and their variants are rows of one [table](methods), written as the recipes of users are.
 //! As long as a merge is a linear combination of updates as they are, it stays in their own form; else it
 //! is computed strip by strip of rows, and no task's update is ever dense as a whole.
 
+mod align;
 mod consensus;
 pub mod methods;
 mod prepare;
@@ -25,8 +26,9 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
+pub use align::{Align, align};
 pub use consensus::{
-    By, Consensus, Divide, Draw, Elected, Fisher, Magnitudes, RegMean, Slerp, Votes,
+    By, Consensus, Divide, Draw, Elected, Fisher, IsoCts, Magnitudes, RegMean, Slerp, Tsv, Votes,
 };
 pub use prepare::Prepare;
 pub use rescale::{Factor, Rescale};
@@ -36,9 +38,10 @@ pub use survey::Survey;
 pub use task::Task;
 
 use crate::error::Result;
+use crate::factorise::Rank;
 use crate::update::Update;
 use consensus::combination;
-use prepare::Prepared;
+use prepare::Tasks;
 use task::Biases;
 
 /// A way to merge.
@@ -54,6 +57,29 @@ pub struct Pipeline {
     /// Steps for what they became, in this order.
     #[serde(default)]
     pub rescale: Vec<Rescale>,
+    /// The form that the result is wanted in; for whoever writes it, [`merge`](Self::merge) leaves it alone.
+    #[serde(default)]
+    pub factorise: Factorise,
+}
+
+/// The form that a merged update is wanted in.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Factorise {
+    /// That in which it is exact: factors stay factors.
+    #[default]
+    Auto,
+    /// A matrix.
+    Dense,
+    /// LoRA of a rank, or of the rank that an energy asks for.
+    Lora(Rank),
+}
+
+/// Which tensor of a module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Of {
+    Weight,
+    Bias,
 }
 
 impl Pipeline {
@@ -72,8 +98,8 @@ impl Pipeline {
     /// [survey](Self::survey) of all modules, `Survey::default()` if none is needed.
     ///
     /// Biases take part as part of their module where the merge is a combination of the updates as they are,
-    /// with the same coefficients; else as tensors of their own, `<module>.bias`. Where a merge wants
-    /// statistics that there are not for biases, these are averaged.
+    /// with the same coefficients; else as tensors of their own, `<module>.bias`. Merges of matrices, and
+    /// those that want statistics which there are not for biases, average them.
     ///
     /// # Errors
     /// Options outside their range, weights or updates that are not finite, updates of different shapes,
@@ -89,7 +115,7 @@ impl Pipeline {
         let keeps_all = self.prepare.iter().all(Prepare::keeps_all);
         let weights: Vec<f64> = tasks.iter().map(|task| task.weight).collect();
         let fixed = self.consensus.fixed_coefficients(&weights)?;
-        if let Some(coefficients) = fixed.filter(|_| keeps_all) {
+        if let Some(coefficients) = fixed.filter(|_| keeps_all && !self.is_isotropic()) {
             // Neither a base nor a shape is needed to add updates up.
             let merged = combination(&terms(coefficients))?;
             return self.rescaled(Update { shape, ..merged }, module, tasks);
@@ -99,27 +125,65 @@ impl Pipeline {
             ..Update::default()
         };
         if task::change_weight(tasks) {
-            let prepared = Prepared::all(&self.prepare, module, tasks, survey)?;
-            if let Some(coefficients) = self
-                .consensus
-                .coefficients(&prepared)?
-                .filter(|_| keeps_all)
-            {
-                let merged = combination(&terms(coefficients))?;
-                return self.rescaled(Update { shape, ..merged }, module, tasks);
+            let prepared = Tasks::new(self.steps(Of::Weight), module, tasks, survey)?;
+            let coefficients = self.consensus.coefficients(&prepared.tasks)?;
+            if let Some(coefficients) = coefficients.filter(|_| keeps_all) {
+                merged = combination(&terms(coefficients))?;
+                merged.shape = shape;
+                if !self.is_isotropic() {
+                    return self.rescaled(merged, module, tasks);
+                }
+                (merged.bias, merged.bias_scale) = (None, None);
+            } else {
+                merged = self.consensus.merge(&prepared.tasks)?;
+                for basis in prepared.bases.iter().rev() {
+                    merged = align::restored(basis, &merged)?;
+                }
             }
-            merged = self.rescaled(self.consensus.merge(&prepared)?, module, tasks)?;
+            merged = self.rescaled(merged, module, tasks)?;
         }
         if let Some(biases) = Biases::new(module, tasks)? {
-            let tasks = biases.tasks(tasks);
-            let fisher = tasks.iter().all(|task| task.fisher.is_some());
-            let consensus = self.consensus.of_bias(fisher);
-            let prepared = Prepared::all(&self.prepare, &biases.module, &tasks, survey)?;
-            let bias = self.rescaled(consensus.merge(&prepared)?, &biases.module, &tasks)?;
-            let numbers = bias.to_dense(None)?.data.into_iter();
-            merged.bias = Some(numbers.map(f64::from).collect());
+            merged.bias = Some(self.merged_bias(&biases, tasks, survey)?);
         }
         Ok(merged)
+    }
+
+    /// The stages for a vector, of those that are for vectors.
+    fn merged_bias(&self, biases: &Biases, tasks: &[Task], survey: &Survey) -> Result<Vec<f64>> {
+        let tasks = biases.tasks(tasks);
+        let fisher = tasks.iter().all(|task| task.fisher.is_some());
+        let consensus = match (&self.consensus, self.is_isotropic()) {
+            (Consensus::Sum, true) => Consensus::Mean,
+            (consensus, _) => consensus.of_bias(fisher),
+        };
+        let module = &biases.module;
+        let prepared = Tasks::new(self.steps(Of::Bias), module, &tasks, survey)?;
+        let vectors = Self {
+            rescale: self
+                .rescale
+                .iter()
+                .filter(|step| **step != Rescale::IsoC)
+                .cloned()
+                .collect(),
+            ..Self::default()
+        };
+        let merged = vectors.rescaled(consensus.merge(&prepared.tasks)?, module, &tasks)?;
+        Ok(merged
+            .to_dense(None)?
+            .data
+            .into_iter()
+            .map(f64::from)
+            .collect())
+    }
+
+    /// The steps for a tensor, with their index: a vector has no basis.
+    fn steps(&self, of: Of) -> impl Iterator<Item = (usize, &Prepare)> {
+        let steps = self.prepare.iter().enumerate();
+        steps.filter(move |(_, step)| of == Of::Weight || !matches!(step, Prepare::Align(_)))
+    }
+
+    fn is_isotropic(&self) -> bool {
+        self.rescale.contains(&Rescale::IsoC)
     }
 
     fn rescaled(&self, merged: Update, module: &str, tasks: &[Task]) -> Result<Update> {

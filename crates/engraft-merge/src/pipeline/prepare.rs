@@ -1,16 +1,21 @@
 //! The steps before the merge, applied to the updates of the tasks.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
+use engraft_linalg::Matrix;
 use serde::{Deserialize, Serialize};
 
-use super::rows::{OnBase, Rows};
+use super::align::{Align, aligned};
+use super::consensus::compact;
+use super::rows::{OnBase, Rows, by_place};
 use super::rule::{Draws, Rule};
 use super::select::{Selection, cuts};
 use super::sparsify::{Breadcrumbs, Della, Magnitude, Random, Scope};
 use super::survey::Survey;
 use super::task::Task;
 use crate::error::{Error, Result};
+use crate::update::Update;
 
 /// A step that changes the update of each task before they are merged.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,6 +29,8 @@ pub enum Prepare {
     Della(Della),
     /// Keeps the large but for outliers: Model Breadcrumbs.
     Breadcrumbs(Breadcrumbs),
+    /// Brings all tasks into one basis, for what follows.
+    Align(Align),
 }
 
 impl Prepare {
@@ -33,6 +40,7 @@ impl Prepare {
             Self::Random(step) => step.check(),
             Self::Della(step) => step.check(),
             Self::Breadcrumbs(step) => step.check(),
+            Self::Align(_) => Ok(()),
         }
     }
 
@@ -43,6 +51,7 @@ impl Prepare {
             | Self::Random(Random { density, .. })
             | Self::Della(Della { density, .. })
             | Self::Breadcrumbs(Breadcrumbs { density, .. }) => *density >= 1.0,
+            Self::Align(_) => false,
         }
     }
 
@@ -51,7 +60,7 @@ impl Prepare {
         let scope = match self {
             Self::Magnitude(step) => step.scope,
             Self::Breadcrumbs(step) => step.scope,
-            Self::Random(_) | Self::Della(_) => Scope::Tensor,
+            Self::Random(_) | Self::Della(_) | Self::Align(_) => Scope::Tensor,
         };
         scope == Scope::Model && !self.keeps_all()
     }
@@ -61,7 +70,7 @@ impl Prepare {
         match self {
             Self::Magnitude(step) => step.wanted(n),
             Self::Breadcrumbs(step) => step.wanted(n),
-            Self::Random(_) | Self::Della(_) => [0, n],
+            Self::Random(_) | Self::Della(_) | Self::Align(_) => [0, n],
         }
     }
 
@@ -71,27 +80,65 @@ impl Prepare {
         Selection::new(move |n| step.wanted(n))
     }
 
-    /// What the step at an index does to an update.
-    fn rule(&self, at: usize, rows: &Prepared, survey: &Survey) -> Result<Rule> {
-        let (adapter, module) = (rows.task.adapter, rows.module);
-        let draws = |seed| Draws::new(seed, at, adapter, module);
-        Ok(match self {
-            Self::Random(of) => Rule::Random {
-                draws: draws(of.seed),
-                of: *of,
-            },
-            Self::Della(of) => Rule::Della {
-                draws: draws(of.seed),
-                of: *of,
-            },
-            Self::Magnitude(_) | Self::Breadcrumbs(_) => {
-                let [outliers, kept] = match self.is_model_wide() {
-                    true => survey.cuts(at, adapter, module)?,
-                    false => cuts(rows, |n| self.wanted(n))?,
-                };
-                Rule::Band { outliers, kept }
+    /// Applies the step at an index to the updates of all tasks.
+    fn apply<'a>(&self, at: usize, prepared: Tasks<'a>, survey: &Survey) -> Result<Tasks<'a>> {
+        let Tasks {
+            mut tasks,
+            mut bases,
+        } = prepared;
+        match self {
+            Self::Align(step) => {
+                let (basis, tasks) = aligned(*step, tasks)?;
+                bases.push(basis);
+                return Ok(Tasks { tasks, bases });
             }
-        })
+            Self::Random(of) => tasks.iter_mut().for_each(|task| {
+                let draws = task.draws(of.seed, at);
+                task.rules.push(Rule::Random { draws, of: *of });
+            }),
+            Self::Della(of) => tasks.iter_mut().for_each(|task| {
+                let draws = task.draws(of.seed, at);
+                task.rules.push(Rule::Della { draws, of: *of });
+            }),
+            Self::Magnitude(_) | Self::Breadcrumbs(_) => {
+                for task in &mut tasks {
+                    let [outliers, kept] = match self.is_model_wide() {
+                        true => survey.cuts(at, task.task.adapter, task.module)?,
+                        false => cuts(task, |n| self.wanted(n))?,
+                    };
+                    task.rules.push(Rule::Band { outliers, kept });
+                }
+            }
+        }
+        Ok(Tasks { tasks, bases })
+    }
+}
+
+/// The tasks of a tensor after some steps.
+#[derive(Debug)]
+pub(super) struct Tasks<'a> {
+    pub(super) tasks: Vec<Prepared<'a>>,
+    /// Of the coordinates that the updates are in, the outermost first.
+    pub(super) bases: Vec<Matrix>,
+}
+
+impl<'a> Tasks<'a> {
+    /// After steps with their index in the pipeline.
+    pub(super) fn new<'s>(
+        steps: impl IntoIterator<Item = (usize, &'s Prepare)>,
+        module: &'a str,
+        tasks: &[Task<'a>],
+        survey: &Survey,
+    ) -> Result<Self> {
+        let tasks = tasks.iter().map(|task| Prepared::new(module, *task));
+        let given = Self {
+            tasks: tasks.collect::<Result<_>>()?,
+            bases: Vec::new(),
+        };
+        let steps = steps.into_iter().filter(|(_, step)| !step.keeps_all());
+        steps
+            .into_iter()
+            .try_fold(given, |tasks, (at, step)| step.apply(at, tasks, survey))
     }
 }
 
@@ -116,22 +163,26 @@ impl<'a> Prepared<'a> {
         })
     }
 
-    /// Every task after the steps, the first of which has the index 0.
-    pub(super) fn all(
-        steps: &[Prepare],
-        module: &'a str,
-        tasks: &[Task<'a>],
-        survey: &Survey,
-    ) -> Result<Vec<Self>> {
-        let each = tasks.iter().map(|task| {
-            let mut rows = Self::new(module, *task)?;
-            for (at, step) in steps.iter().enumerate().filter(|(_, s)| !s.keeps_all()) {
-                let rule = step.rule(at, &rows, survey)?;
-                rows.rules.push(rule);
-            }
-            Ok(rows)
-        });
-        each.collect()
+    /// The same task with another update in the place of its own.
+    pub(super) fn moved(&self, update: Update) -> Result<Self> {
+        Ok(Self {
+            task: self.task,
+            module: self.module,
+            rows: OnBase::owned(update)?,
+            rules: Vec::new(),
+        })
+    }
+
+    fn draws(&self, seed: u64, step: usize) -> Draws {
+        Draws::new(seed, step, self.task.adapter, self.module)
+    }
+
+    /// The update after the steps, in a form that needs no base.
+    pub(super) fn whole(&self) -> Result<Cow<'_, Update>> {
+        match self.exact().map(OnBase::update) {
+            Some(update) if !update.needs_base() => Ok(Cow::Borrowed(update)),
+            _ => Ok(Cow::Owned(compact(by_place(&[self], |x| f64::from(x[0]))?))),
+        }
     }
 
     /// The update, where the steps left it as it was.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::rows::OnBase;
 use super::task::Task;
 use crate::error::{Error, Result};
+use crate::spectral::iso_c;
 use crate::update::Update;
 
 /// A step after the merge.
@@ -16,6 +17,8 @@ pub enum Rescale {
     /// To the mean norm of the tasks' own updates, sum_i |w_i| ‖dW_i‖ / sum_i |w_i|: what disagreement
     /// takes from the length is given back. A merge that vanishes, to rounding, stays.
     NormMatch,
+    /// Iso-C: all singular values of a matrix become their mean ([`iso_c`]).
+    IsoC,
 }
 
 /// lambda of task arithmetic (2212.04089) and of TIES-Merging (2306.01708, section 3.2).
@@ -35,7 +38,7 @@ impl Rescale {
             Self::Factor(Factor { lambda }) if !lambda.is_finite() => Err(Error::input(format!(
                 "lambda is {lambda}, expected a finite number"
             ))),
-            Self::Factor(_) | Self::NormMatch => Ok(()),
+            Self::Factor(_) | Self::NormMatch | Self::IsoC => Ok(()),
         }
     }
 
@@ -46,6 +49,7 @@ impl Rescale {
                 Some(factor) => factor,
                 None => return Ok(merged),
             },
+            Self::IsoC => return iso_c(&[&merged], tasks.iter().find_map(|task| task.base)),
         };
         Ok(merged.scaled(factor))
     }

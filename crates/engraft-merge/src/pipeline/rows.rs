@@ -75,6 +75,19 @@ impl<'a> OnBase<'a> {
         }
     }
 
+    /// dW that needs no base.
+    ///
+    /// # Errors
+    /// One that does.
+    pub(super) fn owned(update: Update) -> Result<Self> {
+        let shape = OnBase::new(&update, None)?.shape;
+        Ok(Self {
+            update: Cow::Owned(update),
+            base: None,
+            shape,
+        })
+    }
+
     /// <dW, dW'>: of two updates of low rank from their factors, else place by place.
     ///
     /// # Errors

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::prepare::Prepared;
+use super::prepare::Tasks;
 use super::select::Cut;
 use super::task::{self, Biases, Task};
-use super::{Pipeline, Prepare};
+use super::{Of, Pipeline, Prepare};
 use crate::error::{Error, Result};
 
 /// Where the model-wide steps of a pipeline cut, per adapter and module. Empty for pipelines without such
@@ -51,8 +51,9 @@ impl Pipeline {
             let mut seen = Vec::new();
             loop {
                 seen.clear();
-                let mut observe = |module: &str, tasks: &[Task]| -> Result<()> {
-                    for rows in Prepared::all(&self.prepare[..at], module, tasks, &survey)? {
+                let mut observe = |module: &str, tasks: &[Task], of: Of| -> Result<()> {
+                    let steps = self.steps(of).take_while(|(step, _)| *step < at);
+                    for rows in Tasks::new(steps, module, tasks, &survey)?.tasks {
                         let adapter = rows.task.adapter.to_owned();
                         seen.push((adapter.clone(), module.to_owned()));
                         let selection = selections
@@ -65,10 +66,10 @@ impl Pipeline {
                 visit(&mut |module, tasks| {
                     task::check(module, tasks)?;
                     if task::change_weight(tasks) {
-                        observe(module, tasks)?;
+                        observe(module, tasks, Of::Weight)?;
                     }
                     match Biases::new(module, tasks)? {
-                        Some(biases) => observe(&biases.module, &biases.tasks(tasks)),
+                        Some(biases) => observe(&biases.module, &biases.tasks(tasks), Of::Bias),
                         None => Ok(()),
                     }
                 })?;

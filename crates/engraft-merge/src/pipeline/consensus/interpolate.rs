@@ -181,9 +181,8 @@ mod tests {
         }
 
         #[test]
-        fn model_stock_is_nearest_to_the_base_on_the_plane_of_the_tasks(seed: u64, count in 2u64..5) {
-            // With equal lengths and angles the paper's t minimises the distance of t mean(dW_i) + noise: here
-            // the formula itself, from whole matrices.
+        fn model_stock_is_the_mean_times_its_formula(seed: u64, count in 2u64..5) {
+            // From whole matrices, and all angles.
             let updates: Vec<Update> = (0..count).map(|at| dense(4, 6, seed ^ at)).collect();
             let tasks: Vec<Dense> = updates.iter().map(|update| whole(update, &[])).collect();
             let mut cosines = Vec::new();

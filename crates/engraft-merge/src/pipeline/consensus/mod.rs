@@ -4,6 +4,7 @@ mod average;
 mod elect;
 mod interpolate;
 mod regmean;
+mod spectral;
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +12,7 @@ pub use average::Fisher;
 pub use elect::{By, Divide, Draw, Elected, Votes};
 pub use interpolate::{Magnitudes, Slerp};
 pub use regmean::RegMean;
+pub use spectral::{IsoCts, Tsv};
 
 use super::prepare::Prepared;
 use super::rows::{Rows, by_place};
@@ -37,6 +39,10 @@ pub enum Consensus {
     /// The update whose outputs are nearest to those of all tasks (2212.09849).
     #[serde(rename = "regmean")]
     RegMean(RegMean),
+    /// Singular vectors of the tasks made orthogonal to each other (2412.00081).
+    Tsv(Tsv),
+    /// What the tasks share and what is their own, all directions as long (2502.04959).
+    IsoCts(IsoCts),
 }
 
 impl Consensus {
@@ -45,14 +51,16 @@ impl Consensus {
             Self::Slerp(slerp) => slerp.check(),
             Self::Fisher(fisher) => fisher.check(),
             Self::RegMean(regmean) => regmean.check(),
+            Self::Tsv(tsv) => tsv.check(),
+            Self::IsoCts(iso) => iso.check(),
             Self::Sum | Self::Mean | Self::Elected(_) | Self::ModelStock => Ok(()),
         }
     }
 
-    /// What it is for a bias: that of the statistics which there are for biases.
+    /// What it is for a bias: the mean where it is for matrices, or for statistics that are not there.
     pub(super) fn of_bias(&self, fisher: bool) -> Self {
         match self {
-            Self::RegMean(_) => Self::Mean,
+            Self::RegMean(_) | Self::Tsv(_) | Self::IsoCts(_) => Self::Mean,
             Self::Fisher(_) if !fisher => Self::Mean,
             same => same.clone(),
         }
@@ -89,6 +97,8 @@ impl Consensus {
             Self::Elected(elected) => elected.merge(tasks).map(compact),
             Self::Fisher(fisher) => fisher.merge(tasks).map(compact),
             Self::RegMean(regmean) => regmean.merge(tasks),
+            Self::Tsv(tsv) => tsv.merge(tasks),
+            Self::IsoCts(iso) => iso.merge(tasks),
             Self::Sum | Self::Mean | Self::Slerp(_) | Self::ModelStock => {
                 Err(Error::input("a combination without coefficients"))
             }
@@ -135,7 +145,7 @@ fn check_shares(tasks: &[Prepared], method: &str) -> Result<()> {
 }
 
 /// As sparse as it pays: a place and a value take three times the room of a value.
-fn compact(dense: Dense) -> Update {
+pub(super) fn compact(dense: Dense) -> Update {
     let nonzero = dense.data.iter().filter(|x| **x != 0.0).count();
     match nonzero <= dense.data.len() / 4 {
         true => Update::sparse(dense.rows, dense.columns, Sparse::of_dense(&dense.data)),
