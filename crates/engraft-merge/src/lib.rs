@@ -4,15 +4,17 @@
 //! has ([`update::Update`]). Merging adds and compares these, not the factors that happen to make them.
 
 pub mod adapter;
+pub mod arithmetic;
 pub mod base;
 pub mod compatible;
 pub mod diagnose;
-pub mod arithmetic;
 pub mod error;
 pub mod factorise;
 pub mod file;
-pub mod pipeline;
+pub mod fold;
 pub mod methods;
+pub mod pipeline;
+pub mod recipe;
 pub mod spectral;
 mod strips;
 pub mod update;

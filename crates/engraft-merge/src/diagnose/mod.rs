@@ -3,11 +3,13 @@
 //! All take one module after the other, its update in every adapter at once, so that a set of
 //! adapters is never in memory as a whole. The results are plain data to be written and drawn.
 
+mod diagnosis;
 mod interference;
 mod similarity;
 mod spectrum;
 mod subspace;
 
+pub use diagnosis::Diagnosis;
 pub use interference::{Conflicts, Interference, Sums};
 pub use similarity::{Similarity, inner_products};
 pub use spectrum::{Spectra, Spectrum};
