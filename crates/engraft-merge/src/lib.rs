@@ -5,8 +5,10 @@
 
 pub mod adapter;
 pub mod base;
+pub mod compress;
 pub mod error;
 pub mod file;
+pub mod switch;
 pub mod update;
 
 pub use error::{Error, Result};

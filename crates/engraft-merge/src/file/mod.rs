@@ -5,7 +5,6 @@ mod reader;
 mod writer;
 
 pub use number::WEIGHTS;
-#[expect(unused_imports, reason = "folding comes next")]
 pub(crate) use number::{narrow, size, widen};
 pub use reader::{Info, TensorFiles};
 pub use writer::{Planned, TensorWriter, write_atomically};
