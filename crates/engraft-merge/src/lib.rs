@@ -6,9 +6,17 @@
 pub mod adapter;
 pub mod base;
 pub mod compress;
+pub mod compatible;
+pub mod diagnose;
+pub mod arithmetic;
 pub mod error;
+pub mod factorise;
 pub mod file;
 pub mod switch;
+pub mod pipeline;
+pub mod methods;
+pub mod spectral;
+mod strips;
 pub mod update;
 
 pub use error::{Error, Result};

@@ -9,9 +9,39 @@ use engraft_linalg::Matrix;
 use super::{Config, Form, Layout, Parts, Shapes};
 use crate::base::times_transposed;
 use crate::error::Result;
+use crate::file::HostTensor;
 use crate::update::{Factors, Update};
 
 pub(super) struct Lora;
+
+/// The factors of a module as they are stored: dW = scaling B A.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoraFactors {
+    /// A: `[rank, in]`, or `[rank, in, ...]` of a convolution.
+    pub a: HostTensor,
+    /// B: `[out, rank]`, or `[out, rank, 1, ...]`.
+    pub b: HostTensor,
+    /// alpha / rank, or alpha / sqrt(rank).
+    pub scaling: f64,
+}
+
+impl LoraFactors {
+    /// Names of A and B under a module.
+    #[must_use]
+    pub fn fields(layout: &Layout) -> [&'static str; 2] {
+        match layout {
+            Layout::Embedding => [EMBEDDING_A, EMBEDDING_B],
+            _ => [A, B],
+        }
+    }
+
+    pub(super) fn read(parts: &Parts<'_>) -> Result<Self> {
+        let [a, b] = Self::fields(parts.layout()).map(|field| parts.tensor(field));
+        let (a, b) = (a?, b?);
+        let scaling = parts.scaling("lora_alpha", a.shape.first().copied().unwrap_or(1) as f64)?;
+        Ok(Self { a, b, scaling })
+    }
+}
 
 const A: &str = "lora_A.weight";
 const B: &str = "lora_B.weight";
@@ -71,13 +101,9 @@ impl Form for Lora {
     }
 
     fn update(&self, parts: &Parts<'_>) -> Result<Update> {
-        let embedding = parts.has(EMBEDDING_A);
-        let (a, b) = match embedding {
-            true => (parts.matrix(EMBEDDING_A)?, parts.matrix(EMBEDDING_B)?),
-            false => (parts.matrix(A)?, parts.matrix(B)?),
-        };
-        let scaling = parts.scaling("lora_alpha", a.rows() as f64)?;
-        let mut update = Update::low_rank(Factors::new(b.scale(scaling), a)?);
+        let LoraFactors { a, b, scaling } = LoraFactors::read(parts)?;
+        let factors = Factors::new(b.matrix()?.scale(scaling), a.matrix()?)?;
+        let mut update = Update::low_rank(factors);
         if parts.has(MAGNITUDE) {
             update = decomposed(parts, update)?;
         }

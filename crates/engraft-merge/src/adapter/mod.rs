@@ -17,7 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 pub use config::{CONFIG_FILE, Config};
-pub use delta::DELTA_CONFIG;
+pub use delta::{DELTA_CONFIG, DELTA_FILE};
+pub use lora::LoraFactors;
 
 use crate::base::{Base, Layout};
 use crate::error::{Error, Result};
@@ -156,6 +157,17 @@ impl Adapter {
         Self::from_parts(name, directory, config, TensorFiles::open(&tensors)?)
     }
 
+    /// Opens an adapter as it is on the residual that its init left of the base (PiSSA, OLoRA, CorDA):
+    /// the factors alone, without what was taken from the base.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_on_residual(name: &str, directory: &Path) -> Result<Self> {
+        let config = Config::read(directory)?.with([("init_lora_weights", true.into())]);
+        let files = TensorFiles::open(&directory.join(TENSOR_FILE))?;
+        Self::from_parts(name, directory, config, files)
+    }
+
     /// An adapter of a configuration and tensors.
     ///
     /// # Errors
@@ -277,20 +289,44 @@ impl Adapter {
         read.map_err(|error| Error::adapter(&self.name, error))
     }
 
+    /// The factors of a module of a LoRA.
+    ///
+    /// # Errors
+    /// An adapter of another type, a module that it lacks, numbers that are not finite.
+    pub fn lora_factors(&self, module: &str) -> Result<LoraFactors> {
+        if self.type_name() != "LORA" {
+            let reason = format!("is {}, which has no factors A and B", self.type_name());
+            return Err(Error::adapter(&self.name, reason));
+        }
+        LoraFactors::read(&self.parts(module, None)?)
+    }
+
+    /// A tensor of a module.
+    ///
+    /// # Errors
+    /// One that is not there, numbers that are not finite.
+    pub fn tensor(&self, module: &str, field: &str) -> Result<HostTensor> {
+        self.parts(module, None)?.tensor(field)
+    }
+
+    fn parts<'a>(&'a self, module: &'a str, base: Option<&'a Base>) -> Result<Parts<'a>> {
+        match self.modules.contains_key(module) {
+            true => Ok(Parts {
+                adapter: self,
+                module,
+                base,
+            }),
+            false => Err(Error::module(&self.name, module, "the adapter lacks it")),
+        }
+    }
+
     /// dW and db of a module, exactly. `base` is needed by DoRA.
     ///
     /// # Errors
     /// A module that the adapter lacks, tensors that are missing or of shapes that do not fit, NaN or
     /// infinite numbers, a base that is missing.
     pub fn update(&self, module: &str, base: Option<&Base>) -> Result<Update> {
-        if !self.modules.contains_key(module) {
-            return Err(Error::module(&self.name, module, "the adapter lacks it"));
-        }
-        let parts = Parts {
-            adapter: self,
-            module,
-            base,
-        };
+        let parts = self.parts(module, base)?;
         self.form.update(&parts).map_err(|error| match error {
             Error::Linalg(_) | Error::Input(_) => parts.error(error),
             other => other,

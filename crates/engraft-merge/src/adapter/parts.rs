@@ -3,7 +3,7 @@
 use engraft_linalg::Matrix;
 
 use super::{Adapter, Config};
-use crate::base::Base;
+use crate::base::{Base, Layout};
 use crate::error::{Error, Result};
 use crate::file::HostTensor;
 
@@ -23,6 +23,11 @@ impl Parts<'_> {
     /// An error of this module.
     pub(super) fn error(&self, reason: impl std::fmt::Display) -> Error {
         Error::module(&self.adapter.name, self.module, reason)
+    }
+
+    /// How the module's weight lies in the base.
+    pub(super) fn layout(&self) -> &Layout {
+        &self.adapter.modules[self.module].layout
     }
 
     fn key(&self, field: &str) -> String {
@@ -71,15 +76,13 @@ impl Parts<'_> {
             let reason = "its update depends on the base's weight: give `base`";
             return Err(self.error(reason));
         };
-        let layout = &self.adapter.modules[self.module].layout;
-        base.weight(self.module, layout)
+        base.weight(self.module, self.layout())
             .map_err(|error| self.error(error))
     }
 
     /// (out, in) of the base's weight, if there is a base.
     pub(super) fn shape(&self) -> Result<Option<[usize; 2]>> {
-        let layout = &self.adapter.modules[self.module].layout;
-        let shape = self.base.map(|base| base.shape(self.module, layout));
+        let shape = self.base.map(|base| base.shape(self.module, self.layout()));
         shape.transpose().map_err(|error| self.error(error))
     }
 

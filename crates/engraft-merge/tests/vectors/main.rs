@@ -1,6 +1,7 @@
 //! The host forms against golden vectors computed by PEFT.
 
 mod case;
+mod combined;
 
 use engraft_merge::adapter::{Adapter, host_form};
 use engraft_merge::base::{Base, transposed};

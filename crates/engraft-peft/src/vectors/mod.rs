@@ -8,6 +8,7 @@
 mod allocator;
 mod case;
 mod checks;
+mod combined;
 mod layers;
 mod models;
 mod net;
@@ -60,6 +61,9 @@ fn run_case(directory: &Path, entry: &Entry, device: &Device, registry: Registry
         None if entry.kind == models::ADAPTER => {
             models::adapter(directory, entry, device, registry, &mut report)
         }
+        None if [combined::WEIGHTED, combined::CONVERT].contains(&entry.kind.as_str()) => {
+            combined::run(directory, entry, device, registry, &mut report)
+        }
         None => Case::read(directory, entry)
             .map_err(Stop::from)
             .and_then(|case| match entry.kind.as_str() {
@@ -78,11 +82,14 @@ fn run_case(directory: &Path, entry: &Entry, device: &Device, registry: Registry
 /// Why cases of a kind are not run.
 fn unsupported_kind(kind: &str) -> Option<&'static str> {
     match kind {
-        "layer" | "multi" | "mixed_batch" | allocator::KIND | models::BASE | models::ADAPTER => {
-            None
-        }
-        "weighted" => Some("weighted combinations of adapters are not supported yet"),
-        "convert" => Some("conversion to LoRA is not supported yet"),
+        "layer"
+        | "multi"
+        | "mixed_batch"
+        | allocator::KIND
+        | combined::CONVERT
+        | combined::WEIGHTED
+        | models::BASE
+        | models::ADAPTER => None,
         "arrow" => Some("routing between adapters is not supported yet"),
         _ => Some("this kind of case is not supported yet"),
     }

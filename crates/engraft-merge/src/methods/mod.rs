@@ -1,0 +1,17 @@
+//! Methods of merging.
+
+mod average;
+mod copa;
+mod masks;
+mod mbc;
+mod rmm;
+mod rmm_file;
+mod search;
+
+pub use average::{Ema, average, ema_weights, fedavg};
+pub use copa::{Copa, Form, copa};
+pub use masks::{Mask, MaskStatistics, TaskMasks, consensus};
+pub use mbc::{Clusters, Embedding, k_means, merge_clusters};
+pub use rmm::{Basis, Rmm, Vectors};
+pub use rmm_file::RmmFile;
+pub use search::{Evaluation, Found, Search};
