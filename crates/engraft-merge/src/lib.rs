@@ -6,12 +6,15 @@
 pub mod adapter;
 pub mod arithmetic;
 pub mod base;
+pub mod compress;
 pub mod compatible;
 pub mod diagnose;
 pub mod error;
 pub mod factorise;
 pub mod file;
 pub mod fold;
+pub mod switch;
+pub mod pipeline;
 pub mod methods;
 pub mod pipeline;
 pub mod recipe;
