@@ -20,6 +20,15 @@ use crate::update::Update;
 /// A number for each two adapters, row by row.
 pub type Square = Vec<Vec<f64>>;
 
+/// The lower triangle above the diagonal.
+fn mirror(square: &mut Square) {
+    for i in 1..square.len() {
+        let (above, below) = square.split_at_mut(i);
+        let both = above.iter_mut().zip(&below[0]);
+        both.for_each(|(row, x)| row[i] = *x);
+    }
+}
+
 /// How many singular values are above the rounding of the update they come from.
 fn rank(values: &[f64], side: usize, update: &Update) -> usize {
     let epsilon = match update.is_low_rank() {
