@@ -6,20 +6,19 @@
 pub mod adapter;
 pub mod arithmetic;
 pub mod base;
-pub mod compress;
 pub mod compatible;
+pub mod compress;
 pub mod diagnose;
 pub mod error;
 pub mod factorise;
 pub mod file;
 pub mod fold;
-pub mod switch;
-pub mod pipeline;
 pub mod methods;
 pub mod pipeline;
 pub mod recipe;
 pub mod spectral;
 mod strips;
+pub mod switch;
 pub mod update;
 
 pub use error::{Error, Result};
