@@ -10,6 +10,7 @@
 //! the trait [`executor::Executor`]: everything else here knows nothing of tensors.
 
 pub mod adapt;
+pub mod composition;
 pub mod counts;
 pub mod diagnosis;
 pub mod error;
@@ -20,6 +21,7 @@ pub mod json;
 pub mod label;
 pub mod list;
 pub mod measure;
+pub mod merge;
 pub mod plan;
 pub mod plot;
 pub mod pool;

@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 use crate::{
+    composition::schema::{Composition, is_composition},
     counts::schema::{CountsFile, is_counts},
     error::{Error, Result},
     schema::Experiment,
@@ -40,6 +41,8 @@ fn title(path: &Path) -> Result<String> {
     let text = fs::read_to_string(path).map_err(|error| Error::io("read", path, &error))?;
     Ok(if is_counts(&text) {
         CountsFile::parse(path, text)?.tables.title
+    } else if is_composition(&text) {
+        Composition::parse(path, text)?.tables.title
     } else {
         Experiment::parse(path, text)?.tables.title
     })

@@ -73,7 +73,12 @@ pub fn html(contents: &Contents<'_>, figure: &str) -> String {
         ),
         format!("<h2>Versions</h2>\n{}", versions(contents)),
     ];
-    let title = escape_html(&table.title);
+    page(&table.title, &sections)
+}
+
+/// A page of these sections.
+pub(crate) fn page(title: &str, sections: &[String]) -> String {
+    let title = escape_html(title);
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n{}\n</body>\n</html>\n",
         sections.join("\n")

@@ -4,17 +4,21 @@
 //! has ([`update::Update`]). Merging adds and compares these, not the factors that happen to make them.
 
 pub mod adapter;
+pub mod arithmetic;
 pub mod base;
 pub mod compatible;
+pub mod compress;
 pub mod diagnose;
-pub mod arithmetic;
 pub mod error;
 pub mod factorise;
 pub mod file;
-pub mod pipeline;
+pub mod fold;
 pub mod methods;
+pub mod pipeline;
+pub mod recipe;
 pub mod spectral;
 mod strips;
+pub mod switch;
 pub mod update;
 
 pub use error::{Error, Result};

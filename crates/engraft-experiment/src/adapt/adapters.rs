@@ -42,7 +42,7 @@ pub fn check_writable(path: &Path) -> Result<()> {
 }
 
 /// Refuses a directory that holds something, or that cannot be made.
-pub(super) fn check_free(path: &Path) -> Result<()> {
+pub(crate) fn check_free(path: &Path) -> Result<()> {
     if !path.exists() {
         return check_writable(path);
     }
@@ -86,7 +86,7 @@ pub(super) fn write(adapted: &Adapted<Pretrained>, card: &Card, out: &Path) -> R
 }
 
 /// A temporary directory beside `out`.
-pub(super) fn beside(out: &Path) -> Result<TempDir> {
+pub(crate) fn beside(out: &Path) -> Result<TempDir> {
     let parent = match out.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -100,7 +100,7 @@ pub(super) fn beside(out: &Path) -> Result<TempDir> {
 }
 
 /// Gives a complete directory its name.
-pub(super) fn place(folder: TempDir, out: &Path) -> Result<()> {
+pub(crate) fn place(folder: TempDir, out: &Path) -> Result<()> {
     // A directory that is there is empty: it makes room.
     if out.exists() {
         std::fs::remove_dir(out).map_err(|error| Error::io("write", out, &error))?;

@@ -1,8 +1,11 @@
 //! A checkpoint with an adapter folded into its weights.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use engraft_core::Adapted;
+use engraft_kernels::Quantisation;
+use engraft_models::Pretrained;
 use serde_json::{Map, Value, json};
 
 use super::card::Card;
@@ -31,6 +34,42 @@ pub struct Merged {
     pub errors: Vec<String>,
 }
 
+/// A model of a directory with an adapter of another attached.
+pub(crate) struct Loaded {
+    /// The model's directory.
+    pub model: PathBuf,
+    /// What the adapter was trained for.
+    pub card: Option<Card>,
+    /// How the model's weights are quantised.
+    pub base: Option<Quantisation>,
+    /// The model.
+    pub adapted: Adapted<Pretrained>,
+    /// What a user should know of the adapter.
+    pub warnings: Vec<String>,
+}
+
+impl Loaded {
+    /// Loads both on the host, with the head that the adapter has.
+    pub fn new(model: &Path, adapter: &Path) -> Result<Self> {
+        let model = located(model)?;
+        let card = Card::read(adapter)?;
+        let task = match &card {
+            Some(card) => Some(head(card.output, outputs(card))),
+            None => adapters::head(adapter)?,
+        };
+        let base = card.as_ref().and_then(|card| card.base);
+        let mut adapted = subject(&model, task, base, &device("flex")?, 0)?;
+        let warnings = adapters::load(&mut adapted, adapter)?;
+        Ok(Self {
+            model,
+            card,
+            base,
+            adapted,
+            warnings,
+        })
+    }
+}
+
 /// Writes the model of a directory with an adapter merged into it: a plain checkpoint, with the
 /// adapter's head if it trained one. An adapter that was trained on quantised weights is merged into
 /// what these stand for, and all of them are written so.
@@ -40,15 +79,14 @@ pub struct Merged {
 /// merged; then nothing was written.
 pub fn merge_into(model: &Path, adapter: &Path, out: &Path) -> Result<Merged> {
     adapters::check_free(out)?;
-    let model = &located(model)?;
-    let card = Card::read(adapter)?;
-    let task = match &card {
-        Some(card) => Some(head(card.output, outputs(card))),
-        None => adapters::head(adapter)?,
-    };
-    let base = card.as_ref().and_then(|card| card.base);
-    let mut adapted = subject(model, task, base, &device("flex")?, 0)?;
-    let warnings = adapters::load(&mut adapted, adapter)?;
+    let Loaded {
+        model,
+        card,
+        base,
+        mut adapted,
+        warnings,
+    } = Loaded::new(model, adapter)?;
+    let model = &model;
     adapted.merge().map_err(input)?;
     let errors = match base {
         None => Vec::new(),

@@ -34,12 +34,13 @@ use engraft_data::read::BadRows;
 use engraft_kernels::Quantisation;
 use serde_json::Value;
 
-pub(crate) use adapters::OWN_FILE;
+pub(crate) use adapters::{OWN_FILE, beside, check_free, place};
 pub use adapters::{Written, check_writable};
 pub use card::{CARD, Card};
 pub use evaluate::Scores;
 pub use generated::Answers;
 pub use learn::{Progress, Training, adapt};
+pub(crate) use merge_into::Loaded;
 pub use merge_into::{Merged, merge_into};
 pub use predict::{Prediction, Requests, predict};
 pub use summary::Summary;

@@ -8,6 +8,10 @@ use std::{
 use clap::Args;
 use engraft_experiment::{
     Error, Result,
+    composition::{
+        self, run_composition,
+        schema::{Composition, is_composition},
+    },
     counts::{self, report, resolve::Presets, schema::is_counts},
     executor::Executor,
     plan::Options,
@@ -74,6 +78,9 @@ pub fn run(arguments: &Arguments, executor: &dyn Executor) -> Result<()> {
     if is_counts(&text) {
         return run_counts(arguments, &[(name, path)], &out);
     }
+    if is_composition(&text) {
+        return run_sums(arguments, &name, &Composition::parse(&path, text)?, out);
+    }
     let experiment = Experiment::parse(&path, text)?;
     let settings = Settings {
         options: Options {
@@ -102,20 +109,43 @@ pub fn run(arguments: &Arguments, executor: &dyn Executor) -> Result<()> {
     for file in &summary.files {
         println!("{}", file.display());
     }
-    match summary.failures.len() {
-        0 => Ok(()),
-        count => {
-            let all: Vec<String> = summary
-                .failures
-                .iter()
-                .map(|error| format!("\n- {error}"))
-                .collect();
-            Err(Error::Run(format!(
-                "{count} failed; the same command tries them again and repeats nothing else{}",
-                all.concat()
-            )))
-        }
+    finished(&summary.failures)
+}
+
+/// Runs an experiment of the arithmetic of adapters.
+fn run_sums(arguments: &Arguments, name: &str, file: &Composition, out: PathBuf) -> Result<()> {
+    let settings = composition::Settings {
+        seeds: arguments.seeds,
+        device: arguments.device.clone(),
+        quick: arguments.quick,
+        out,
+        jobs: arguments.jobs.unwrap_or_else(process::cores),
+        fresh: arguments.fresh,
+    };
+    let summary = run_composition(name, file, &settings, &Meter::new(0))?;
+    for table in &summary.tables {
+        println!("{}", render::terminal(table));
     }
+    for file in &summary.files {
+        println!("{}", file.display());
+    }
+    finished(&summary.failures)
+}
+
+/// An error of all failures, if there are any.
+fn finished(failures: &[Error]) -> Result<()> {
+    if failures.is_empty() {
+        return Ok(());
+    }
+    let all: Vec<String> = failures
+        .iter()
+        .map(|error| format!("\n- {error}"))
+        .collect();
+    Err(Error::Run(format!(
+        "{} failed; the same command tries them again and repeats nothing else{}",
+        failures.len(),
+        all.concat()
+    )))
 }
 
 /// Prints parameter tables as Markdown and writes them.

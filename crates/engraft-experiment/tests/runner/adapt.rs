@@ -99,7 +99,7 @@ impl Disk {
     }
 }
 
-fn answers(requests: &Requests) -> Vec<(String, f64)> {
+pub(crate) fn answers(requests: &Requests) -> Vec<(String, f64)> {
     let mut all = Vec::new();
     predict(requests, |answer| {
         all.push((answer.labels[0].clone(), answer.scores[0]));
@@ -169,7 +169,12 @@ fn a_merged_checkpoint_answers_as_its_adapter() {
 }
 
 /// Asserts that a merged checkpoint in full precision answers as the adapter did.
-fn assert_alike(disk: &Disk, settings: &Settings, merged: PathBuf, active: &[(String, f64)]) {
+pub(crate) fn assert_alike(
+    disk: &Disk,
+    settings: &Settings,
+    merged: PathBuf,
+    active: &[(String, f64)],
+) {
     // An adapter of nothing on the merged model: a rank that is trained for no step.
     let plain = Settings {
         model: merged.clone(),

@@ -4,6 +4,7 @@
 mod adapt;
 mod answers;
 mod counts;
+mod deltas;
 mod from_python;
 mod glue;
 mod hub;

@@ -1,10 +1,9 @@
 //! Deltas: dW and db of every module as they are, exported from a method without a host form, or
 //! left by a merge.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Config, Form, Layout, Parts, Shapes};
 use crate::error::{Error, Result};
@@ -13,6 +12,9 @@ use crate::update::{Dense, Update};
 
 /// Name of the file that makes a directory one of deltas.
 pub const DELTA_CONFIG: &str = "engraft_delta.json";
+
+/// Behind the name of a parameter that is whole.
+pub(super) const SAVED: &str = ":saved";
 
 /// Name of the deltas' file.
 pub const DELTA_FILE: &str = "delta.safetensors";
@@ -39,13 +41,16 @@ impl Form for Delta {
         &["weight", "bias"]
     }
 
-    fn layout(&self, _: &Config, _: &BTreeSet<&str>, shapes: &Shapes<'_>) -> Layout {
+    fn layout(&self, config: &Config, module: &str, shapes: &Shapes<'_>) -> Layout {
         let shape = shapes("weight");
-        match shape.len() {
-            0..=2 => Layout::Linear,
-            _ => Layout::Convolution {
+        let modules = config.keys().get("modules").unwrap_or(&Value::Null);
+        match modules[module]["layout"].as_str() {
+            Some("transposed") => Layout::Transposed,
+            Some("embedding") => Layout::Embedding,
+            _ if shape.len() > 2 => Layout::Convolution {
                 kernel: shape[2..].to_vec(),
             },
+            _ => Layout::Linear,
         }
     }
 

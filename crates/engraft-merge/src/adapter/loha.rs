@@ -1,8 +1,6 @@
 //! LOHA: dW = s (A_1 B_1) . (A_2 B_2), entry by entry (FedPara, arXiv 2108.06098, section 2.2). It is
 //! the product of the factors' Khatri-Rao products, of rank r^2.
 
-use std::collections::BTreeSet;
-
 use engraft_linalg::Matrix;
 
 use super::{Config, Form, Layout, Parts, Shapes};
@@ -27,12 +25,12 @@ impl Form for Loha {
         ]
     }
 
-    fn layout(&self, _: &Config, fields: &BTreeSet<&str>, shapes: &Shapes<'_>) -> Layout {
-        match fields.contains("hada_t1") {
-            true => Layout::Convolution {
-                kernel: shapes("hada_t1")[2..].to_vec(),
+    fn layout(&self, _: &Config, _: &str, shapes: &Shapes<'_>) -> Layout {
+        match shapes("hada_t1") {
+            core if core.len() > 2 => Layout::Convolution {
+                kernel: core[2..].to_vec(),
             },
-            false => Layout::Linear,
+            _ => Layout::Linear,
         }
     }
 

@@ -1,7 +1,5 @@
 //! LOKR: dW = s W_1 (x) W_2, each whole or a product (LyCORIS, arXiv 2309.14859, section 3.2).
 
-use std::collections::BTreeSet;
-
 use engraft_linalg::Matrix;
 
 use super::loha::factors;
@@ -28,10 +26,9 @@ impl Form for Lokr {
         ]
     }
 
-    fn layout(&self, _: &Config, fields: &BTreeSet<&str>, shapes: &Shapes<'_>) -> Layout {
-        let core = fields.contains("lokr_t2").then(|| shapes("lokr_t2"));
-        let whole = Some(shapes("lokr_w2")).filter(|shape| shape.len() > 2);
-        match core.or(whole) {
+    fn layout(&self, _: &Config, _: &str, shapes: &Shapes<'_>) -> Layout {
+        let mut kernels = ["lokr_t2", "lokr_w2"].map(shapes).into_iter();
+        match kernels.find(|shape| shape.len() > 2) {
             Some(shape) => Layout::Convolution {
                 kernel: shape[2..].to_vec(),
             },

@@ -2,8 +2,6 @@
 //! (rsLoRA, 2312.03732); and DoRA (2402.09353, equation 5), W' = m (W + s B A) / |W + s B A|, norms
 //! over each output's weights.
 
-use std::collections::BTreeSet;
-
 use engraft_linalg::Matrix;
 
 use super::{Config, Form, Layout, Parts, Shapes};
@@ -88,10 +86,10 @@ impl Form for Lora {
             .then(|| format!("`init_lora_weights` = {init}: it belongs to a residual of the base"))
     }
 
-    fn layout(&self, config: &Config, fields: &BTreeSet<&str>, shapes: &Shapes<'_>) -> Layout {
+    fn layout(&self, config: &Config, _: &str, shapes: &Shapes<'_>) -> Layout {
         let a = shapes(A);
         match config.is_set("fan_in_fan_out") {
-            _ if fields.contains(EMBEDDING_A) => Layout::Embedding,
+            _ if !shapes(EMBEDDING_A).is_empty() => Layout::Embedding,
             _ if a.len() > 2 => Layout::Convolution {
                 kernel: a[2..].to_vec(),
             },

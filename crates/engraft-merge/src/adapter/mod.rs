@@ -13,7 +13,7 @@ mod parts;
 mod shira;
 mod vera;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use config::{CONFIG_FILE, Config};
@@ -47,8 +47,8 @@ trait Form: Sync {
     }
 
     /// How the module's weight lies in the base.
-    fn layout(&self, config: &Config, fields: &BTreeSet<&str>, shapes: &Shapes<'_>) -> Layout {
-        let _ = (fields, shapes);
+    fn layout(&self, config: &Config, module: &str, shapes: &Shapes<'_>) -> Layout {
+        let _ = (module, shapes);
         match config.is_set("fan_in_fan_out") {
             true => Layout::Transposed,
             false => Layout::Linear,
@@ -182,7 +182,7 @@ impl Adapter {
             let help = "export its deltas with the base (`cargo xtask merge` does, given `base`)";
             Error::adapter(name, format!("{reason}: {help}"))
         })?;
-        let mut found: BTreeMap<String, (String, BTreeSet<&str>)> = BTreeMap::new();
+        let mut found: BTreeMap<String, String> = BTreeMap::new();
         let mut saved = BTreeMap::new();
         for key in files.infos().keys() {
             let inner = key.strip_prefix(MODEL).unwrap_or(key);
@@ -193,10 +193,11 @@ impl Adapter {
             match field {
                 Some(field) => {
                     let cut = |path: &str| path[..path.len() - field.len() - 1].to_owned();
-                    let entry = found
-                        .entry(cut(inner))
-                        .or_insert((cut(key), BTreeSet::new()));
-                    entry.1.insert(field);
+                    found.insert(cut(inner), cut(key));
+                }
+                None if inner.ends_with(delta::SAVED) => {
+                    let path = inner.trim_end_matches(delta::SAVED);
+                    saved.insert(path.to_owned(), key.clone());
                 }
                 None if key.starts_with(MODEL) => {
                     saved.insert(inner.replace(".base_layer.", "."), key.clone());
@@ -209,12 +210,12 @@ impl Adapter {
             let reason = format!("has no tensor of type {}", form.name());
             return Err(Error::adapter(name, reason));
         }
-        let modules = found.into_iter().map(|(path, (stem, fields))| {
+        let modules = found.into_iter().map(|(path, stem)| {
             let shapes = |field: &str| {
                 let info = files.infos().get(&format!("{stem}.{field}"));
                 info.map_or(Vec::new(), |info| info.shape.clone())
             };
-            let layout = form.layout(&config, &fields, &shapes);
+            let layout = form.layout(&config, &path, &shapes);
             (
                 path,
                 Module {

@@ -164,13 +164,7 @@ impl Sums {
             &mut self.conflicting_mass,
             &mut self.shared_mass,
         ];
-        for square in all {
-            for i in 0..square.len() {
-                for j in i + 1..square.len() {
-                    square[i][j] = square[j][i];
-                }
-            }
-        }
+        all.into_iter().for_each(super::mirror);
     }
 
     fn conflicts(&self) -> Conflicts {

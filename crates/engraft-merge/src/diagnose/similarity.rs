@@ -36,15 +36,15 @@ impl Similarity {
         base: Option<&[f32]>,
     ) -> Result<()> {
         let (module, products) = (module.into(), inner_products(updates, base)?);
-        if let Some((other, first)) = self.products.first_key_value() {
-            if first.len() != products.len() {
-                return Err(Error::input(format!(
-                    "module `{}` of {} adapters, `{other}` of {}",
-                    module,
-                    products.len(),
-                    first.len()
-                )));
-            }
+        if let Some((other, first)) = self.products.first_key_value()
+            && first.len() != products.len()
+        {
+            return Err(Error::input(format!(
+                "module `{}` of {} adapters, `{other}` of {}",
+                module,
+                products.len(),
+                first.len()
+            )));
         }
         self.products.insert(module, products);
         Ok(())
@@ -121,11 +121,7 @@ pub fn inner_products(updates: &[&Update], base: Option<&[f32]>) -> Result<Squar
             Ok(())
         })?;
     }
-    for i in 0..count {
-        for j in i + 1..count {
-            products[i][j] = products[j][i];
-        }
-    }
+    super::mirror(&mut products);
     Ok(products)
 }
 

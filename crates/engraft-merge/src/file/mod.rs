@@ -2,12 +2,13 @@
 
 mod number;
 mod reader;
+mod spool;
 mod writer;
 
 pub use number::WEIGHTS;
-#[expect(unused_imports, reason = "folding comes next")]
 pub(crate) use number::{narrow, size, widen};
 pub use reader::{Info, TensorFiles};
+pub use spool::TensorSpool;
 pub use writer::{Planned, TensorWriter, write_atomically};
 
 use engraft_linalg::Matrix;

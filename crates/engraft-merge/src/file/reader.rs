@@ -30,6 +30,11 @@ impl Info {
         self.shape.iter().product()
     }
 
+    /// In which of the files it is.
+    pub(crate) fn file(&self) -> usize {
+        self.file
+    }
+
     /// How many bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -24,7 +24,9 @@ pub struct Planned {
 }
 
 impl Planned {
-    fn bytes(&self) -> usize {
+    /// How many bytes it takes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
         self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
     }
 }
@@ -56,47 +58,16 @@ impl TensorWriter {
             let key = |planned: &Planned| std::cmp::Reverse(planned.dtype.bitsize());
             (key(a), &a.name).cmp(&(key(b), &b.name))
         });
-        let directory = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let mut header = Map::new();
-        if !metadata.is_empty() {
-            header.insert("__metadata__".to_owned(), json!(metadata));
-        }
-        let mut total = 0;
-        for tensor in &planned {
-            let end = total + tensor.bytes();
-            let entry = json!({
-                "dtype": format!("{:?}", tensor.dtype),
-                "shape": tensor.shape,
-                "data_offsets": [total, end],
-            });
-            if header.insert(tensor.name.clone(), entry).is_some() {
-                let reason = format!("two tensors are called {}", tensor.name);
-                return Err(Error::file(path, reason));
-            }
-            total = end;
-        }
-        let mut text = Value::Object(header).to_string();
-        while text.len() % 8 != 0 {
-            text.push(' ');
-        }
-        let begin = || -> std::io::Result<NamedTempFile<File>> {
-            std::fs::create_dir_all(directory)?;
-            // A file as any other is created: tempfile's own would be readable by its owner alone.
-            let mut file =
-                tempfile::Builder::new().make_in(directory, |path| File::create_new(path))?;
-            file.write_all(&(text.len() as u64).to_le_bytes())?;
-            file.write_all(text.as_bytes())?;
-            Ok(file)
-        };
+        let header = header(&planned, metadata).map_err(|reason| Error::file(path, reason))?;
+        let mut file = temporary(path)?;
+        file.write_all(&header)
+            .map_err(|error| unwritable(path, &error))?;
         Ok(Self {
-            file: begin().map_err(|error| unwritable(path, &error))?,
             path: path.to_owned(),
-            planned,
+            file,
             written: 0,
-            total,
+            total: planned.iter().map(Planned::bytes).sum(),
+            planned,
         })
     }
 
@@ -140,16 +111,65 @@ impl TensorWriter {
             let reason = format!("{} bytes, {} were planned", self.written, self.total);
             return Err(Error::file(&self.path, reason));
         }
-        let finish = || -> std::io::Result<()> {
-            self.file.as_file().sync_all()?;
-            self.file.persist(&self.path)?;
-            Ok(())
-        };
-        finish().map_err(|error| unwritable(&self.path, &error))
+        persist(self.file, &self.path)
     }
 }
 
-fn unwritable(path: &Path, error: &std::io::Error) -> Error {
+/// The length and the text of a header.
+pub(super) fn header(
+    tensors: &[Planned],
+    metadata: &HashMap<String, String>,
+) -> std::result::Result<Vec<u8>, String> {
+    let mut header = Map::new();
+    if !metadata.is_empty() {
+        header.insert("__metadata__".to_owned(), json!(metadata));
+    }
+    let mut start = 0;
+    for tensor in tensors {
+        let end = start + tensor.bytes();
+        let entry = json!({
+            "dtype": format!("{:?}", tensor.dtype),
+            "shape": tensor.shape,
+            "data_offsets": [start, end],
+        });
+        if header.insert(tensor.name.clone(), entry).is_some() {
+            return Err(format!("two tensors are called {}", tensor.name));
+        }
+        start = end;
+    }
+    let mut text = Value::Object(header).to_string();
+    text.push_str(&" ".repeat(text.len().next_multiple_of(8) - text.len()));
+    Ok([&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat())
+}
+
+/// A file under a temporary name in the directory of `path`, which is made if need be.
+pub(super) fn temporary(path: &Path) -> Result<NamedTempFile<File>> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let make = || -> std::io::Result<NamedTempFile<File>> {
+        std::fs::create_dir_all(directory)?;
+        // A file as any other is created: tempfile's own would be readable by its owner alone.
+        tempfile::Builder::new().make_in(directory, |path| {
+            let mut options = File::options();
+            options.read(true).write(true).create_new(true).open(path)
+        })
+    };
+    make().map_err(|error| unwritable(path, &error))
+}
+
+/// Gives a file that is whole its name.
+pub(super) fn persist(file: NamedTempFile<File>, path: &Path) -> Result<()> {
+    let persist = || -> std::io::Result<()> {
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(())
+    };
+    persist().map_err(|error| unwritable(path, &error))
+}
+
+pub(super) fn unwritable(path: &Path, error: &std::io::Error) -> Error {
     Error::file(path, format!("cannot be written: {error}"))
 }
 
@@ -158,20 +178,10 @@ fn unwritable(path: &Path, error: &std::io::Error) -> Error {
 /// # Errors
 /// A directory that cannot be written, a disk that is full.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let write = || -> std::io::Result<()> {
-        std::fs::create_dir_all(directory)?;
-        let mut file =
-            tempfile::Builder::new().make_in(directory, |path| File::create_new(path))?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().map_err(|error| unwritable(path, &error))
+    let mut file = temporary(path)?;
+    file.write_all(bytes)
+        .map_err(|error| unwritable(path, &error))?;
+    persist(file, path)
 }
 
 #[cfg(test)]

@@ -119,7 +119,7 @@ impl Mask {
             u64::from_le_bytes(word)
         });
         let words: Vec<u64> = words.collect();
-        match words.last().filter(|_| len % 64 != 0) {
+        match words.last().filter(|_| !len.is_multiple_of(64)) {
             Some(last) if last >> (len % 64) != 0 => Err(Error::input(format!(
                 "a mask of {len} entries with bits beyond its end"
             ))),

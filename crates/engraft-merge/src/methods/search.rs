@@ -6,9 +6,9 @@
 //! ```
 //!
 //! from w = 0, with bound 1.5 and alpha 0.05 as in the authors' code, which leaves the search to
-//! Nevergrad; here it is by CMA-ES (Hansen 2016, arXiv:1604.00772, with its default constants). A
-//! candidate outside the bounds is evaluated at the nearest point within, plus its squared distance
-//! in units of the step.
+//! Nevergrad; here it is by CMA-ES (Hansen 2016, arXiv:1604.00772, with its default constants) over x
+//! with w = bound sin(x / bound): nothing is out of bounds, and a minimum on them is as smooth as
+//! one within.
 
 use engraft_linalg::{Matrix, svd};
 use rand::SeedableRng;
@@ -97,9 +97,7 @@ impl Search {
             for _ in 0..strategy.population.min(remaining) {
                 let candidate = strategy.sample(&mut rng)?;
                 let value = run.evaluate(&candidate)?;
-                let beyond = |x: &f64| ((x.abs() - self.bound).max(0.0) / strategy.sigma).powi(2);
-                let outside: f64 = candidate.iter().map(beyond).sum();
-                generation.push((value + outside, candidate));
+                generation.push((value, candidate));
             }
             if generation.len() < strategy.population {
                 break;
@@ -131,10 +129,13 @@ struct Run<F> {
 }
 
 impl<F: FnMut(&[f64]) -> Result<f64>> Run<F> {
-    /// The value at the nearest point within the bounds.
+    /// The value of a candidate x.
     fn evaluate(&mut self, candidate: &[f64]) -> Result<f64> {
         let bound = self.search.bound;
-        let coefficients: Vec<f64> = candidate.iter().map(|x| x.clamp(-bound, bound)).collect();
+        let coefficients: Vec<f64> = candidate
+            .iter()
+            .map(|x| bound * (x / bound).sin())
+            .collect();
         let loss = match (self.loss)(&coefficients)? {
             loss if loss.is_nan() => f64::INFINITY,
             loss => loss,
@@ -273,7 +274,8 @@ impl Strategy {
 
     fn converged(&self) -> bool {
         let longest = self.lengths.iter().copied().fold(0.0, f64::max);
-        !(self.sigma * longest > 1e-12)
+        let step = self.sigma * longest;
+        step.is_nan() || step <= 1e-12
     }
 }
 

@@ -1,12 +1,9 @@
-//! A whole matrix in single precision, and how parts are added to rows of one.
+//! A whole matrix in single precision.
 
-use std::ops::Range;
-
-use engraft_kernels::{Mat, Onto, matmul};
 use engraft_linalg::{Matrix, MatrixView};
 
-use super::Factors;
 use crate::error::{Error, Result};
+use crate::file::HostTensor;
 
 /// A row-major matrix in single precision.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,6 +79,17 @@ impl Dense {
         Ok(Matrix::from_f32(self.rows, self.columns, &self.data)?)
     }
 
+    /// D^T.
+    #[must_use]
+    pub fn transposed(&self) -> Self {
+        let tensor = HostTensor::new(vec![self.rows, self.columns], self.data.clone());
+        Self {
+            rows: self.columns,
+            columns: self.rows,
+            data: crate::base::transposed(&tensor).data,
+        }
+    }
+
     /// The root of the sum of squares.
     #[must_use]
     pub fn norm(&self) -> f64 {
@@ -93,44 +101,4 @@ impl Dense {
 pub(crate) fn norm(data: &[f32]) -> f64 {
     let squares = data.iter().map(|x| f64::from(*x) * f64::from(*x));
     squares.sum::<f64>().sqrt()
-}
-
-/// `strip += ` rows `range` of L R.
-pub(super) fn add_product(factors: &Factors, range: Range<usize>, strip: &mut [f32]) {
-    let (rank, columns) = (factors.rank(), factors.right.cols());
-    if rank == 0 || strip.is_empty() {
-        return;
-    }
-    let to_f32 = |data: &[f64]| data.iter().map(|x| *x as f32).collect::<Vec<f32>>();
-    let left = to_f32(&factors.left.as_slice()[range.start * rank..range.end * rank]);
-    let right = to_f32(factors.right.as_slice());
-    let (left, right) = (
-        Mat::new(&left, range.len(), rank),
-        Mat::new(&right, rank, columns),
-    );
-    matmul((strip, columns), Onto::Present, left, right, 1.0);
-}
-
-/// `strip += diag(rows) base + base diag(columns)`.
-pub(super) fn add_scaled(
-    rows: Option<&[f64]>,
-    columns: Option<&[f64]>,
-    base: &[f32],
-    strip: &mut [f32],
-) {
-    let width = match (rows, columns) {
-        (_, Some(columns)) => columns.len(),
-        (Some(rows), None) => strip.len() / rows.len().max(1),
-        (None, None) => return,
-    };
-    let lines = strip
-        .chunks_mut(width.max(1))
-        .zip(base.chunks(width.max(1)));
-    for (at, (strip, base)) in lines.enumerate() {
-        let row = rows.map_or(0.0, |rows| rows[at]);
-        for (j, (x, w)) in strip.iter_mut().zip(base).enumerate() {
-            let factor = row + columns.map_or(0.0, |columns| columns[j]);
-            *x += (factor * f64::from(*w)) as f32;
-        }
-    }
 }

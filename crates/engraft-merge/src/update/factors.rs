@@ -57,6 +57,15 @@ impl Factors {
         )
     }
 
+    /// (L R)^T = R^T L^T.
+    #[must_use]
+    pub fn transposed(&self) -> Self {
+        Self {
+            left: self.right.transpose(),
+            right: self.left.transpose(),
+        }
+    }
+
     /// L R itself.
     ///
     /// # Errors

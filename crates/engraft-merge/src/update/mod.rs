@@ -12,12 +12,14 @@
 mod dense;
 mod factors;
 mod sparse;
+mod strips;
 
 use std::ops::Range;
 
 pub use dense::Dense;
 pub use factors::{Factors, columns_beside, rows_below};
 pub use sparse::{Overlap, Sparse};
+pub use strips::Strips;
 
 use crate::error::{Error, Result};
 
@@ -179,48 +181,33 @@ impl Update {
     /// A base that is missing.
     pub fn strip(&self, range: Range<usize>, base: Option<&[f32]>) -> Result<Vec<f32>> {
         let (_, columns) = self.known_shape()?;
-        let mut strip = match &self.dense {
-            Some(dense) => dense.data[range.start * columns..range.end * columns].to_vec(),
-            None => vec![0.0; range.len() * columns],
-        };
-        self.add_strip(range, base, &mut strip, self.dense.is_some())?;
+        let mut strip = vec![0.0; range.len() * columns];
+        Strips::new(self)?.add_to(range, base, &mut strip)?;
         Ok(strip)
     }
 
-    /// `strip += ` rows `range` of dW, without D where `dense` says that it is in already.
-    fn add_strip(
-        &self,
-        range: Range<usize>,
-        base: Option<&[f32]>,
-        strip: &mut [f32],
-        dense: bool,
-    ) -> Result<()> {
-        let (_, columns) = self.known_shape()?;
-        let start = range.start * columns;
-        if let (Some(part), false) = (&self.dense, dense) {
-            let added = strip.iter_mut().zip(&part.data[start..]);
-            added.for_each(|(x, d)| *x += d);
-        }
-        if let Some(sparse) = &self.sparse {
-            sparse.add_to(start as u64, strip);
-        }
-        if let Some(factors) = &self.low_rank {
-            dense::add_product(factors, range.clone(), strip);
-        }
-        if self.needs_base() {
-            let Some(base) = base else {
-                return Err(Error::input(
-                    "the update is relative to the base: give `base`",
-                ));
-            };
-            dense::add_scaled(
-                self.rows.as_deref().map(|rows| &rows[range]),
-                self.columns.as_deref(),
-                base,
-                strip,
-            );
-        }
-        Ok(())
+    /// dW^T; the bias stays.
+    ///
+    /// # Errors
+    /// A sparse update of a weight whose shape only the base knows.
+    pub fn transposed(&self) -> Result<Self> {
+        let sparse = match &self.sparse {
+            Some(sparse) => {
+                let (rows, columns) = self.known_shape()?;
+                Some(sparse.transposed(rows, columns))
+            }
+            None => None,
+        };
+        Ok(Self {
+            shape: [self.shape[1], self.shape[0]],
+            low_rank: self.low_rank.as_ref().map(Factors::transposed),
+            sparse,
+            dense: self.dense.as_ref().map(Dense::transposed),
+            rows: self.columns.clone(),
+            columns: self.rows.clone(),
+            bias: self.bias.clone(),
+            bias_scale: self.bias_scale.clone(),
+        })
     }
 
     /// All of dW. `base`: all of W, if needed.

@@ -107,6 +107,16 @@ impl Sparse {
         Self::new(self.entries().chain(other.entries()).collect())
     }
 
+    /// S^T, of a matrix of `[rows, columns]`.
+    #[must_use]
+    pub fn transposed(&self, rows: usize, columns: usize) -> Self {
+        let (rows, columns) = (rows as u64, columns as u64);
+        let turned = self
+            .entries()
+            .map(|(place, value)| (place % columns * rows + place / columns, value));
+        Self::new(turned.collect())
+    }
+
     /// How the places lie to another's.
     #[must_use]
     pub fn overlap(&self, other: &Self) -> Overlap {

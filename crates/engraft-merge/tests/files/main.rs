@@ -1,7 +1,11 @@
-//! The host forms against golden vectors computed by PEFT.
+//! Adapters in files: the host forms against golden vectors computed by PEFT, and merges of directories
+//! into directories.
 
 mod case;
 mod combined;
+mod made;
+mod merges;
+mod refusals;
 
 use engraft_merge::adapter::{Adapter, host_form};
 use engraft_merge::base::{Base, transposed};

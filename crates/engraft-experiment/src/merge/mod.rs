@@ -1,0 +1,7 @@
+//! Merging of adapters that only their models can read: what leads from here to `engraft-merge`,
+//! which knows files alone.
+
+mod changes;
+mod deltas;
+
+pub use deltas::{DELTA_CONFIG, DELTA_FILE, Exported, export_deltas};
