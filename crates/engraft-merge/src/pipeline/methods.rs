@@ -90,7 +90,10 @@ fn set(value: &mut Value, option: &str, to: &Value) -> bool {
 
 /// Sets an option in each of several, not only in the first.
 fn any<'a>(values: impl Iterator<Item = &'a mut Value>, option: &str, to: &Value) -> bool {
-    values.filter_map(|value| set(value, option, to).then_some(())).count() > 0
+    values
+        .filter_map(|value| set(value, option, to).then_some(()))
+        .count()
+        > 0
 }
 
 /// Names of all options.
