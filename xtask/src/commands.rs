@@ -41,6 +41,9 @@ pub enum Command {
     /// Answer requests with an adapter, one JSON object a line
     #[command(disable_help_flag = true)]
     Predict(forward::Arguments),
+    /// Merge adapters into one, or into a checkpoint, as a recipe says
+    #[command(disable_help_flag = true)]
+    Merge(forward::Arguments),
     /// Fold an adapter into its model: a plain checkpoint that transformers loads
     #[command(disable_help_flag = true)]
     MergeInto(forward::Arguments),
@@ -74,6 +77,7 @@ impl Run for Command {
             Self::Params(arguments) => arguments.of("params").run(),
             Self::Adapt(arguments) => arguments.of("adapt").run(),
             Self::Predict(arguments) => arguments.of("predict").run(),
+            Self::Merge(arguments) => arguments.of("merge").run(),
             Self::MergeInto(arguments) => arguments.of("merge-into").run(),
             Self::Inspect(arguments) => arguments.of("inspect").run(),
             Self::Conformance(arguments) => arguments.of("conformance").run(),

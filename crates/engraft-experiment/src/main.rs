@@ -29,6 +29,8 @@ enum Command {
     List(commands::list::Arguments),
     /// Show every registered method
     Methods(commands::methods::Arguments),
+    /// Merge adapters into one, or into a checkpoint
+    Merge(commands::merge::Arguments),
     /// Fold an adapter into its model: a plain checkpoint
     MergeInto(commands::merge_into::Arguments),
     /// Answer requests with an adapter
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
     let executor = BurnExecutor;
     let result = match Cli::parse().command {
         Command::Adapt(arguments) => commands::adapt::run(&arguments),
+        Command::Merge(arguments) => commands::merge::run(&arguments),
         Command::MergeInto(arguments) => commands::merge_into::run(&arguments),
         Command::Predict(arguments) => commands::predict::run(&arguments),
         Command::RunExperiment(arguments) => commands::run_experiment::run(&arguments, &executor),

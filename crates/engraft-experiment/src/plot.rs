@@ -22,16 +22,16 @@ use crate::{
 };
 
 /// The name under which the font is registered; a browser shows an SVG in its own sans-serif.
-const FONT: &str = "sans-serif";
+pub(crate) const FONT: &str = "sans-serif";
 /// Size of the figure in points.
 const SIZE: (u32, u32) = (960, 600);
 /// Width of the legend in points.
 const LEGEND: i32 = 150;
 /// Text and axes.
-const INK: RGBColor = RGBColor(34, 34, 34);
+pub(crate) const INK: RGBColor = RGBColor(34, 34, 34);
 /// Colours of families that people who confuse red and green tell apart (after Paul Tol's muted scheme,
 /// with two of his vibrant one, and dark ones lightened for dark pages).
-const COLOURS: [RGBColor; 12] = [
+pub(crate) const COLOURS: [RGBColor; 12] = [
     RGBColor(92, 84, 200),
     RGBColor(204, 102, 119),
     RGBColor(17, 119, 51),
@@ -152,8 +152,7 @@ impl Figure {
     }
 
     fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, scale: u32) -> Result<()> {
-        // Registering the same font again changes nothing.
-        let _ = register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT);
+        registered();
         let unit = scale as i32;
         let [left, right, bottom, top] = self.bounds;
         let (plot, legend) = area.split_horizontally((SIZE.0 as i32 - LEGEND) * unit);
@@ -324,7 +323,13 @@ fn thousands(value: f64) -> String {
     }
 }
 
-fn failed(error: impl std::fmt::Display) -> Error {
+/// Makes the font known.
+pub(crate) fn registered() {
+    // Registering the same font again changes nothing.
+    let _ = register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT);
+}
+
+pub(crate) fn failed(error: impl std::fmt::Display) -> Error {
     Error::Io {
         action: "write",
         path: "the plot".into(),

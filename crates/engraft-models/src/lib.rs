@@ -36,7 +36,9 @@ pub use activation::Activation;
 pub use attention::Attention;
 pub use bert::{Bert, BertBlock, BertConfig, BertHead, Embeddings};
 pub use block::{Block, BlockSites};
-pub use checkpoint::{LoadOptions, LoadReport, QuantisedLayer, load, locate, weight_files};
+pub use checkpoint::{
+    LoadOptions, LoadReport, QuantisedLayer, load, locate, stored_modules, weight_files,
+};
 pub use decoder::{
     Cache, CausalLm, DecoderHead, Generation, RmsNorm, Rope, Sampling, Score, generate, perplexity,
     score,

@@ -5,6 +5,7 @@ pub mod conformance;
 pub mod inspect;
 pub mod list;
 pub mod measure;
+pub mod merge;
 pub mod merge_into;
 pub mod methods;
 mod model;

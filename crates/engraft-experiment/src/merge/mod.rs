@@ -3,5 +3,10 @@
 
 mod changes;
 mod deltas;
+mod figures;
+mod report;
+mod run;
+pub mod tables;
 
 pub use deltas::{DELTA_CONFIG, DELTA_FILE, Exported, export_deltas};
+pub use run::{REPORT, Watch, merge};

@@ -16,6 +16,7 @@ mod matching;
 mod names;
 mod quantised;
 mod save;
+mod stored;
 #[cfg(test)]
 mod tests;
 
@@ -35,6 +36,7 @@ use files::{Files, file_error};
 pub use hub::locate;
 pub(crate) use names::Names;
 pub use quantised::QuantisedLayer;
+pub use stored::stored_modules;
 
 use crate::parts::{Builder, Listing, Random, Source, Wanted};
 use crate::pretrained::{Config, Pretrained};
