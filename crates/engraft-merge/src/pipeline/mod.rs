@@ -1,10 +1,12 @@
 //! Merging as data: what is done to each task, how they become one, what is done to that.
 //!
 //! ```text
-//! prepare (sparsify | align)*  ->  consensus  ->  (rescale)*  ->  factorise
+//! prepare (sparsify | align)*  ->  consensus  ->  (rescale)*
 //! ```
 //!
-//! TIES, DARE and their variants are rows of one [table](methods), written as the recipes of users are.
+//! TIES, DARE and their variants are rows of one [table](methods), written as the recipes of users are. The
+//! form of what comes out ([`crate::factorise`]) is the business of whoever writes it.
+//!
 //! As long as a merge is a linear combination of updates as they are, it stays in their own form; else it
 //! is computed strip by strip of rows, and no task's update is ever dense as a whole.
 
@@ -38,7 +40,6 @@ pub use survey::Survey;
 pub use task::Task;
 
 use crate::error::Result;
-use crate::factorise::Rank;
 use crate::update::Update;
 use consensus::combination;
 use prepare::Tasks;
@@ -57,22 +58,6 @@ pub struct Pipeline {
     /// Steps for what they became, in this order.
     #[serde(default)]
     pub rescale: Vec<Rescale>,
-    /// The form that the result is wanted in; for whoever writes it, [`merge`](Self::merge) leaves it alone.
-    #[serde(default)]
-    pub factorise: Factorise,
-}
-
-/// The form that a merged update is wanted in.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Factorise {
-    /// That in which it is exact: factors stay factors.
-    #[default]
-    Auto,
-    /// A matrix.
-    Dense,
-    /// LoRA of a rank, or of the rank that an energy asks for.
-    Lora(Rank),
 }
 
 /// Which tensor of a module.
