@@ -4,19 +4,19 @@
 //! has ([`update::Update`]). Merging adds and compares these, not the factors that happen to make them.
 
 pub mod adapter;
-pub mod base;
-pub mod compress;
-pub mod compatible;
-pub mod diagnose;
 pub mod arithmetic;
+pub mod base;
+pub mod compatible;
+pub mod compress;
+pub mod diagnose;
 pub mod error;
 pub mod factorise;
 pub mod file;
-pub mod switch;
-pub mod pipeline;
 pub mod methods;
+pub mod pipeline;
 pub mod spectral;
 mod strips;
+pub mod switch;
 pub mod update;
 
 pub use error::{Error, Result};

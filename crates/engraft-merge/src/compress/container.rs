@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::coder::{Codec, Coded, Entry, Options};
 use super::report::{Report, Squares, TensorReport};
-use super::source::{Digest, Scratch, Source, Staging, copy_beside, length, planned};
+use super::source::{Digest, Scratch, Source, Staging, copy_beside, difference, length, planned};
 use super::ternary::{Choice, Scope, entropy_bits};
 use super::{COMPRESSED, exact, signs};
 use crate::error::{Error, Result};
@@ -79,12 +79,10 @@ impl Changes<'_> {
 
     /// x - base.
     fn change(&self, name: &str, entry: &Entry) -> Result<Vec<f32>> {
-        let mut change = self.source.files.read(name)?.data;
-        if let (Some(base), true) = (self.base, entry.based) {
-            let from = base.read(name)?.data;
-            change.iter_mut().zip(from).for_each(|(x, base)| *x -= base);
+        match (self.base, entry.based) {
+            (Some(base), true) => Ok(difference(&self.source.files, base, name)?.data),
+            _ => Ok(self.source.files.read(name)?.data),
         }
-        Ok(change)
     }
 }
 

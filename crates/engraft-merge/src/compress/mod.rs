@@ -6,7 +6,7 @@
 //! | [`Quantised`] | 1 to 8 bits a number, scales | half a step |
 //! | BitDelta | signs, a magnitude a matrix | lossy |
 //! | Delta | the bytes that differ from the base | none |
-//! | [`Truncation`] | leading singular triples of each update: a LoRA adapter | the triples left out |
+//! | Svd | leading singular triples of each update: a LoRA adapter | the triples left out |
 //! | [`Amount`] | the largest entries of each update: a SHiRA adapter | the entries left out |
 //!
 //! The last two leave adapters of PEFT. The others leave one container beside the files that lay beside
@@ -53,7 +53,6 @@ pub use coder::{Codec, Options};
 pub use levels::{Grouping, Quantised, Scale};
 pub use report::{Report, TensorReport};
 pub use sparse::Amount;
-pub use svd::Truncation;
 pub use ternary::{Compeft, Magnitude, Scope};
 
 use crate::error::Result;

@@ -16,6 +16,7 @@ use super::ternary::entropy_bits;
 use super::*;
 use crate::adapter::{Adapter, CONFIG_FILE, MODEL, TENSOR_FILE};
 use crate::base::Base;
+use crate::factorise::Rank;
 use crate::file::{Planned, TensorFiles, TensorWriter};
 
 type Tensors = Vec<(String, Dtype, Vec<usize>, Vec<f32>)>;
@@ -411,7 +412,7 @@ proptest! {
         let adapter = place.path("adapter");
         std::fs::create_dir(&adapter).unwrap();
         lora(&adapter, 4, Dtype::F32, seed);
-        for (at, how) in [Truncation::Rank(keep), Truncation::Energy(share)].into_iter().enumerate() {
+        for (at, how) in [Rank::Fixed(keep), Rank::Energy(share)].into_iter().enumerate() {
             let out = place.path(&format!("out{at}"));
             let report = compress(&adapter, &out, &Options::new(Codec::Svd(how))).unwrap();
             let [before, after] = [&adapter, &out].map(|path| Adapter::open("a", path).unwrap());
@@ -422,7 +423,7 @@ proptest! {
                 });
                 let error = x.sub(&y).unwrap().frobenius_norm() / x.frobenius_norm();
                 prop_assert!((error - tensor.error.unwrap()).abs() <= 1e-5, "{error} {tensor:?}");
-                if let Truncation::Energy(share) = how {
+                if let Rank::Energy(share) = how {
                     prop_assert!(error * error <= 1.0 - share + 1e-6);
                 }
                 prop_assert!(keep < 4 || at == 1 || error <= 1e-6);
@@ -448,8 +449,8 @@ fn a_checkpoints_change_becomes_an_adapter() {
         weight(&to).sub(&weight(&from)).unwrap()
     };
     for (name, codec) in [
-        ("svd", Codec::Svd(Truncation::Rank(5))),
-        ("energy", Codec::Svd(Truncation::Energy(0.9))),
+        ("svd", Codec::Svd(Rank::Fixed(5))),
+        ("energy", Codec::Svd(Rank::Energy(0.9))),
         ("sparse", Codec::Sparse(Amount::Rank(2))),
         ("dense", Codec::Sparse(Amount::Density(0.25))),
     ] {
@@ -571,7 +572,7 @@ fn what_cannot_be_done_is_said() {
     );
     refused(
         &base,
-        &Options::new(Codec::Svd(Truncation::Rank(2))),
+        &Options::new(Codec::Svd(Rank::Fixed(2))),
         "with its `base`",
     );
     let density = |density| {
