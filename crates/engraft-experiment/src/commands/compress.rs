@@ -129,7 +129,11 @@ impl Arguments {
             Name::Sparse => Codec::Sparse(match (self.rank, self.density) {
                 (Some(rank), None) => Amount::Rank(rank),
                 (None, Some(density)) => Amount::Density(density),
-                _ => return Err(input("codec sparse needs --rank (PEFT reads that) or --density")),
+                _ => {
+                    return Err(input(
+                        "codec sparse needs --rank (PEFT reads that) or --density",
+                    ));
+                }
             }),
         })
     }
@@ -140,7 +144,14 @@ pub(super) fn print(report: &Report, tensors: bool) {
     let error = |error: f64| format!("{error:.2e}");
     let bits = |bits: Option<f64>| bits.map_or("-".to_owned(), |bits| format!("{bits:.0}"));
     if tensors {
-        let header = ["tensor", "stored as", "bytes before", "bits", "by formula", "relative error"];
+        let header = [
+            "tensor",
+            "stored as",
+            "bytes before",
+            "bits",
+            "by formula",
+            "relative error",
+        ];
         let rows = report.tensors.iter().map(|tensor| {
             [
                 tensor.name.clone(),
@@ -156,7 +167,15 @@ pub(super) fn print(report: &Report, tensors: bool) {
     for note in &report.notes {
         println!("note: {note}");
     }
-    let header = ["codec", "bytes before", "bytes after", "ratio", "coded bits", "by formula", "relative error"];
+    let header = [
+        "codec",
+        "bytes before",
+        "bytes after",
+        "ratio",
+        "coded bits",
+        "by formula",
+        "relative error",
+    ];
     let row = [
         report.codec.clone(),
         report.bytes_in.to_string(),

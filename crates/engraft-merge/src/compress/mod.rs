@@ -37,7 +37,9 @@ mod container;
 mod exact;
 mod golomb;
 mod levels;
+mod manifest;
 mod report;
+mod restore;
 mod select;
 mod signs;
 mod source;
@@ -84,5 +86,5 @@ pub fn compress(input: &Path, out: &Path, options: &Options) -> Result<Report> {
 /// Files that are missing, truncated, corrupted or not compressed, a base that is missing or is
 /// another one.
 pub fn decompress(input: &Path, out: &Path, base: Option<&Path>) -> Result<Report> {
-    container::read(input, out, base)
+    restore::read(input, out, base)
 }
