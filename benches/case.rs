@@ -10,6 +10,7 @@ use engraft_benches::limit::Products;
 use engraft_benches::measure::{self, Budget, Timing};
 use engraft_benches::merge::Merge;
 use engraft_benches::mixed::{Mixed, Rows};
+use engraft_benches::switch::Switching;
 use engraft_benches::training::{TOKENS, Training};
 use engraft_benches::{Shapes, growth};
 use serde_json::{Value, json};
@@ -43,6 +44,8 @@ enum Case {
     Init { side: usize, how: String },
     /// An adapter folded into a square weight
     Merge { side: usize, method: String },
+    /// An adapter loaded into a square weight on the host
+    Switch { side: usize, what: String },
     /// The best factors of a sum of three adapters
     Weighted { side: usize },
     /// 64 rows over 16 adapters
@@ -105,6 +108,12 @@ fn run(args: &Args) -> Result<Value, String> {
                 merge.run().expect("it ran once");
             })))
         }
+        Case::Switch { side, what } => Ok(answer(measure::time_part(
+            budget,
+            Switching::new(what, *side)?,
+            Switching::load,
+            Switching::unload,
+        ))),
         Case::Weighted { side } => {
             let merge = FactorMerge::new(*side);
             Ok(answer(measure::time(once, || drop(merge.run()))))

@@ -6,6 +6,7 @@
 //! - [`growth`]: one adapted layer at any size;
 //! - [`mixed`]: inference on a batch whose rows have different adapters;
 //! - [`merge`]: folding an adapter into a large weight;
+//! - [`switch`]: loading an adapter into a weight on the host;
 //! - [`init`]: how an adapter starts, and the merge of low-rank factors;
 //! - [`measure`]: how a case is timed in a process of its own.
 
@@ -17,6 +18,7 @@ pub mod merge;
 pub mod mixed;
 mod shapes;
 pub mod step;
+pub mod switch;
 pub mod training;
 
 pub use shapes::{Axis, Layer, Method, Net, Shapes};

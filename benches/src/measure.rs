@@ -28,15 +28,27 @@ pub struct Timing {
 
 /// Times `run`.
 pub fn time(budget: Budget, mut run: impl FnMut()) -> Timing {
+    time_part(budget, &mut run, |run| run(), |_| {})
+}
+
+/// Times `run` on a subject, with `after` following it untimed.
+pub fn time_part<T>(
+    budget: Budget,
+    mut subject: T,
+    mut run: impl FnMut(&mut T),
+    mut after: impl FnMut(&mut T),
+) -> Timing {
     for _ in 0..budget.warm {
-        run();
+        run(&mut subject);
+        after(&mut subject);
     }
     let start = Instant::now();
     let mut taken = Vec::new();
     while taken.is_empty() || (taken.len() < budget.runs && start.elapsed() < budget.limit) {
         let begin = Instant::now();
-        run();
+        run(&mut subject);
         taken.push(begin.elapsed().as_secs_f64() * 1e3);
+        after(&mut subject);
     }
     taken.sort_by(f64::total_cmp);
     Timing {

@@ -47,6 +47,12 @@ pub enum Command {
     /// Fold an adapter into its model: a plain checkpoint that transformers loads
     #[command(disable_help_flag = true)]
     MergeInto(forward::Arguments),
+    /// Store an adapter or a checkpoint in fewer bytes
+    #[command(disable_help_flag = true)]
+    Compress(forward::Arguments),
+    /// Restore what was compressed
+    #[command(disable_help_flag = true)]
+    Decompress(forward::Arguments),
     /// Show what an adapter or a checkpoint contains, in one screen
     #[command(disable_help_flag = true)]
     Inspect(forward::Arguments),
@@ -79,6 +85,8 @@ impl Run for Command {
             Self::Predict(arguments) => arguments.of("predict").run(),
             Self::Merge(arguments) => arguments.of("merge").run(),
             Self::MergeInto(arguments) => arguments.of("merge-into").run(),
+            Self::Compress(arguments) => arguments.of("compress").run(),
+            Self::Decompress(arguments) => arguments.of("decompress").run(),
             Self::Inspect(arguments) => arguments.of("inspect").run(),
             Self::Conformance(arguments) => arguments.of("conformance").run(),
             Self::Pretrain(arguments) => arguments.of("pretrain").run(),

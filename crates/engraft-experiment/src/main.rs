@@ -19,6 +19,10 @@ struct Cli {
 enum Command {
     /// Train an adapter on a model and data from disk
     Adapt(commands::adapt::Arguments),
+    /// Store an adapter or a checkpoint in fewer bytes
+    Compress(commands::compress::Arguments),
+    /// Restore what was compressed
+    Decompress(commands::decompress::Arguments),
     /// Compare with golden vectors of Hugging Face PEFT
     Conformance(commands::conformance::Arguments),
     /// Run an experiment, or continue one that was interrupted
@@ -50,6 +54,8 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Adapt(arguments) => commands::adapt::run(&arguments),
         Command::Merge(arguments) => commands::merge::run(&arguments),
+        Command::Compress(arguments) => commands::compress::run(&arguments),
+        Command::Decompress(arguments) => commands::decompress::run(&arguments),
         Command::MergeInto(arguments) => commands::merge_into::run(&arguments),
         Command::Predict(arguments) => commands::predict::run(&arguments),
         Command::RunExperiment(arguments) => commands::run_experiment::run(&arguments, &executor),

@@ -1,7 +1,9 @@
 //! One file a command: arguments in, a library call, text out.
 
 pub mod adapt;
+pub mod compress;
 pub mod conformance;
+pub mod decompress;
 pub mod inspect;
 pub mod list;
 pub mod measure;

@@ -6,9 +6,9 @@ use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::sparse::Amount;
-use super::svd::Truncation;
-use super::{Compeft, Quantised, exact, signs, ternary};
+use super::{Compeft, Quantised, exact, signs, svd, ternary};
 use crate::error::{Error, Result};
+use crate::factorise::Rank;
 use crate::file::{narrow, size, widen};
 
 /// A way to store an adapter in fewer bytes.
@@ -24,7 +24,7 @@ pub enum Codec {
     /// The bytes that differ from a base: lossless.
     Delta,
     /// Leading singular triples of every module's update: a LoRA adapter of PEFT.
-    Svd(Truncation),
+    Svd(Rank),
     /// The largest entries of every module's update: a SHiRA adapter of PEFT.
     Sparse(Amount),
 }
@@ -47,7 +47,7 @@ impl Codec {
         match self {
             Self::Compeft(how) => how.check(),
             Self::Quantised(how) => how.check(),
-            Self::Svd(how) => how.check(),
+            Self::Svd(rank) => svd::check(*rank),
             Self::Sparse(how) => how.check(),
             Self::BitDelta | Self::Delta => Ok(()),
         }

@@ -1,47 +1,18 @@
-//! The file of a compressed adapter: coded tensors and a manifest, written and read one tensor at a
-//! time.
+//! Writing the file of a compressed adapter: coded tensors and a manifest, one tensor at a time.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 
 use safetensors::Dtype;
-use serde::{Deserialize, Serialize};
 
 use super::coder::{Codec, Coded, Entry, Options};
+use super::manifest::{MANIFEST, Manifest, VERSION};
 use super::report::{Report, Squares, TensorReport};
-use super::source::{Digest, Scratch, Source, Staging, copy_beside, length, planned};
+use super::source::{Digest, Scratch, Source, Staging, copy_beside, difference, length, planned};
 use super::ternary::{Choice, Scope, entropy_bits};
 use super::{COMPRESSED, exact, signs};
 use crate::error::{Error, Result};
-use crate::file::{Info, Planned, TensorFiles, TensorWriter, WEIGHTS, widen};
-
-/// The key of the manifest in the file's metadata.
-const MANIFEST: &str = "engraft.compressed";
-
-/// The version that is written and read.
-const VERSION: u32 = 1;
-
-/// What a compressed file says of itself.
-#[derive(Debug, Serialize, Deserialize)]
-struct Manifest {
-    version: u32,
-    codec: Codec,
-    /// What the file of the tensors was called, and its metadata.
-    file: String,
-    metadata: BTreeMap<String, String>,
-    /// The relative error.
-    error: f64,
-    /// SHA-256 of the original tensors, of those that come out again, and of the base's.
-    original: String,
-    result: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    base: Option<String>,
-    /// The bits of ComPEFT's magnitude where it is one for all tensors.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    magnitude: Option<u32>,
-    /// In the order of their names.
-    tensors: Vec<Entry>,
-}
+use crate::file::{Info, TensorFiles, WEIGHTS, widen};
 
 /// The change of one tensor from the base's.
 struct Changes<'a> {
@@ -79,12 +50,10 @@ impl Changes<'_> {
 
     /// x - base.
     fn change(&self, name: &str, entry: &Entry) -> Result<Vec<f32>> {
-        let mut change = self.source.files.read(name)?.data;
-        if let (Some(base), true) = (self.base, entry.based) {
-            let from = base.read(name)?.data;
-            change.iter_mut().zip(from).for_each(|(x, base)| *x -= base);
+        match (self.base, entry.based) {
+            (Some(base), true) => Ok(difference(&self.source.files, base, name)?.data),
+            _ => Ok(self.source.files.read(name)?.data),
         }
-        Ok(change)
     }
 }
 
@@ -276,140 +245,4 @@ impl Report {
             error: Some(squares.relative()),
         });
     }
-}
-
-/// Whether a file says that it is compressed.
-fn manifest(files: &TensorFiles) -> Result<Manifest> {
-    let failed = |reason: String| Error::file(files.path(), reason);
-    let Some(text) = files.metadata().get(MANIFEST) else {
-        return Err(failed(format!(
-            "is no compressed adapter: its metadata has no `{MANIFEST}`"
-        )));
-    };
-    let manifest: serde_json::Value =
-        serde_json::from_str(text).map_err(|error| failed(format!("corrupted: {error}")))?;
-    match manifest["version"].as_u64() {
-        Some(version) if version == u64::from(VERSION) => {}
-        found => {
-            let found = found.map_or("none".to_owned(), |version| version.to_string());
-            return Err(failed(format!(
-                "has version {found} of the format, this program reads {VERSION}"
-            )));
-        }
-    }
-    let manifest: Manifest =
-        serde_json::from_value(manifest).map_err(|error| failed(format!("corrupted: {error}")))?;
-    if manifest.tensors.len() != files.infos().len() {
-        return Err(failed(format!(
-            "corrupted: {} tensors, its manifest lists {}",
-            files.infos().len(),
-            manifest.tensors.len()
-        )));
-    }
-    if Path::new(&manifest.file).components().count() != 1 {
-        return Err(failed(format!(
-            "corrupted: {} is no file name",
-            manifest.file
-        )));
-    }
-    Ok(manifest)
-}
-
-/// Writes the tensors of a compressed file as they were before, or nearly so.
-pub(super) fn read(input: &Path, out: &Path, base: Option<&Path>) -> Result<Report> {
-    let path = match input.is_dir() {
-        true => input.join(COMPRESSED),
-        false => input.to_owned(),
-    };
-    if !path.exists() {
-        return Err(Error::file(
-            input,
-            format!(
-                "has no {COMPRESSED}: it is no compressed adapter (those of the codecs svd and sparse are plain adapters already)"
-            ),
-        ));
-    }
-    let files = TensorFiles::open(&path)?;
-    let manifest = manifest(&files)?;
-    let base = match (base, manifest.tensors.iter().any(|entry| entry.based)) {
-        (None, true) => {
-            let reason =
-                "holds changes from a base: give `base`, the one it was compressed against";
-            return Err(Error::file(&path, reason));
-        }
-        (Some(base), true) => Some(Source::open(base)?.files),
-        (_, false) => None,
-    };
-    let names = files.infos().keys();
-    let entries: BTreeMap<&String, &Entry> = names.zip(&manifest.tensors).collect();
-    let planned = entries
-        .iter()
-        .map(|(name, entry)| planned(name, entry.dtype, &entry.shape));
-    let staging = Staging::new(out)?;
-    let written = staging.path().join(&manifest.file);
-    let metadata = manifest.metadata.clone().into_iter().collect();
-    let mut writer = TensorWriter::create(&written, planned.collect(), &metadata)?;
-    let scale = manifest.magnitude.map(f32::from_bits);
-    let mut digests = [Digest::default(), Digest::default()];
-    let mut report = Report::default();
-    for Planned { name, .. } in writer.order() {
-        let (entry, coded) = (entries[&name], files.bytes(&name)?);
-        let from = match (&base, entry.based) {
-            (Some(base), true) => Some((base.info(&name)?.dtype, base.bytes(&name)?)),
-            _ => None,
-        };
-        let from = from.as_ref().map(|(dtype, bytes)| (*dtype, &**bytes));
-        if let Some((dtype, bytes)) = from {
-            digests[1].add(&name, &dtype, bytes);
-            if !WEIGHTS.contains(&dtype) && !entry.exact {
-                return Err(other_base(&path));
-            }
-        }
-        let bytes = entry.decode(&manifest.codec, scale, &coded, from);
-        let bytes = bytes.ok_or_else(|| match from {
-            Some(_) => Error::file(&path, format!("{name}: corrupted, or the base is another than the one it was compressed against")),
-            None => Error::file(&path, format!("{name}: corrupted")),
-        })?;
-        digests[0].add(&name, &(entry.dtype, &entry.shape), &bytes);
-        report.tensors.push(TensorReport {
-            name,
-            how: match entry.exact {
-                true => "exact".to_owned(),
-                false => manifest.codec.name().to_owned(),
-            },
-            bytes_in: bytes.len() as u64,
-            bits: 8 * coded.len() as u64,
-            predicted: None,
-            error: entry.exact.then_some(0.0),
-        });
-        writer.bytes(&bytes)?;
-    }
-    if manifest
-        .base
-        .is_some_and(|expected| base.is_some() && expected != digests[1].hex())
-    {
-        return Err(other_base(&path));
-    }
-    if digests[0].hex() != manifest.result {
-        let reason = "corrupted: the tensors are not those that were compressed (SHA-256 differs)";
-        return Err(Error::file(&path, reason));
-    }
-    writer.finish()?;
-    if input.is_dir() {
-        copy_beside(input, staging.path(), &[])?;
-    }
-    report.tensors.sort_by(|a, b| a.name.cmp(&b.name));
-    report.codec = manifest.codec.name().to_owned();
-    report.error = manifest.error;
-    report.bytes_in = length(&path)?;
-    report.bytes_out = length(&written)?;
-    staging.place()?;
-    Ok(report)
-}
-
-fn other_base(path: &Path) -> Error {
-    Error::file(
-        path,
-        "was compressed against another base than the one given (SHA-256 differs)",
-    )
 }

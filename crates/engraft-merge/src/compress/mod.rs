@@ -6,7 +6,7 @@
 //! | [`Quantised`] | 1 to 8 bits a number, scales | half a step |
 //! | BitDelta | signs, a magnitude a matrix | lossy |
 //! | Delta | the bytes that differ from the base | none |
-//! | [`Truncation`] | leading singular triples of each update: a LoRA adapter | the triples left out |
+//! | Svd | leading singular triples of each update: a LoRA adapter | the triples left out |
 //! | [`Amount`] | the largest entries of each update: a SHiRA adapter | the entries left out |
 //!
 //! The last two leave adapters of PEFT. The others leave one container beside the files that lay beside
@@ -37,7 +37,9 @@ mod container;
 mod exact;
 mod golomb;
 mod levels;
+mod manifest;
 mod report;
+mod restore;
 mod select;
 mod signs;
 mod source;
@@ -53,7 +55,6 @@ pub use coder::{Codec, Options};
 pub use levels::{Grouping, Quantised, Scale};
 pub use report::{Report, TensorReport};
 pub use sparse::Amount;
-pub use svd::Truncation;
 pub use ternary::{Compeft, Magnitude, Scope};
 
 use crate::error::Result;
@@ -85,5 +86,5 @@ pub fn compress(input: &Path, out: &Path, options: &Options) -> Result<Report> {
 /// Files that are missing, truncated, corrupted or not compressed, a base that is missing or is
 /// another one.
 pub fn decompress(input: &Path, out: &Path, base: Option<&Path>) -> Result<Report> {
-    container::read(input, out, base)
+    restore::read(input, out, base)
 }

@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use engraft_linalg::Matrix;
 use safetensors::Dtype;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
@@ -13,7 +12,7 @@ use tempfile::TempDir;
 use super::COMPRESSED;
 use crate::adapter::TENSOR_FILE;
 use crate::error::{Error, Result};
-use crate::file::{Planned, TensorFiles, TensorWriter};
+use crate::file::{HostTensor, Planned, TensorFiles, TensorWriter};
 
 /// Names of an adapter's tensors: those of PEFT, of Engraft, of exported deltas.
 const ADAPTERS: [&str; 3] = [TENSOR_FILE, "adapter.safetensors", "delta.safetensors"];
@@ -125,10 +124,20 @@ pub(super) fn unchanged(files: &TensorFiles, base: &TensorFiles, name: &str) -> 
     Ok(own.dtype == theirs.dtype && *files.bytes(name)? == *base.bytes(name)?)
 }
 
-/// A tensor less the base's, the first dimension against the others.
-pub(super) fn difference(files: &TensorFiles, base: &TensorFiles, name: &str) -> Result<Matrix> {
-    let (own, theirs) = (files.read(name)?.matrix()?, base.read(name)?.matrix()?);
-    Ok(own.sub(&theirs)?)
+/// A tensor less the base's.
+pub(super) fn difference(
+    files: &TensorFiles,
+    base: &TensorFiles,
+    name: &str,
+) -> Result<HostTensor> {
+    let mut tensor = files.read(name)?;
+    let from = base.read(name)?.data;
+    tensor
+        .data
+        .iter_mut()
+        .zip(from)
+        .for_each(|(x, base)| *x -= base);
+    Ok(tensor)
 }
 
 /// A directory that gets its name when it is complete.

@@ -164,7 +164,7 @@ impl Made {
             }
             match name.strip_suffix(".weight") {
                 Some(module) if info.shape.len() == 2 && WEIGHTS.contains(&info.dtype) => {
-                    let delta = difference(files, base, name)?.to_f32();
+                    let delta = difference(files, base, name)?.data;
                     let shape = [info.shape[0], info.shape[1]];
                     self.module(module, shape, &delta, info.bytes() as u64)?;
                 }

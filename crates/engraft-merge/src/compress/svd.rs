@@ -1,18 +1,13 @@
 //! Low-rank updates with fewer singular triples.
 //!
-//! The update B A of a LoRA pair, or W - W0 of a checkpoint against its base, is U S V^T; what is kept
-//! is B' = U sqrt(S) and A' = sqrt(S) V^T of the leading triples, the best approximation of that rank
-//! (Eckart and Young 1936). The scaling goes into B: alpha is the rank everywhere. Ranks differ between
+//! The update B A of a LoRA pair, or W - W0 of a checkpoint against its base, becomes the product of
+//! fewer factors ([`factorise`]). The scaling goes into B: alpha is the rank everywhere. Ranks differ between
 //! modules where a share of the energy, sum s_i^2, is asked for; PEFT knows them by `rank_pattern`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
-use engraft_linalg::{Matrix, Svd, leading_svd, product_svd};
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
 use safetensors::Dtype;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::coder::Options;
@@ -21,98 +16,30 @@ use super::source::{
     Scratch, Source, Staging, copy_beside, difference, length, planned, unchanged,
 };
 use crate::adapter::{Adapter, CONFIG_FILE, Config, MODEL, TENSOR_FILE};
+use crate::base::transposed;
 use crate::error::{Error, Result};
+use crate::factorise::{Lora, Rank, factorise};
 use crate::file::{HostTensor, Info, TensorFiles, WEIGHTS, narrow, size, write_atomically};
+use crate::update::{Dense, Factors, Update};
 
-/// How many triples are kept; one at least, and never more than there are.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Truncation {
-    /// So many.
-    Rank(usize),
-    /// As few as have this share of the energy, sum s_i^2, between 0 and 1.
-    Energy(f64),
-}
-
-impl Truncation {
-    pub(super) fn check(&self) -> Result<()> {
-        match *self {
-            Self::Rank(0) => Err(Error::input("rank 0, expected at least 1")),
-            Self::Energy(share) if !(share > 0.0 && share <= 1.0) => Err(Error::input(format!(
-                "energy {share}, expected a share in (0, 1]"
-            ))),
-            _ => Ok(()),
-        }
-    }
-
-    /// How many of these values are kept, of all whose squares sum up to `energy`; none where more are
-    /// needed.
-    fn rank(self, values: &[f64], energy: f64) -> Option<usize> {
-        match self {
-            Self::Rank(rank) => Some(rank.min(values.len()).max(1)),
-            Self::Energy(share) => {
-                let mut sum = 0.0;
-                let enough = values.iter().position(|s| {
-                    sum += s * s;
-                    sum >= share * energy * (1.0 - 1e-12)
-                });
-                enough.map(|at| at + 1)
-            }
-        }
+/// Refuses what no update has.
+pub(super) fn check(rank: Rank) -> Result<()> {
+    match rank {
+        Rank::Fixed(0) => Err(Error::input("rank 0, expected at least 1")),
+        Rank::Energy(share) if !(share > 0.0 && share <= 1.0) => Err(Error::input(format!(
+            "energy {share}, expected a share in (0, 1]"
+        ))),
+        _ => Ok(()),
     }
 }
 
-/// B' and A' of a module.
-struct Kept {
-    left: Matrix,
-    right: Matrix,
-    squares: Squares,
-}
-
-impl Kept {
-    /// The leading ones of all triples, or of the leading ones of a matrix of this energy.
-    fn new(svd: &Svd, rank: usize, energy: f64, all: bool) -> Result<Self> {
-        let kept = svd.truncated(rank)?;
-        let roots: Vec<f64> = kept.s.iter().map(|s| s.sqrt()).collect();
-        let squares = |values: &[f64]| values.iter().map(|s| s * s).sum::<f64>();
-        let error = match all {
-            true => squares(&svd.s[rank..]),
-            false => (energy - squares(&kept.s)).max(0.0),
-        };
-        Ok(Self {
-            left: kept.u.scale_columns(&roots)?,
-            right: kept.vt.scale_rows(&roots)?,
-            squares: Squares {
-                error,
-                whole: energy,
-            },
-        })
-    }
-
-    fn of_pair(b: &Matrix, a: &Matrix, how: Truncation) -> Result<Self> {
-        let svd = product_svd(b, a)?;
-        let energy = svd.s.iter().map(|s| s * s).sum();
-        let rank = how.rank(&svd.s, energy).unwrap_or(svd.s.len());
-        Self::new(&svd, rank, energy, true)
-    }
-
-    /// As many triples as are needed, tried in twos.
-    fn of_matrix(delta: &Matrix, how: Truncation) -> Result<Self> {
-        let side = delta.rows().min(delta.cols());
-        let energy = delta.frobenius_norm().powi(2);
-        let mut tried = match how {
-            Truncation::Rank(rank) => rank.min(side),
-            Truncation::Energy(_) => side.min(16),
-        };
-        loop {
-            let svd = leading_svd(delta, tried, &mut ChaCha8Rng::seed_from_u64(0))?;
-            match how.rank(&svd.s, energy) {
-                Some(rank) => return Self::new(&svd, rank, energy, tried == side),
-                None if tried == side => return Self::new(&svd, side, energy, true),
-                None => tried = (2 * tried).min(side),
-            }
-        }
-    }
+/// At most as many triples as there are.
+fn truncated(update: &Update, triples: usize, rank: Rank) -> Result<Lora> {
+    let rank = match rank {
+        Rank::Fixed(rank) => Rank::Fixed(rank.min(triples)),
+        energy => energy,
+    };
+    factorise(update, rank, None)
 }
 
 /// An adapter of PEFT, as it is made.
@@ -148,8 +75,12 @@ impl Made {
         self.scratch.push(planned, &files.bytes(name)?)
     }
 
-    fn module(&mut self, name: &str, kept: &Kept, bytes_in: u64, bytes: usize) {
-        let rank = kept.left.cols();
+    fn module(&mut self, name: &str, kept: &Lora, bytes_in: u64, bytes: usize) {
+        let rank = kept.rank();
+        let squares = Squares {
+            error: (kept.error * kept.norm).powi(2),
+            whole: kept.norm.powi(2),
+        };
         let numbers = rank * (kept.left.rows() + kept.right.cols());
         self.report.tensors.push(TensorReport {
             name: name.to_owned(),
@@ -157,10 +88,10 @@ impl Made {
             bytes_in,
             bits: 8 * (numbers * bytes) as u64,
             predicted: None,
-            error: Some(kept.squares.relative()),
+            error: Some(squares.relative()),
         });
         self.report.bits += 8 * (numbers * bytes) as u64;
-        self.total.add(kept.squares);
+        self.total.add(squares);
         self.ranks.insert(name.to_owned(), rank);
     }
 
@@ -205,15 +136,15 @@ impl Made {
 pub(super) fn truncate(
     source: &Source,
     options: &Options,
-    how: Truncation,
+    rank: Rank,
     out: &Path,
 ) -> Result<Report> {
     match (source.is_adapter(), &source.directory, &options.base) {
-        (true, Some(directory), None) => pairs(source, directory, how, out),
+        (true, Some(directory), None) => pairs(source, directory, rank, out),
         (true, _, Some(_)) => Err(Error::input(
             "codec svd truncates an adapter's own update: leave out `base`",
         )),
-        (_, _, Some(base)) => changes(source, &Source::open(base)?, options, how, out),
+        (_, _, Some(base)) => changes(source, &Source::open(base)?, options, rank, out),
         (_, _, None) => Err(Error::file(
             source.files.path(),
             "is no adapter's directory: codec svd takes one, or a checkpoint with its `base`",
@@ -228,7 +159,7 @@ const PAIRS: [(&str, &str); 2] = [
 ];
 
 /// The pairs of a LoRA adapter, truncated.
-fn pairs(source: &Source, directory: &Path, how: Truncation, out: &Path) -> Result<Report> {
+fn pairs(source: &Source, directory: &Path, rank: Rank, out: &Path) -> Result<Report> {
     let adapter = Adapter::open("input", directory)?;
     if adapter.type_name() != "LORA" {
         let reason = format!(
@@ -260,22 +191,23 @@ fn pairs(source: &Source, directory: &Path, how: Truncation, out: &Path) -> Resu
         let b_name = format!("{stem}{end}");
         let (a, b) = (files.read(name)?, files.read(&b_name)?);
         let scaling = scaling(config, stem, info.shape[0])?;
-        let (left, right) = (b.matrix()?.scale(scaling), a.matrix()?);
-        let kept = Kept::of_pair(&left, &right, how)?;
+        let factors = Factors::new(b.matrix()?.scale(scaling), a.matrix()?)?;
+        let shape = [factors.left.rows(), factors.right.cols()];
+        let triples = factors.rank().min(shape[0]).min(shape[1]);
+        let kept = truncated(&Update::low_rank(factors), triples, rank)?;
         let b_info = files.info(&b_name)?;
         let bytes_in = info.bytes() + b_info.bytes();
         let module = stem.strip_prefix(MODEL).unwrap_or(stem);
         made.module(module, &kept, bytes_in as u64, size(info.dtype));
-        let rank = kept.left.cols();
         let mut shape = a.shape;
-        shape[0] = rank;
+        shape[0] = kept.rank();
         made.push(
             name,
             info.dtype,
             &HostTensor::new(shape, kept.right.to_f32()),
         )?;
         let mut shape = b.shape;
-        shape[1] = rank;
+        shape[1] = kept.rank();
         made.push(
             &b_name,
             b_info.dtype,
@@ -304,7 +236,7 @@ fn changes(
     source: &Source,
     base: &Source,
     options: &Options,
-    how: Truncation,
+    rank: Rank,
     out: &Path,
 ) -> Result<Report> {
     let files = &source.files;
@@ -320,12 +252,13 @@ fn changes(
         match module.filter(|_| plain && info.shape.len() == 2 && WEIGHTS.contains(&info.dtype)) {
             Some(module) => {
                 let delta = difference(files, &base.files, name)?;
-                let in_out = gpt2 && is_conv1d(module);
-                let delta = match in_out {
-                    true => delta.transpose(),
+                let delta = match gpt2 && is_conv1d(module) {
+                    true => transposed(&delta),
                     false => delta,
                 };
-                let kept = Kept::of_matrix(&delta, how)?;
+                let [rows, columns] = [delta.shape[0], delta.shape[1]];
+                let update = Update::dense(Dense::new(rows, columns, delta.data)?);
+                let kept = truncated(&update, rows.min(columns), rank)?;
                 made.module(module, &kept, info.bytes() as u64, 4);
                 let key = |field: &str| format!("{MODEL}{module}.{field}.weight");
                 made.push(

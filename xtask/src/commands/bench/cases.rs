@@ -9,13 +9,16 @@ use crate::error::XtaskError;
 /// The products that a frozen network needs, or a copy of a weight.
 const LIMIT: &str = "limit";
 
+/// Adapters that are loaded into a weight on the host.
+const SWITCH: &str = "switch";
+
 /// Starts that PEFT does not have.
 const OWN_INITS: [&str; 4] = ["soka_fixed", "soka", "tt_svd", "tt_svd_exact"];
 
 /// Something to time: a kind and what it is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Case {
-    /// `train`, `limit`, `init`, `merge`, `weighted` or `mixed`.
+    /// `train`, `limit`, `init`, `merge`, `switch`, `weighted` or `mixed`.
     pub kind: &'static str,
     /// Its parameters, in order.
     pub what: Vec<String>,
@@ -36,7 +39,7 @@ impl Case {
                 .iter()
                 .any(|word| OWN_INITS.contains(&word.as_str()))
         };
-        self.kind != LIMIT && !starts_here()
+        ![LIMIT, SWITCH].contains(&self.kind) && !starts_here()
     }
 
     /// `train stack4 lora_r8`.
@@ -97,6 +100,16 @@ pub fn all(root: &Path, filter: Option<&str>) -> Result<Vec<Case>, XtaskError> {
     for method in &shapes.method {
         cases.push(Case::new("merge", &["4096", &method.name], 5));
     }
+    for what in [
+        "lora_r8",
+        "lora_r32",
+        "shira_r8",
+        "shira_r32",
+        "shira_1",
+        "shira_2",
+    ] {
+        cases.push(Case::new(SWITCH, &["4096", what], 15));
+    }
     cases.push(Case::new("weighted", &["2048"], 3));
     for tokens in ["1", "16", "128"] {
         for what in ["base", "single", "mixed"] {
@@ -127,6 +140,8 @@ mod tests {
         assert_eq!(names, ["train stack4 lora_r8", "train stack4 lora_r16"]);
         assert!(lora.iter().all(Case::is_shared));
         assert!(!all(root, Some("init 4096 soka")).unwrap()[0].is_shared());
+        let switched = all(root, Some("switch 4096")).unwrap();
+        assert!(switched.len() == 6 && !switched.iter().any(Case::is_shared));
         let error = all(root, Some("no such case")).unwrap_err();
         assert!(error.to_string().contains("no such case"), "{error}");
     }

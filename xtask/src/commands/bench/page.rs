@@ -2,6 +2,7 @@
 
 mod cells;
 mod machine;
+mod switches;
 
 use std::{fmt::Write as _, fs, path::Path};
 
@@ -56,6 +57,7 @@ fn page(records: &[Record]) -> String {
     simple(&mut page, "Initialisation", "init ", &pairs);
     simple(&mut page, "Merging into one layer", "merge ", &pairs);
     copies(&mut page, &pairs);
+    switches::table(&mut page, &pairs);
     simple(
         &mut page,
         "SVD merge of three adapters",

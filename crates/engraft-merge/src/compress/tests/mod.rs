@@ -1,0 +1,5 @@
+//! Directories in, directories out.
+
+mod adapters;
+mod containers;
+mod fixtures;
