@@ -123,7 +123,7 @@ fn mistakes_are_named() {
             "id = \"oft\"",
             "unknown method of a composition `oft`",
         ),
-        ("images = \"upright\"", "images = \"upside\"", "upright"),
+        ("images = \"mirrored\"", "images = \"miror\"", "mirrored"),
         (
             "part = [0.0, 0.5]",
             "part = [0.5, 0.0]",
