@@ -157,6 +157,14 @@ impl Pretrained {
         each!(self, model => &model.config().json)
     }
 
+    /// What a checkpoint calls a parameter, by its path in the model.
+    ///
+    /// # Errors
+    /// None for a model that was built: its configuration is known.
+    pub fn file_name(&self, path: &str) -> Result<String> {
+        Ok(Config::new(self.config_json())?.names().file(path))
+    }
+
     /// What loading did beyond copying the checkpoint.
     pub fn report(&self) -> &LoadReport {
         &self.origin().report

@@ -168,7 +168,7 @@ mod tests {
             .zip(&upright.labels)
             .filter(|(a, b)| a == b)
             .count();
-        assert!(same >= 47 && same <= 50, "{same}");
+        assert!((47..=50).contains(&same), "{same}");
         let moved = source
             .training(
                 &[&data("images = \"upright\"\nlabels = \"relabelled\"")],

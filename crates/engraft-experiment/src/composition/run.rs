@@ -162,7 +162,7 @@ pub fn run_composition(
     for (method, seed, record) in done {
         match record {
             Ok(record) => records[method].push(record),
-            Err(error @ Error::Io { .. }) => return Err(error),
+            Err(error) if error.exit_code() == 2 => return Err(error),
             Err(error) => {
                 let label = &tables.methods[method].label;
                 failures.push(Error::Run(format!("{label}, seed {seed}: {error}")));

@@ -36,6 +36,8 @@ pub enum Layout {
 /// What changes in a module.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Change {
+    /// Its name in a checkpoint, where that may be another than in memory.
+    pub file: String,
     /// How its weight lies in a checkpoint.
     pub layout: Layout,
     /// Shape of dW; nothing where the weight stays.
@@ -60,6 +62,8 @@ pub(super) struct Changes {
     /// Parameters that are known whole and not as a change: heads that the checkpoint lacks, and what
     /// is neither weight nor bias.
     pub whole: Vec<String>,
+    /// The adapter's name and what was attached, for messages.
+    named: (String, Attachment),
     /// The layer that was computed last.
     last: Option<(String, Values)>,
 }
@@ -106,6 +110,7 @@ impl Changes {
             before,
             modules: BTreeMap::new(),
             whole: Vec::new(),
+            named: (adapter.to_owned(), attachment.clone()),
             last: None,
         };
         let changes_bias =
@@ -142,6 +147,7 @@ impl Changes {
             false => (true, None),
         };
         let change = Change {
+            file: self.file(path)?,
             layout: layout(&self.now.model, shapes, path),
             weight: weight.then_some(shape),
             bias,
@@ -166,7 +172,9 @@ impl Changes {
             return Ok(());
         }
         let layer = self.layers.get(module);
+        let file = self.file(module)?;
         let change = self.modules.entry(module.to_owned()).or_insert(Change {
+            file,
             layout: layer.map_or(Layout::AsIs, |_| layout(&self.now.model, shapes, module)),
             weight: None,
             bias: None,
@@ -183,6 +191,13 @@ impl Changes {
         Ok(())
     }
 
+    /// What checkpoints call a module.
+    fn file(&self, module: &str) -> Result<String> {
+        let name = self.now.model.file_name(&format!("{module}.weight"));
+        let name = name.map_err(|error| input(error.to_string()))?;
+        Ok(name.trim_end_matches(".weight").to_owned())
+    }
+
     /// The numbers of dW or db of a module.
     ///
     /// # Errors
@@ -193,8 +208,10 @@ impl Changes {
             Some(layer) => {
                 if self.last.as_ref().is_none_or(|(last, _)| last != module) {
                     self.last = None;
+                    let (adapter, attachment) = &self.named;
                     let values = layer.values(&self.now);
-                    let values = values.map_err(|error| input(format!("{module}: {error}")))?;
+                    let values =
+                        values.map_err(|error| refusal(adapter, attachment, module, &error))?;
                     self.last = Some((module.to_owned(), values));
                 }
                 self.last.as_ref().expect("just made").1[at].clone()

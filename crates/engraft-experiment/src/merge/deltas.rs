@@ -3,7 +3,8 @@
 //! A directory of two files:
 //!
 //! ```text
-//! engraft_delta.json    format, method and its configuration, base, modules, parameters that are whole
+//! engraft_delta.json    format, method and its configuration, base, modules (name and layout in a
+//!                       checkpoint, shapes of what changes), parameters that are whole
 //! delta.safetensors     <module>.weight: dW [out, in], <module>.bias: db, in f32
 //!                       <parameter>:saved: a parameter that is whole, as a checkpoint has it
 //! ```

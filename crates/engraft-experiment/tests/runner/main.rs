@@ -3,6 +3,7 @@
 
 mod adapt;
 mod answers;
+mod composition;
 mod counts;
 mod deltas;
 mod from_python;
