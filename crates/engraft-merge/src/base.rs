@@ -108,15 +108,14 @@ impl Base {
         })
     }
 
-    /// (out, in) of a module's weight.
+    /// (out, in) of a module's weight; a vector, as norms have it, is one column.
     ///
     /// # Errors
-    /// A module that the checkpoint lacks, or whose weight is no matrix.
+    /// A module that the checkpoint lacks.
     pub fn shape(&self, module: &str, layout: &Layout) -> Result<[usize; 2]> {
         let shape = &self.files.info(&self.weight_name(module)?)?.shape;
-        if shape.len() < 2 {
-            let reason = format!("the base's weight has shape {shape:?}, expected a matrix");
-            return Err(Error::input(reason));
+        if shape.is_empty() {
+            return Err(Error::input("the base's weight is a scalar, expected a matrix"));
         }
         let [rows, columns] = [shape[0], shape[1..].iter().product()];
         Ok(match layout.is_transposed() {

@@ -58,8 +58,9 @@ impl Form for Delta {
         let mut update = match parts.has("weight") {
             true => {
                 let weight = parts.tensor("weight")?;
-                let columns = weight.shape[1..].iter().product();
-                Update::dense(Dense::new(weight.shape[0], columns, weight.data)?)
+                let matrix = weight.matrix()?;
+                let (rows, columns) = matrix.shape();
+                Update::dense(Dense::new(rows, columns, weight.data)?)
             }
             false => Update::default(),
         };
