@@ -115,7 +115,9 @@ impl Base {
     pub fn shape(&self, module: &str, layout: &Layout) -> Result<[usize; 2]> {
         let shape = &self.files.info(&self.weight_name(module)?)?.shape;
         if shape.is_empty() {
-            return Err(Error::input("the base's weight is a scalar, expected a matrix"));
+            return Err(Error::input(
+                "the base's weight is a scalar, expected a matrix",
+            ));
         }
         let [rows, columns] = [shape[0], shape[1..].iter().product()];
         Ok(match layout.is_transposed() {

@@ -29,7 +29,6 @@ pub struct Fold<'a> {
     /// The modules with an update.
     pub modules: &'a BTreeMap<String, Layout>,
     /// dW and db of one of them.
-    #[expect(clippy::type_complexity, reason = "a function of a module")]
     pub update: &'a dyn Fn(&str) -> Result<Update>,
     /// Parameters that are replaced, or added where the checkpoint lacks them.
     pub saved: &'a BTreeMap<String, HostTensor>,

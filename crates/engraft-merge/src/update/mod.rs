@@ -120,10 +120,10 @@ impl Update {
             low_rank: both(&self.low_rank, &other.low_rank, Factors::beside)?,
             sparse: both(&self.sparse, &other.sparse, |a, b| Ok(a.plus(b)))?,
             dense: both(&self.dense, &other.dense, Dense::plus)?,
-            rows: both(&self.rows, &other.rows, vectors)?,
-            columns: both(&self.columns, &other.columns, vectors)?,
-            bias: both(&self.bias, &other.bias, vectors)?,
-            bias_scale: both(&self.bias_scale, &other.bias_scale, vectors)?,
+            rows: both(&self.rows, &other.rows, |a, b| vectors(a, b))?,
+            columns: both(&self.columns, &other.columns, |a, b| vectors(a, b))?,
+            bias: both(&self.bias, &other.bias, |a, b| vectors(a, b))?,
+            bias_scale: both(&self.bias_scale, &other.bias_scale, |a, b| vectors(a, b))?,
         })
     }
 
@@ -254,7 +254,7 @@ fn both<T: Clone>(
     }
 }
 
-fn vectors(a: &Vec<f64>, b: &Vec<f64>) -> Result<Vec<f64>> {
+fn vectors(a: &[f64], b: &[f64]) -> Result<Vec<f64>> {
     match a.len() == b.len() {
         true => Ok(a.iter().zip(b).map(|(a, b)| a + b).collect()),
         false => Err(Error::input(format!(

@@ -98,7 +98,7 @@ impl Files {
             );
         }
         let config = json!({
-            "peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "use_rslora": seed % 2 == 0,
+            "peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "use_rslora": seed.is_multiple_of(2),
             "target_modules": ["q_proj", "v_proj"], "base_model_name_or_path": "base",
         });
         self.adapter(name, config, &tensors);

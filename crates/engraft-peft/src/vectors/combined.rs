@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, TensorData};
-use engraft_core::{Adaptable, Adapted, Mode, file};
+use engraft_core::{Adaptable, Adapted, Mode, file, params};
 use engraft_linalg::Svd;
 use engraft_merge::adapter::{self as host, Config};
 use engraft_merge::base::{Base, transposed};
@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use super::case::{Case, Entry, json, within};
 use super::checks::{Checks, values};
 use super::layers::{flat, output};
-use super::net::{Form, Network};
+use super::net::{Form, Network, stacked};
 use super::report::CaseReport;
 use super::{Registry, Stop};
 use crate::adapter::{CONFIG_FILE, PeftAdapter, TENSOR_FILE};
@@ -124,6 +124,10 @@ pub(super) fn run(
                     let kept = asked
                         .rank
                         .ok_or(Stop::Fail("the case has no rank".to_owned()))?;
+                    let own = match host::host_form(&own)? {
+                        Ok(()) => own,
+                        Err(_) => root.deltas(&case, device, registry)?,
+                    };
                     let own = host::Adapter::open("own", &own)?;
                     convert_to_lora(&own, Some(&base), kept, &mut sink)?
                 }
@@ -234,7 +238,7 @@ fn outputs(
         .map(|(key, tensor)| (key.clone(), data(tensor)));
     let result = PeftAdapter::from_parts(config, tensors.collect());
     let import = result.import(&adapted.model.shapes(), "result")?;
-    import.attach(&mut adapted, registry).map_err(Error::from)?;
+    import.attach(&mut adapted, registry)?;
     let x = flat(case, "in.x", device)?;
     let y = output(case, &adapted.model, &x, &adapted.ctx(Mode::Eval))?.to_data();
     match was_residual {
@@ -319,6 +323,38 @@ impl Directories {
         std::fs::create_dir_all(&at).map_err(failed)?;
         std::fs::write(at.join(CONFIG_FILE), config.to_string()).map_err(failed)?;
         file::write_tensors(&at.join(TENSOR_FILE), tensors, HashMap::new()).map_err(Error::from)?;
+        Ok(at)
+    }
+
+    /// The case's adapter as deltas: what merging it changes in the network.
+    fn deltas(&self, case: &Case, device: &Device, registry: Registry) -> Result<PathBuf, Stop> {
+        let form = Form::of(&case.net)?;
+        let base = within(&case.tensors, "base.");
+        let mut adapted = Adapted::new(Network::new(form, &base, device)?);
+        let (name, adapter) = &case.adapters[0];
+        let import = adapter.import(&adapted.model.shapes(), name)?;
+        import.attach(&mut adapted, registry)?;
+        adapted.merge().map_err(Error::from)?;
+        let after = params::read(&adapted.model, |path| !path.contains(".adapters."));
+        let mut changes = BTreeMap::new();
+        for (key, before) in &base {
+            let Some(after) = stacked(form, key, before, &after) else {
+                continue;
+            };
+            let pairs = values(&after).into_iter().zip(values(before));
+            let change: Vec<f32> = pairs.map(|(a, b)| (a - b) as f32).collect();
+            if change.iter().any(|x| *x != 0.0) {
+                changes.insert(key.clone(), TensorData::new(change, before.shape().clone()));
+            }
+        }
+        let at = self.0.path().join("deltas");
+        let failed = |error: std::io::Error| Stop::Fail(error.to_string());
+        std::fs::create_dir_all(&at).map_err(failed)?;
+        let targets = adapter.config().to_json()["target_modules"].clone();
+        let config = serde_json::json!({"target_modules": targets}).to_string();
+        std::fs::write(at.join(host::DELTA_CONFIG), config).map_err(failed)?;
+        file::write_tensors(&at.join(host::DELTA_FILE), &changes, HashMap::new())
+            .map_err(Error::from)?;
         Ok(at)
     }
 
