@@ -195,10 +195,9 @@ fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> Table {
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header(header);
     table.add_rows(rows);
-    let numbers = table.column_iter_mut().filter(|column| column.index() > 0);
-    numbers.for_each(|column| {
+    for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
-    });
+    }
     table
 }
 
