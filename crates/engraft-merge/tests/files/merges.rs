@@ -90,6 +90,25 @@ fn every_form_holds_the_weighted_sum() {
         }
     }
     assert!(files.at("folded/config.json").exists());
+    // A checkpoint in one file brings what lies beside it, too.
+    let single = files.at("single");
+    let all = before
+        .infos()
+        .keys()
+        .map(|name| (name.clone(), before.read(name).unwrap()));
+    crate::made::write(
+        &single.join("model.safetensors"),
+        &all.collect(),
+        safetensors::Dtype::F32,
+    );
+    std::fs::write(single.join("config.json"), "{}").unwrap();
+    let text = format!("base = \"single\"\n{TWO}[output]\nform = \"checkpoint\"");
+    run(&files, &text, "one").unwrap();
+    assert!(files.at("one/config.json").exists());
+    let one = files.tensors("one");
+    for name in after.infos().keys() {
+        assert_eq!(one.read(name).unwrap(), after.read(name).unwrap());
+    }
 }
 
 #[test]

@@ -63,7 +63,8 @@ impl Merger {
             saved: &saved,
         };
         let folded = fold(base, &what, out)?;
-        let from = base.files().path();
+        let first = base.files().paths().next();
+        let from = first.and_then(Path::parent).unwrap_or(Path::new(""));
         for name in ALONG.iter().filter(|name| from.join(name).is_file()) {
             let (from, to) = (from.join(name), out.join(name));
             std::fs::copy(&from, &to)
