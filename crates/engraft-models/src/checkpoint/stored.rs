@@ -17,12 +17,12 @@ pub fn stored_modules(directory: &Path) -> BTreeMap<String, String> {
     };
     let names = config.names();
     let listed = config.listed();
-    let modules = listed
+    let module = |path: &str| path.rsplit_once('.').map(|(module, _)| module.to_owned());
+    let paths = listed
         .iter()
-        .filter_map(|wanted| wanted.path.rsplit_once('.'));
-    modules
-        .flat_map(|(module, _)| [module, names.bare(module)])
-        .map(|module| (module.to_owned(), names.file(module)))
+        .flat_map(|wanted| [wanted.path.as_str(), names.bare(&wanted.path)]);
+    paths
+        .filter_map(|path| Some((module(path)?, module(&names.file(path))?)))
         .filter(|(module, stored)| module != stored)
         .collect()
 }
