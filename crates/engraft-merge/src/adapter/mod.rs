@@ -22,7 +22,7 @@ pub use lora::LoraFactors;
 
 use crate::base::{Base, Layout};
 use crate::error::{Error, Result};
-use crate::file::{HostTensor, TensorFiles};
+use crate::file::{HostTensor, TensorFiles, WEIGHTS};
 use crate::update::Update;
 use parts::Parts;
 
@@ -308,6 +308,27 @@ impl Adapter {
     /// One that is not there, numbers that are not finite.
     pub fn tensor(&self, module: &str, field: &str) -> Result<HostTensor> {
         self.parts(module, None)?.tensor(field)
+    }
+
+    /// The numbers of a module's own tensors, one after the other, as the file has them.
+    ///
+    /// # Errors
+    /// A module that the adapter lacks, numbers that are not finite.
+    pub fn parameters(&self, module: &str) -> Result<Vec<f32>> {
+        let known = self.modules.get(module);
+        let known =
+            known.ok_or_else(|| Error::module(&self.name, module, "the adapter lacks it"))?;
+        let mut numbers = Vec::new();
+        for field in self.form.fields() {
+            let key = format!("{}.{field}", known.stem);
+            let info = self.files.infos().get(&key);
+            if info.is_some_and(|info| WEIGHTS.contains(&info.dtype)) {
+                let read = self.files.read(&key);
+                let read = read.map_err(|error| Error::module(&self.name, module, error))?;
+                numbers.extend(read.data);
+            }
+        }
+        Ok(numbers)
     }
 
     fn parts<'a>(&'a self, module: &'a str, base: Option<&'a Base>) -> Result<Parts<'a>> {

@@ -12,8 +12,7 @@
 //! Entries where a task and the merge are both zero count as the task's, as the paper's inequality
 //! says; its code has a strict one.
 
-use serde::{Deserialize, Serialize};
-
+use super::mask_counts::{MaskCounts, MaskStatistics};
 use crate::error::{Error, Result};
 use crate::strips::{common_shape, for_each_strip};
 use crate::update::{Overlap, Sparse, Update};
@@ -171,17 +170,6 @@ pub struct TaskMasks {
     pub masks: Vec<Mask>,
 }
 
-/// What masks have in common.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct MaskStatistics {
-    /// Fraction of the entries that each keeps.
-    pub densities: Vec<f64>,
-    /// Intersection over union of each two.
-    pub jaccard: Vec<Vec<f64>>,
-    /// How many entries 0, 1, ..., T masks keep.
-    pub shared: Vec<usize>,
-}
-
 impl TaskMasks {
     /// The masks of tasks for a merge of them, some rows at a time. `base`: W, for updates that are
     /// relative to it.
@@ -241,18 +229,13 @@ impl TaskMasks {
     /// Densities and overlaps.
     #[must_use]
     pub fn statistics(&self) -> MaskStatistics {
-        let mut shared = vec![0; self.masks.len() + 1];
-        self.counts().for_each(|count| shared[count] += 1);
-        let with = |a: &Mask| self.masks.iter().map(|b| a.overlap(b).jaccard()).collect();
-        MaskStatistics {
-            densities: self.masks.iter().map(Mask::density).collect(),
-            jaccard: self.masks.iter().map(with).collect(),
-            shared,
-        }
+        let mut counts = MaskCounts::new(self.masks.len());
+        counts.add(self);
+        counts.statistics()
     }
 
     /// How many masks keep each entry.
-    fn counts(&self) -> impl Iterator<Item = usize> {
+    pub(super) fn counts(&self) -> impl Iterator<Item = usize> {
         let len = self.masks.first().map_or(0, Mask::len);
         (0..len).map(|place| self.masks.iter().filter(|mask| mask.get(place)).count())
     }

@@ -5,14 +5,14 @@
 //! the names of the tasks, and of every module the shape, the size of the basis and the errors.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::rmm::{Basis, Rmm};
 use crate::error::{Error, Result};
-use crate::file::{HostTensor, Planned, TensorFiles, TensorWriter};
+use crate::file::{HostTensor, TensorFiles, TensorSpool};
 
 const VERSION: &str = "1";
 
@@ -25,7 +25,86 @@ pub struct RmmFile {
     pub modules: BTreeMap<String, Rmm>,
 }
 
-#[derive(Serialize, Deserialize)]
+/// The file while it is written, module by module.
+#[derive(Debug)]
+pub struct RmmWriter {
+    path: PathBuf,
+    spool: TensorSpool,
+    tasks: Vec<String>,
+    layouts: BTreeMap<String, Layout>,
+}
+
+impl RmmWriter {
+    /// Begins a file.
+    ///
+    /// # Errors
+    /// A directory that cannot be written.
+    pub fn create(path: &Path, tasks: &[String]) -> Result<Self> {
+        Ok(Self {
+            path: path.to_owned(),
+            spool: TensorSpool::create(path)?,
+            tasks: tasks.to_vec(),
+            layouts: BTreeMap::new(),
+        })
+    }
+
+    /// Adds the bases of a module.
+    ///
+    /// # Errors
+    /// Another number of tasks, a disk that is full.
+    pub fn push(&mut self, module: &str, rmm: &Rmm) -> Result<()> {
+        if rmm.tasks() != self.tasks.len() {
+            let reason = format!(
+                "module `{module}` has {} tasks, the file {}",
+                rmm.tasks(),
+                self.tasks.len()
+            );
+            return Err(Error::file(&self.path, reason));
+        }
+        let layout = Layout {
+            rows: [rmm.left.rows, rmm.right.rows],
+            sizes: [rmm.left.size, rmm.right.size],
+            errors: rmm.errors.clone(),
+        };
+        self.layouts.insert(module.to_owned(), layout);
+        for (side, basis) in [("left", &rmm.left), ("right", &rmm.right)] {
+            let parts = [
+                ("basis", &basis.vectors),
+                ("coefficients", &basis.coefficients),
+            ];
+            for (part, matrix) in parts {
+                let name = format!("{module}.{side}.{part}");
+                let tensor = HostTensor::from_matrix(matrix);
+                self.spool.push(&name, Dtype::F32, &tensor)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the file, whole or not at all.
+    ///
+    /// # Errors
+    /// A disk that is full.
+    pub fn finish(self) -> Result<()> {
+        let path = self.path;
+        let text = |value: serde_json::Result<String>| value.map_err(|e| Error::file(&path, e));
+        let metadata = HashMap::from([
+            ("engraft".to_owned(), "rmm".to_owned()),
+            ("version".to_owned(), VERSION.to_owned()),
+            (
+                "tasks".to_owned(),
+                text(serde_json::to_string(&self.tasks))?,
+            ),
+            (
+                "modules".to_owned(),
+                text(serde_json::to_string(&self.layouts))?,
+            ),
+        ]);
+        self.spool.finish(&metadata)
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
 struct Layout {
     rows: [usize; 2],
     sizes: [usize; 2],
@@ -55,46 +134,9 @@ impl RmmFile {
     /// # Errors
     /// A module with another number of tasks, a directory that cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let mut layouts = BTreeMap::new();
-        let mut tensors = BTreeMap::new();
+        let mut writer = RmmWriter::create(path, &self.tasks)?;
         for (module, rmm) in &self.modules {
-            if rmm.tasks() != self.tasks.len() {
-                let reason = format!(
-                    "module `{module}` has {} tasks, the file {}",
-                    rmm.tasks(),
-                    self.tasks.len()
-                );
-                return Err(Error::file(path, reason));
-            }
-            let layout = Layout {
-                rows: [rmm.left.rows, rmm.right.rows],
-                sizes: [rmm.left.size, rmm.right.size],
-                errors: rmm.errors.clone(),
-            };
-            layouts.insert(module, layout);
-            for (side, basis) in [("left", &rmm.left), ("right", &rmm.right)] {
-                tensors.insert(format!("{module}.{side}.basis"), &basis.vectors);
-                tensors.insert(format!("{module}.{side}.coefficients"), &basis.coefficients);
-            }
-        }
-        let text = |value: serde_json::Result<String>| value.map_err(|e| Error::file(path, e));
-        let metadata = HashMap::from([
-            ("engraft".to_owned(), "rmm".to_owned()),
-            ("version".to_owned(), VERSION.to_owned()),
-            (
-                "tasks".to_owned(),
-                text(serde_json::to_string(&self.tasks))?,
-            ),
-            ("modules".to_owned(), text(serde_json::to_string(&layouts))?),
-        ]);
-        let planned = tensors.iter().map(|(name, matrix)| Planned {
-            name: name.clone(),
-            dtype: Dtype::F32,
-            shape: vec![matrix.rows(), matrix.cols()],
-        });
-        let mut writer = TensorWriter::create(path, planned.collect(), &metadata)?;
-        for tensor in writer.order() {
-            writer.numbers(Dtype::F32, &tensors[&tensor.name].to_f32())?;
+            writer.push(module, rmm)?;
         }
         writer.finish()
     }
@@ -171,6 +213,7 @@ impl Basis {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::file::TensorWriter;
     use crate::methods::Vectors;
     use crate::spectral::testing::{distance, factors};
     use crate::update::Factors;

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use engraft_linalg::Matrix;
 use safetensors::Dtype;
 
-use super::{Missing, Recipe, Saved, Source, Way, checks};
+use super::{Collection, Missing, Recipe, Saved, Source, Way, checks};
 use crate::base::{Base, Layout};
 use crate::diagnose::Diagnosis;
 use crate::error::{Error, Result};
 use crate::file::HostTensor;
+use crate::methods::Found;
 use crate::pipeline::{Survey, Task};
 use crate::update::{Dense, Update};
 
@@ -20,16 +21,21 @@ pub struct Merger {
     pub(super) base: Option<Base>,
     pub(super) modules: BTreeMap<String, Layout>,
     pub(super) way: Way,
+    pub(super) collection: Option<Collection>,
     survey: Survey,
-    missing: Missing,
+    pub(super) missing: Missing,
+    /// What a search found.
+    pub(super) found: Option<Found>,
     /// What a user should know.
     pub(super) warnings: Vec<String>,
 }
 
 /// What a module's tasks borrow from.
-struct Brought {
-    updates: Vec<(usize, Update)>,
-    weight: Option<Vec<f32>>,
+pub(super) struct Brought {
+    /// Of the adapters at these places.
+    pub(super) updates: Vec<(usize, Update)>,
+    /// The base's weight, where updates are relative to it.
+    pub(super) weight: Option<Vec<f32>>,
     bias: Option<Vec<f32>>,
     statistics: Vec<Statistics>,
 }
@@ -52,7 +58,9 @@ impl Merger {
     pub fn open(recipe: &Recipe, base: Option<Base>) -> Result<Self> {
         recipe.check()?;
         let sources = recipe.adapters.iter().map(Source::open);
-        let sources: Vec<Source> = sources.collect::<Result<_>>()?;
+        let mut sources: Vec<Source> = sources.collect::<Result<_>>()?;
+        let weights = sources.iter_mut().zip(recipe.weights()?);
+        weights.for_each(|(source, weight)| source.weight = weight);
         let warnings = checks::bases(&sources, base.as_ref())?;
         let way = Way::of(recipe)?;
         let missing = match way {
@@ -69,8 +77,10 @@ impl Merger {
             base,
             modules,
             way,
+            collection: Collection::of(recipe)?,
             survey: Survey::default(),
             missing,
+            found: None,
             warnings,
         };
         if let Way::Pipeline(pipeline) = &merger.way
@@ -176,7 +186,8 @@ impl Merger {
         then(&tasks.collect::<Vec<_>>())
     }
 
-    fn bring(&self, module: &str, missing: Missing) -> Result<Brought> {
+    /// The updates of a module and what they are relative to.
+    pub(super) fn bring(&self, module: &str, missing: Missing) -> Result<Brought> {
         let layout = self.modules.get(module);
         let layout =
             layout.ok_or_else(|| Error::input(format!("no adapter has a module `{module}`")))?;
@@ -219,14 +230,18 @@ impl Merger {
         })
     }
 
-    /// The parameters that adapters have whole, as the recipe wants them.
-    pub(super) fn saved(&self, saved: Saved) -> Result<BTreeMap<String, HostTensor>> {
+    /// The parameters that some of the adapters have whole, as the recipe wants them.
+    pub(super) fn saved<'a>(
+        &self,
+        sources: impl IntoIterator<Item = &'a Source>,
+        saved: Saved,
+    ) -> Result<BTreeMap<String, HostTensor>> {
         let mut kept: BTreeMap<String, HostTensor> = BTreeMap::new();
         if saved == Saved::Drop {
             return Ok(kept);
         }
         let mut weights: BTreeMap<String, (&Source, f64)> = BTreeMap::new();
-        for source in &self.sources {
+        for source in sources {
             for path in source.adapter().saved() {
                 let mut tensor = source.adapter().saved_tensor(path)?;
                 let Some((first, sum)) = weights.get(path).copied() else {

@@ -7,7 +7,7 @@
 //!
 //! [[adapter]]
 //! path = "adapters/law"
-//! weight = 0.7
+//! weight = 0.7                   # or `weights` for all: { ema = 0.9 }, { samples = [100, 300] }
 //!
 //! [[adapter]]
 //! path = "adapters/code"
@@ -18,22 +18,30 @@
 //! ```
 
 mod checks;
+mod collection;
 mod inputs;
 mod merger;
 mod outcome;
 mod output;
+mod search;
 mod way;
+mod weights;
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use collection::{
+    Collected, Collection, MASK_FILE, Mbc, Of, RMM_FILE, Reversible, TaskMasking,
+};
 pub use inputs::Source;
 pub use merger::Merger;
-pub use outcome::{ModuleOutcome, Outcome};
+pub use outcome::{ModuleOutcome, Outcome, Part};
 pub use output::{Form, Output};
+pub use search::Searching;
 pub use way::Way;
+pub use weights::Weights;
 
 use crate::compatible;
 use crate::error::{Error, Result, nearest};
@@ -47,7 +55,7 @@ pub struct Recipe {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<PathBuf>,
     /// A method of the [table](crate::pipeline::methods), `copa`, or `factor-wise` (the paper's form of
-    /// "Composing PEM"); `linear` by default.
+    /// "Composing PEM"), or one that makes a [`Collection`]; `linear` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
     /// Options of the method.
@@ -59,6 +67,9 @@ pub struct Recipe {
     /// PEFT's `add_weighted_adapter` with these arguments, instead of a method.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compatible: Option<compatible::Options>,
+    /// What the adapters' weights are.
+    #[serde(default)]
+    pub weights: Weights,
     /// Seed of what PEFT leaves to chance.
     #[serde(default)]
     pub seed: u64,
@@ -71,6 +82,9 @@ pub struct Recipe {
     /// The adapters.
     #[serde(rename = "adapter")]
     pub adapters: Vec<Input>,
+    /// How the adapters' weights are searched for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search: Option<Searching>,
     /// What is written.
     #[serde(default)]
     pub output: Output,
@@ -139,6 +153,10 @@ impl Recipe {
         let directory = path.parent().unwrap_or(Path::new("")).to_owned();
         let place = |path: &mut PathBuf| *path = directory.join(&*path);
         recipe.base.iter_mut().for_each(place);
+        if let Some(search) = &mut recipe.search {
+            place(&mut search.data);
+            search.model.iter_mut().for_each(place);
+        }
         for adapter in &mut recipe.adapters {
             place(&mut adapter.path);
             adapter.init.iter_mut().for_each(place);
@@ -199,7 +217,26 @@ impl Recipe {
             }
         }
         self.output.check()?;
-        Way::of(self).map(drop)
+        self.weights()?;
+        if let Some(search) = &self.search {
+            search.check(self)?;
+        }
+        let wants = Way::of(self)?.wants_statistics();
+        let lacks = self
+            .adapters
+            .iter()
+            .find(|input| input.statistics.is_none());
+        match (wants, lacks) {
+            (Some(method), Some(input)) => {
+                let reason = format!(
+                    "`{method}` weighs updates by statistics of each task, and it has no `statistics`: \
+                     `cargo xtask calibrate --model MODEL --adapter {} --data FILE --out STATS.safetensors` writes them",
+                    input.path.display()
+                );
+                Err(Error::adapter(&input.name(), reason))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

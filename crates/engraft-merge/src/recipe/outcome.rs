@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::Collected;
 use crate::diagnose::Diagnosis;
+use crate::methods::Found;
 
 /// What became of a module.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,22 +38,56 @@ pub struct Outcome {
     pub saved: Vec<String>,
     /// What a user should know.
     pub warnings: Vec<String>,
+    /// The search for the weights, if there was one.
+    pub search: Option<Found>,
+    /// The adapters of a collection, by the names of their directories.
+    pub parts: BTreeMap<String, Part>,
+    /// What a collection knows besides.
+    pub collected: Option<Collected>,
     /// How the adapters lie to each other, if asked.
     pub diagnosis: Option<Diagnosis>,
+}
+
+/// One adapter of a collection.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Part {
+    /// Names of the adapters that it came from.
+    pub adapters: Vec<String>,
+    /// What was written.
+    pub form: String,
+    /// The modules.
+    pub modules: BTreeMap<String, ModuleOutcome>,
+    /// Bytes of the tensors that were written.
+    pub bytes: u64,
+    /// Parameters that were kept whole.
+    pub saved: Vec<String>,
+}
+
+impl Part {
+    /// |dW| over all modules.
+    #[must_use]
+    pub fn norm(&self) -> f64 {
+        norm(&self.modules)
+    }
+
+    /// |dW - written| / |dW| over all modules.
+    #[must_use]
+    pub fn error(&self) -> f64 {
+        relative(&self.modules, |module| Some(module.error))
+    }
 }
 
 impl Outcome {
     /// |dW| over all modules.
     #[must_use]
     pub fn norm(&self) -> f64 {
-        let norms = self.modules.values().filter_map(|module| module.norm);
-        norms.fold(0.0, f64::hypot)
+        norm(&self.modules)
     }
 
     /// |dW - written| / |dW| over all modules.
     #[must_use]
     pub fn error(&self) -> f64 {
-        self.relative(|module| Some(module.error))
+        relative(&self.modules, |module| Some(module.error))
     }
 
     /// |factor-wise - exact| / |exact| over all modules, where factors were combined one by one.
@@ -61,15 +97,23 @@ impl Outcome {
             .modules
             .values()
             .any(|module| module.factor_wise.is_some());
-        any.then(|| self.relative(|module| module.factor_wise))
+        any.then(|| relative(&self.modules, |module| module.factor_wise))
     }
+}
 
-    fn relative(&self, error: impl Fn(&ModuleOutcome) -> Option<f64>) -> f64 {
-        let modules = self.modules.values();
-        let errors = modules.filter_map(|module| Some(module.norm? * error(module)?));
-        match self.norm() {
-            0.0 => 0.0,
-            norm => errors.fold(0.0, f64::hypot) / norm,
-        }
+fn norm(modules: &BTreeMap<String, ModuleOutcome>) -> f64 {
+    let norms = modules.values().filter_map(|module| module.norm);
+    norms.fold(0.0, f64::hypot)
+}
+
+fn relative(
+    modules: &BTreeMap<String, ModuleOutcome>,
+    error: impl Fn(&ModuleOutcome) -> Option<f64>,
+) -> f64 {
+    let errors = modules.values();
+    let errors = errors.filter_map(|module| Some(module.norm? * error(module)?));
+    match norm(modules) {
+        0.0 => 0.0,
+        norm => errors.fold(0.0, f64::hypot) / norm,
     }
 }

@@ -1,14 +1,17 @@
 //! How the updates of a module become one.
 
+use std::collections::BTreeSet;
+
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::{Recipe, Source};
+use super::{Collection, Recipe, Source};
 use crate::arithmetic::{Form, Operand};
 use crate::compatible;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, nearest};
 use crate::methods::{Copa, copa};
-use crate::pipeline::{Pipeline, Survey, Task};
+use crate::pipeline::methods::methods;
+use crate::pipeline::{Consensus, Pipeline, Survey, Task};
 use crate::update::{Factors, Update};
 
 /// How the updates of a module become one.
@@ -37,11 +40,40 @@ impl Way {
             pipeline.check()?;
             return Ok(Self::Pipeline(pipeline.clone()));
         }
-        match recipe.method.as_deref().unwrap_or("linear") {
-            "copa" => options(&recipe.options).map(Self::Copa),
-            "factor-wise" if recipe.options.is_empty() => Ok(Self::FactorWise),
+        if let Some(collection) = Collection::of(recipe)? {
+            return collection.way();
+        }
+        let name = recipe.method.as_deref().unwrap_or("linear");
+        Self::named(name, &recipe.options).map_err(|error| match known(name) {
+            true => error,
+            false => unknown(name, &Collection::METHODS),
+        })
+    }
+
+    /// That of a method which makes one adapter.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of).
+    pub fn named(name: &str, given: &Map<String, Value>) -> Result<Self> {
+        match &name.replace('_', "-")[..] {
+            "copa" => options(given).map(Self::Copa),
+            "factor-wise" if given.is_empty() => Ok(Self::FactorWise),
             "factor-wise" => Err(Error::input("method `factor-wise` has no options")),
-            name => Pipeline::named(name, &recipe.options).map(Self::Pipeline),
+            _ if known(name) => Pipeline::named(name, given).map(Self::Pipeline),
+            _ => Err(unknown(name, &[])),
+        }
+    }
+
+    /// The method that wants statistics of every task, if it does.
+    #[must_use]
+    pub fn wants_statistics(&self) -> Option<&'static str> {
+        match self {
+            Self::Pipeline(pipeline) => match pipeline.consensus {
+                Consensus::Fisher(_) => Some("fisher"),
+                Consensus::RegMean(_) => Some("regmean"),
+                _ => None,
+            },
+            _ => None,
         }
     }
 
@@ -88,7 +120,30 @@ fn factors<'a>(module: &str, task: &Task<'a>) -> Result<&'a Factors> {
     })
 }
 
-fn options<T: DeserializeOwned>(options: &Map<String, Value>) -> Result<T> {
+/// Methods that are no pipelines.
+const OTHERS: [&str; 2] = ["copa", "factor-wise"];
+
+fn known(name: &str) -> bool {
+    let name = &name.replace('_', "-")[..];
+    methods().contains_key(name) || OTHERS.contains(&name)
+}
+
+/// A method that is not there, with the nearest; `besides` are others that would do.
+fn unknown(name: &str, besides: &[&'static str]) -> Error {
+    let known = methods().keys().map(String::as_str);
+    let known: BTreeSet<&str> = known.chain(OTHERS).chain(besides.iter().copied()).collect();
+    let near = match nearest(name, known.iter().copied()).first() {
+        Some(near) => format!("; the nearest is `{near}`"),
+        None => String::new(),
+    };
+    let all: Vec<&str> = known.into_iter().collect();
+    Error::input(format!(
+        "no method `{name}`{near}; there are {}",
+        all.join(", ")
+    ))
+}
+
+pub(super) fn options<T: DeserializeOwned>(options: &Map<String, Value>) -> Result<T> {
     let read = serde_json::from_value(Value::Object(options.clone()));
     read.map_err(|error| Error::input(super::with_nearest(&error.to_string())))
 }

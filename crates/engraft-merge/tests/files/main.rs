@@ -2,6 +2,7 @@
 //! into directories.
 
 mod case;
+mod collections;
 mod combined;
 mod made;
 mod merges;

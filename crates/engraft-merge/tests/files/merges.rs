@@ -18,7 +18,7 @@ pub fn run(files: &Files, text: &str, out: &str) -> engraft_merge::Result<Outcom
 }
 
 /// dW of an adapter as numbers.
-fn dense(files: &Files, adapter: &str, module: &str) -> Vec<f32> {
+pub fn dense(files: &Files, adapter: &str, module: &str) -> Vec<f32> {
     let base = Base::open(&files.at("base")).unwrap();
     let adapter = Adapter::open(adapter, &files.at(adapter)).unwrap();
     let update = adapter.update(module, Some(&base)).unwrap();
@@ -29,7 +29,7 @@ fn dense(files: &Files, adapter: &str, module: &str) -> Vec<f32> {
         .data
 }
 
-fn distance(a: &[f32], b: &[f32]) -> f64 {
+pub fn distance(a: &[f32], b: &[f32]) -> f64 {
     let square = |x: f64| x * x;
     let error: f64 = a
         .iter()

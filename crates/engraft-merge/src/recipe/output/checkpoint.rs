@@ -34,7 +34,7 @@ impl Merger {
                 "`form = \"checkpoint\"` folds into a base: give `base`",
             ));
         };
-        let saved = self.saved(recipe.saved)?;
+        let saved = self.saved(&self.sources, recipe.saved)?;
         let state = RefCell::new((&mut outcome.modules, step));
         let update = |module: &str| {
             let update = self.update(module)?;

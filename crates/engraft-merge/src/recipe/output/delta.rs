@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::adapter::Written;
+use super::writer::{Facts, Written};
 use crate::adapter::Config;
 use crate::base::Layout;
 use crate::error::Result;
@@ -41,14 +41,14 @@ pub(super) fn module(merger: &Merger, module: &str, update: &Update) -> Result<W
     })
 }
 
-pub(super) fn config(merger: &Merger, recipe: &Recipe, saved: &[String]) -> Config {
-    let of = merger.sources[0].adapter().config();
+pub(super) fn config(facts: &Facts<'_>, recipe: &Recipe) -> Config {
+    let of = facts.of;
     let base = match of.keys().get("base") {
         Some(base) => base.clone(),
         None => json!({"name": of.text("base_model_name_or_path")}),
     };
-    let modules = merger.modules.iter().map(|(module, layout)| {
-        let layout = match layout {
+    let modules = facts.modules.keys().map(|module| {
+        let layout = match facts.layouts[module] {
             Layout::Transposed => "transposed",
             Layout::Embedding => "embedding",
             Layout::Linear | Layout::Convolution { .. } => "linear",
@@ -63,7 +63,7 @@ pub(super) fn config(merger: &Merger, recipe: &Recipe, saved: &[String]) -> Conf
         "config": recipe.options,
         "base": base,
         "modules": modules.collect::<Map<_, _>>(),
-        "saved": saved,
+        "saved": facts.saved,
     }) else {
         unreachable!("an object")
     };

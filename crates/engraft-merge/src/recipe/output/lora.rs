@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use engraft_linalg::Matrix;
 use serde_json::{Map, Value, json};
 
-use super::adapter::{File, Written, peft_config};
+use super::writer::{Facts, File, Written, peft_config};
 use crate::adapter::{Config, LoraFactors, MODEL};
 use crate::base::Layout;
 use crate::error::{Error, Result};
 use crate::factorise::{Rank, factorise};
 use crate::file::HostTensor;
-use crate::recipe::{Merger, ModuleOutcome};
+use crate::recipe::ModuleOutcome;
 use crate::spectral::compact;
 use crate::update::Update;
 
@@ -99,13 +99,8 @@ pub(super) fn biases(
 }
 
 /// The configuration: the most common rank, and patterns for the others.
-pub(super) fn config(
-    merger: &Merger,
-    of: &Config,
-    modules: &BTreeMap<String, ModuleOutcome>,
-    has_bias: bool,
-    saved: &[String],
-) -> Config {
+pub(super) fn config(facts: &Facts<'_>, has_bias: bool) -> Config {
+    let modules = facts.modules;
     let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
     let ranks = modules.values().filter_map(|module| module.rank);
     ranks.for_each(|rank| *counts.entry(rank).or_default() += 1);
@@ -119,9 +114,7 @@ pub(super) fn config(
     });
     let pattern: Map<String, Value> = others.collect();
     peft_config(
-        merger,
-        of,
-        saved,
+        facts,
         json!({
             "peft_type": "LORA",
             "r": usual,

@@ -6,11 +6,14 @@ mod delta;
 mod lora;
 mod shira;
 mod vectors;
+mod writer;
 
 use std::path::Path;
 
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
+
+pub(super) use writer::AdapterWriter;
 
 use super::{Merger, Outcome, Recipe, Way};
 use crate::diagnose::Diagnosis;
@@ -130,12 +133,20 @@ impl Merger {
         report: bool,
         step: &mut dyn FnMut(&str),
     ) -> Result<Outcome> {
+        if recipe.search.is_some() && self.found.is_none() {
+            return Err(Error::input(
+                "the weights of [search] are found with a model: `cargo xtask merge` does",
+            ));
+        }
         let mut outcome = Outcome {
             adapters: self.listed(),
+            search: self.found.clone(),
             warnings: self.warnings.clone(),
             ..Outcome::default()
         };
-        if let Way::Compatible(options) = &self.way {
+        if let Some(collection) = &self.collection {
+            collection.write(self, recipe, out, &mut outcome, step)?;
+        } else if let Way::Compatible(options) = &self.way {
             self.compatible(recipe, options, out, &mut outcome)?;
         } else if recipe.output.form == Form::Checkpoint {
             self.checkpoint(recipe, out, &mut outcome, step)?;

@@ -3,11 +3,11 @@
 
 use serde_json::json;
 
-use super::adapter::{Written, peft_config};
+use super::writer::{Facts, Written, peft_config};
 use crate::adapter::Config;
 use crate::error::{Error, Result};
 use crate::file::HostTensor;
-use crate::recipe::{Merger, ModuleOutcome};
+use crate::recipe::ModuleOutcome;
 use crate::update::{Sparse, Update};
 
 /// Whether an update is sparse and nothing else.
@@ -17,10 +17,9 @@ pub(super) fn holds(update: &Update) -> bool {
 }
 
 /// The smallest r with places for every module's entries.
-pub(super) fn rank(merger: &Merger) -> Result<usize> {
+pub(super) fn rank(modules: &[(String, Update)]) -> Result<usize> {
     let mut rank = 1;
-    for module in merger.modules.keys() {
-        let update = merger.update(module)?;
+    for (_, update) in modules {
         let (rows, columns) = update.known_shape()?;
         let entries = update.sparse.as_ref().map_or(0, Sparse::len);
         rank = rank.max(entries.div_ceil(rows + columns));
@@ -65,11 +64,9 @@ pub(super) fn module(update: &Update, rank: usize) -> Result<(Written, Vec<i32>)
     Ok((written, places.collect()))
 }
 
-pub(super) fn config(merger: &Merger, of: &Config, rank: usize, saved: &[String]) -> Config {
+pub(super) fn config(facts: &Facts<'_>, rank: usize) -> Config {
     peft_config(
-        merger,
-        of,
-        saved,
+        facts,
         json!({
             "peft_type": "SHIRA",
             "r": rank,

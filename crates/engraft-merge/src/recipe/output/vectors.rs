@@ -2,11 +2,11 @@
 
 use serde_json::json;
 
-use super::adapter::{Written, peft_config};
+use super::writer::{Facts, Written, peft_config};
 use crate::adapter::Config;
 use crate::error::{Error, Result};
 use crate::file::HostTensor;
-use crate::recipe::{Merger, ModuleOutcome};
+use crate::recipe::ModuleOutcome;
 use crate::update::Update;
 
 /// Whether an update is a scaling as IA3 has it.
@@ -48,11 +48,9 @@ pub(super) fn module(update: &Update) -> Result<Written> {
     })
 }
 
-pub(super) fn config(merger: &Merger, of: &Config, inputs: &[String], saved: &[String]) -> Config {
+pub(super) fn config(facts: &Facts<'_>, inputs: &[String]) -> Config {
     peft_config(
-        merger,
-        of,
-        saved,
+        facts,
         json!({
             "peft_type": "IA3",
             "feedforward_modules": inputs,
