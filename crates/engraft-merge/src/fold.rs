@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
+use engraft_kernels::Region;
 use rayon::prelude::*;
 use safetensors::Dtype;
 use serde_json::{Map, Value};
@@ -20,9 +21,9 @@ use crate::update::{Strips, Update};
 /// Numbers of a strip: 2 MiB in single precision.
 const STRIP: usize = 1 << 19;
 
-/// Strips that are made together, and pieces that wait to be written.
+/// Strips that are made together; while they are written, the next ones are made.
 const TOGETHER: usize = 8;
-const WAITING: usize = 2;
+const WAITING: usize = 2 * TOGETHER;
 
 /// What is done to a checkpoint.
 pub struct Fold<'a> {
@@ -146,10 +147,11 @@ impl Folder<'_> {
         added: &BTreeMap<String, &HostTensor>,
     ) -> Result<()> {
         let order = writer.order();
-        let (sender, receiver) = sync_channel(WAITING);
+        let (sender, pieces) = sync_channel(WAITING);
+        let (done, used) = channel();
         std::thread::scope(|scope| {
-            let written = scope.spawn(move || written(writer, receiver));
-            let mut pieces = Pieces(sender);
+            let written = scope.spawn(move || written(writer, pieces, done));
+            let mut pieces = Pieces { sender, used };
             let made = order.iter().try_for_each(|tensor| {
                 self.folded.bytes += tensor.bytes() as u64;
                 let Some(info) = own.get(&tensor.name) else {
@@ -178,9 +180,9 @@ impl Folder<'_> {
         let files = self.base.files();
         match fate.unwrap_or(&Fate::Kept) {
             Fate::Kept => {
-                for start in (0..info.bytes()).step_by(4 * STRIP) {
-                    let len = (info.bytes() - start).min(4 * STRIP);
-                    pieces.send(files.part(info, start, Some(len))?.to_vec())?;
+                for start in (0..info.bytes()).step_by(16 * STRIP) {
+                    let len = (info.bytes() - start).min(16 * STRIP);
+                    pieces.send(Piece::Kept(files.part(info, start, Some(len))?))?;
                 }
                 Ok(())
             }
@@ -260,20 +262,27 @@ impl Folder<'_> {
         let number = size(info.dtype);
         let starts: Vec<usize> = (0..rows).step_by(height).collect();
         for together in starts.chunks(TOGETHER) {
-            let made = together.par_iter().map(|&start| -> Result<Vec<u8>> {
-                let range = start..rows.min(start + height);
-                let count = range.len() * columns;
-                let bytes = files.part(info, start * columns * number, Some(count * number))?;
-                let mut strip = vec![0.0; count];
-                widen(info.dtype, &bytes, &mut strip);
-                let before = update.needs_base().then(|| strip.clone());
-                strips.add_to(range, before.as_deref(), &mut strip)?;
-                let mut bytes = vec![0; count * number];
-                narrow(info.dtype, &strip, &mut bytes);
-                Ok(bytes)
-            });
+            let (first, end) = (together[0], rows.min(together[together.len() - 1] + height));
+            let line = columns * number;
+            let region = files.part(info, first * line, Some((end - first) * line))?;
+            let buffers: Vec<Vec<u8>> = together.iter().map(|_| pieces.buffer()).collect();
+            let made = together.par_iter().zip(buffers).map_init(
+                Vec::new,
+                |strip: &mut Vec<f32>, (&start, mut bytes)| -> Result<Vec<u8>> {
+                    let range = start..rows.min(start + height);
+                    let count = range.len() * columns;
+                    strip.resize(count, 0.0);
+                    let from = (start - first) * line;
+                    widen(info.dtype, &region[from..from + count * number], strip);
+                    let before = update.needs_base().then(|| strip.clone());
+                    strips.add_to(range, before.as_deref(), strip)?;
+                    bytes.resize(count * number, 0);
+                    narrow(info.dtype, strip, &mut bytes);
+                    Ok(bytes)
+                },
+            );
             for bytes in made.collect::<Vec<_>>() {
-                pieces.send(bytes?)?;
+                pieces.send(Piece::Made(bytes?))?;
             }
         }
         Ok(())
@@ -282,24 +291,49 @@ impl Folder<'_> {
 
 const STOPPED: &str = "writing stopped";
 
-/// What is to be written next.
-struct Pieces(SyncSender<Vec<u8>>);
+/// What is written next.
+enum Piece {
+    Made(Vec<u8>),
+    /// Of the checkpoint, where the system keeps it.
+    Kept(Region),
+}
+
+/// The way to the writer, and back for memory that can be used again.
+struct Pieces {
+    sender: SyncSender<Piece>,
+    used: Receiver<Vec<u8>>,
+}
 
 impl Pieces {
-    fn send(&mut self, bytes: Vec<u8>) -> Result<()> {
-        self.0.send(bytes).map_err(|_| Error::input(STOPPED))
+    fn buffer(&mut self) -> Vec<u8> {
+        self.used.try_recv().unwrap_or_default()
+    }
+
+    fn send(&mut self, piece: Piece) -> Result<()> {
+        self.sender.send(piece).map_err(|_| Error::input(STOPPED))
     }
 
     fn numbers(&mut self, dtype: Dtype, numbers: &[f32]) -> Result<()> {
         let mut bytes = vec![0; numbers.len() * size(dtype)];
         narrow(dtype, numbers, &mut bytes);
-        self.send(bytes)
+        self.send(Piece::Made(bytes))
     }
 }
 
-fn written(mut writer: TensorWriter, pieces: Receiver<Vec<u8>>) -> Result<TensorWriter> {
+fn written(
+    mut writer: TensorWriter,
+    pieces: Receiver<Piece>,
+    done: Sender<Vec<u8>>,
+) -> Result<TensorWriter> {
     for piece in pieces {
-        writer.bytes(&piece)?;
+        match piece {
+            Piece::Kept(region) => writer.bytes(&region)?,
+            Piece::Made(bytes) => {
+                writer.bytes(&bytes)?;
+                // Whoever makes pieces may have made the last one.
+                let _ = done.send(bytes);
+            }
+        }
     }
     Ok(writer)
 }
