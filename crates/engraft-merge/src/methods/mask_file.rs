@@ -162,7 +162,11 @@ mod tests {
         let tasks = ["sum", "sort"].map(str::to_owned);
         let masks = |seed: usize| TaskMasks {
             masks: (0..2)
-                .map(|task| (0..15).map(|at| (at * seed + task) % 3 == 0).collect())
+                .map(|task| {
+                    (0..15)
+                        .map(|at| (at * seed + task).is_multiple_of(3))
+                        .collect()
+                })
                 .collect(),
         };
         let mut writer = MaskWriter::create(&path, &tasks, 0.25).unwrap();
