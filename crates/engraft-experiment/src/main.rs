@@ -19,6 +19,8 @@ struct Cli {
 enum Command {
     /// Train an adapter on a model and data from disk
     Adapt(commands::adapt::Arguments),
+    /// Take the statistics of a task that Fisher merging and RegMean weigh updates by
+    Calibrate(commands::calibrate::Arguments),
     /// Compare with golden vectors of Hugging Face PEFT
     Conformance(commands::conformance::Arguments),
     /// Run an experiment, or continue one that was interrupted
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
     let executor = BurnExecutor;
     let result = match Cli::parse().command {
         Command::Adapt(arguments) => commands::adapt::run(&arguments),
+        Command::Calibrate(arguments) => commands::calibrate::run(&arguments),
         Command::Merge(arguments) => commands::merge::run(&arguments),
         Command::MergeInto(arguments) => commands::merge_into::run(&arguments),
         Command::Predict(arguments) => commands::predict::run(&arguments),
