@@ -41,6 +41,9 @@ pub enum Command {
     /// Answer requests with an adapter, one JSON object a line
     #[command(disable_help_flag = true)]
     Predict(forward::Arguments),
+    /// Take the statistics of a task that Fisher merging and RegMean weigh updates by
+    #[command(disable_help_flag = true)]
+    Calibrate(forward::Arguments),
     /// Merge adapters into one, or into a checkpoint, as a recipe says
     #[command(disable_help_flag = true)]
     Merge(forward::Arguments),
@@ -83,6 +86,7 @@ impl Run for Command {
             Self::Params(arguments) => arguments.of("params").run(),
             Self::Adapt(arguments) => arguments.of("adapt").run(),
             Self::Predict(arguments) => arguments.of("predict").run(),
+            Self::Calibrate(arguments) => arguments.of("calibrate").run(),
             Self::Merge(arguments) => arguments.of("merge").run(),
             Self::MergeInto(arguments) => arguments.of("merge-into").run(),
             Self::Compress(arguments) => arguments.of("compress").run(),

@@ -49,6 +49,22 @@ impl<M: Adaptable> Adapted<M> {
             .iter()
             .map(|(layer, _)| layer.path.clone())
             .collect();
+        self.statistics(&layers, needs, batches, loss)
+    }
+
+    /// Runs the model over batches, all adapters off, and returns these statistics of these layers.
+    /// `loss` is as for [`calibrate`](Self::calibrate). Gradients are those of a batch's loss: of single
+    /// examples where each is a batch of its own.
+    ///
+    /// # Errors
+    /// A layer that no batch reached, no batch, or a device without gradients where they are needed.
+    pub fn statistics<B>(
+        &mut self,
+        layers: &[String],
+        needs: Needs,
+        batches: impl IntoIterator<Item = B>,
+        mut loss: impl FnMut(&Self, B) -> Tensor<1>,
+    ) -> Result<Calibration> {
         self.each_slot(|path, slot| {
             if let Slot::Linear(linear) = slot {
                 linear.locate(path);
@@ -58,11 +74,11 @@ impl<M: Adaptable> Adapted<M> {
         // another adapter computes with a base of its own now.
         let was_disabled = self.disabled;
         self.disable(true);
-        let observer = Arc::new(Observer::new(needs, layers.clone()));
+        let observer = Arc::new(Observer::new(needs, layers.iter().cloned()));
         if needs.inputs() {
             self.observer = Some(observer.clone());
         }
-        let frozen = self.frozen_weights(&layers);
+        let frozen = self.frozen_weights(layers);
         if needs.gradients() {
             let weights = layers.iter().map(|layer| format!("{layer}.weight"));
             self.refuse_quantised(&weights.collect::<Vec<_>>())?;
@@ -70,7 +86,7 @@ impl<M: Adaptable> Adapted<M> {
         }
         let mut seen = 0;
         let mut gradients = Calibration::default();
-        let shapes = self.weight_shapes(&layers);
+        let shapes = self.weight_shapes(layers);
         for batch in batches {
             seen += 1;
             let loss = loss(self, batch);
@@ -90,7 +106,7 @@ impl<M: Adaptable> Adapted<M> {
         self.observer = None;
         self.disable(was_disabled);
         let mut calibration = observer.take();
-        for layer in &layers {
+        for layer in layers {
             let statistics = calibration.entry(layer);
             statistics.batches = seen;
             if let Some(found) = gradients.get(layer) {

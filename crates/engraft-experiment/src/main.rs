@@ -19,12 +19,14 @@ struct Cli {
 enum Command {
     /// Train an adapter on a model and data from disk
     Adapt(commands::adapt::Arguments),
+    /// Take the statistics of a task that Fisher merging and RegMean weigh updates by
+    Calibrate(commands::calibrate::Arguments),
     /// Store an adapter or a checkpoint in fewer bytes
     Compress(commands::compress::Arguments),
-    /// Restore what was compressed
-    Decompress(commands::decompress::Arguments),
     /// Compare with golden vectors of Hugging Face PEFT
     Conformance(commands::conformance::Arguments),
+    /// Restore what was compressed
+    Decompress(commands::decompress::Arguments),
     /// Run an experiment, or continue one that was interrupted
     RunExperiment(commands::run_experiment::Arguments),
     /// Show what an adapter or a checkpoint contains
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
     let executor = BurnExecutor;
     let result = match Cli::parse().command {
         Command::Adapt(arguments) => commands::adapt::run(&arguments),
+        Command::Calibrate(arguments) => commands::calibrate::run(&arguments),
         Command::Merge(arguments) => commands::merge::run(&arguments),
         Command::Compress(arguments) => commands::compress::run(&arguments),
         Command::Decompress(arguments) => commands::decompress::run(&arguments),

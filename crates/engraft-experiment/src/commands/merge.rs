@@ -31,7 +31,14 @@ impl Watch for Bar {
         self.0.set_message(format!("exporting {adapter}"));
     }
 
+    fn searching(&mut self, done: usize, all: usize) {
+        self.0.set_length(all as u64);
+        self.0.set_position(done as u64);
+        self.0.set_message("searching weights");
+    }
+
     fn modules(&mut self, count: usize) {
+        self.0.set_position(0);
         self.0.set_length(count as u64);
     }
 
@@ -61,6 +68,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         eprintln!("warning: {warning}");
     }
     print!("{}", render::terminal(&tables::adapters(&outcome)));
+    if let Some(table) = tables::searched(&outcome) {
+        print!("{}", render::terminal(&table));
+    }
+    if let Some(collected) = &outcome.collected {
+        print!("{}", render::terminal(&tables::parts(&outcome)));
+        print!("{}", render::terminal(&tables::collected(collected)));
+    }
     if !outcome.modules.is_empty() {
         print!("{}", render::terminal(&tables::modules(&outcome)));
     }

@@ -1,6 +1,7 @@
 //! One file a command: arguments in, a library call, text out.
 
 pub mod adapt;
+pub mod calibrate;
 pub mod compress;
 pub mod conformance;
 pub mod decompress;

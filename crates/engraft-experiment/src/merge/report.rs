@@ -20,6 +20,13 @@ pub(super) fn html(recipe: &Recipe, outcome: &Outcome) -> Result<String> {
         ));
     };
     add(&tables::adapters(outcome));
+    if let Some(table) = tables::searched(outcome) {
+        add(&table);
+    }
+    if let Some(collected) = &outcome.collected {
+        add(&tables::parts(outcome));
+        add(&tables::collected(collected));
+    }
     let modules = tables::modules(outcome);
     if let Some(diagnosis) = &outcome.diagnosis {
         let names = &diagnosis.adapters;
@@ -50,11 +57,13 @@ pub(super) fn html(recipe: &Recipe, outcome: &Outcome) -> Result<String> {
             render::html(&layers(diagnosis))
         ));
     }
-    sections.push(format!(
-        "<h2>{}</h2>\n{}",
-        modules.title,
-        render::html(&modules)
-    ));
+    if !outcome.modules.is_empty() {
+        sections.push(format!(
+            "<h2>{}</h2>\n{}",
+            modules.title,
+            render::html(&modules)
+        ));
+    }
     for warning in &outcome.warnings {
         sections.push(format!("<p class=\"note\">{}</p>", escape_html(warning)));
     }

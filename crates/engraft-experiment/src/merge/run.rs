@@ -7,6 +7,7 @@ use engraft_merge::base::Base;
 use engraft_merge::recipe::{Merger, Outcome, Recipe};
 use tempfile::TempDir;
 
+use super::search::search;
 use super::{export_deltas, report};
 use crate::adapt::{beside, check_free, place};
 use crate::{Error, Result};
@@ -18,6 +19,9 @@ pub const REPORT: &str = "report.html";
 pub trait Watch {
     /// An adapter without a host form is loaded on its base, and its deltas are exported.
     fn exporting(&mut self, adapter: &str);
+
+    /// So many evaluations of a search for weights are done, of so many at most.
+    fn searching(&mut self, done: usize, all: usize);
 
     /// So many modules will be merged.
     fn modules(&mut self, count: usize);
@@ -47,7 +51,10 @@ pub fn merge(
         (Some(base), Some(path)) => Some(base.with_aliases(engraft_models::stored_modules(path))),
         (base, _) => base,
     };
-    let merger = Merger::open(&recipe, base).map_err(input)?;
+    let mut merger = Merger::open(&recipe, base).map_err(input)?;
+    if let Some(searching) = &recipe.search {
+        search(&mut merger, &recipe, searching, out, watch)?;
+    }
     watch.modules(merger.modules().len());
     let folder = beside(out)?;
     let written = merger.write(&recipe, folder.path(), with_report, &mut |module| {

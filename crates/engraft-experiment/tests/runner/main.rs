@@ -10,5 +10,6 @@ mod from_python;
 mod glue;
 mod hub;
 mod in_process;
+mod merging;
 mod processes;
 mod synthetic;

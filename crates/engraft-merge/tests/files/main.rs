@@ -7,6 +7,7 @@ mod combined;
 mod made;
 mod merges;
 mod refusals;
+mod search;
 
 use engraft_merge::adapter::{Adapter, host_form};
 use engraft_merge::base::{Base, transposed};
